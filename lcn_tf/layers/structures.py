@@ -1,0 +1,58 @@
+"""What an interest extractor reads. Axis letters: B requests, N candidates, L behaviours, D width, F fields."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Candidates(NamedTuple):
+  """The items to be scored.
+
+  Attributes:
+    embedding: `[B, N, D]` float.
+    items: Catalogue rows `[B, N]` int32; 0 = padding.
+    fields: Catalogue columns (id, inherent fields) `[B, N, F]` int32.
+    times: When each is shown, seconds `[B, N]` int64.
+  """
+
+  embedding: tf.Tensor
+  items: tf.Tensor
+  fields: tf.Tensor
+  times: tf.Tensor
+
+
+class Behaviours(NamedTuple):
+  """One history of each user, newest first, shared by the user's candidates.
+
+  Attributes:
+    embedding: `[B, L, D]` float.
+    items: Catalogue rows `[B, L]` int32; 0 = padding.
+    fields: Catalogue columns `[B, L, F]` int32.
+    times: Seconds `[B, L]` int64.
+    side: Embedded cross fields, concatenated, `[B, L, S]` float; S may be 0.
+    recency: Embedding per bucket of `age_buckets` `[R, d_s]` float; R = 0: age is no feature.
+    visible: `[B, N, L]` bool, or `[B, 1, L]` when all candidates see the same.
+  """
+
+  embedding: tf.Tensor
+  items: tf.Tensor
+  fields: tf.Tensor
+  times: tf.Tensor
+  side: tf.Tensor
+  recency: tf.Tensor
+  visible: tf.Tensor
+
+
+def age_buckets(candidate_times: tf.Tensor, behaviour_times: tf.Tensor, buckets: int) -> tf.Tensor:
+  """How old a behaviour is when its candidate is shown, in factors of two from a minute on.
+
+  Args:
+    candidate_times, behaviour_times: Seconds, int64, broadcast against each other.
+    buckets: R. Bucket 0 is younger than a minute, bucket r at least 60 * 2 ** (r - 1) seconds, the last is open.
+
+  Returns:
+    int32 in [0, R).
+  """
+  age = tf.cast(tf.maximum(candidate_times - behaviour_times, 0), tf.float32)
+  boundaries = [60.0 * 2.0**r for r in range(buckets - 1)]
+  return tf.raw_ops.Bucketize(input=age, boundaries=boundaries)

@@ -1,0 +1,165 @@
+"""The schema: what a record holds, said once.
+
+The record parser, the embedding tables and the serving signature are three readings of a `Schema`.
+It is part of the experiment config (without sizes) and of a record set's `dataset.json` (with sizes).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pydantic
+
+from lcn_tf.errors import unknown
+
+DomainName = Literal["target", "source"]
+DOMAINS: tuple[DomainName, ...] = ("target", "source")
+
+PADDING = 0  # of every vocabulary and of every item catalogue
+UNKNOWN_ITEM = 1  # the catalogue row of an item that the catalogue does not hold
+
+
+class Strict(pydantic.BaseModel):
+  """Immutable, and refuses unknown keys."""
+
+  model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Vocabulary(Strict):
+  """The values of one or several fields, indexed 0 = padding, 1..oov = out of vocabulary, then by falling frequency.
+
+  Attributes:
+    min_count: A value seen less often in the training interactions is out of vocabulary.
+    oov: Rows shared (by hash) by the values that are out of vocabulary.
+    size: Rows in all, padding and out-of-vocabulary rows included. Set when the records are built.
+  """
+
+  min_count: int = pydantic.Field(1, ge=1)
+  oov: int = pydantic.Field(1, ge=1)
+  size: int = pydantic.Field(0, ge=0)
+
+
+class Feature(Strict):
+  """A categorical field.
+
+  Attributes:
+    name: The column that it is read from.
+    vocabulary: Fields that name the same vocabulary share one embedding table. The field's own name when empty.
+    max_values: More than 1: a list of up to so many values, whose embeddings are averaged.
+  """
+
+  name: str
+  vocabulary: str = ""
+  max_values: int = pydantic.Field(1, ge=1)
+
+  @pydantic.model_validator(mode="before")
+  @classmethod
+  def _from_name(cls, value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+  @pydantic.model_validator(mode="after")
+  def _own_vocabulary(self) -> "Feature":
+    if not self.vocabulary:
+      object.__setattr__(self, "vocabulary", self.name)
+    return self
+
+
+class Domain(Strict):
+  """One of the two domains.
+
+  Attributes:
+    item_fields: Inherent fields of its items, besides the item id (which is always there).
+    cross_fields: Side information stored with every behaviour. Single-valued.
+    max_length: Behaviours L that a candidate may see at most.
+    items: Rows of the item catalogue, padding and unknown item included. Set when the records are built.
+  """
+
+  item_fields: tuple[Feature, ...] = ()
+  cross_fields: tuple[Feature, ...] = ()
+  max_length: int = pydantic.Field(200, ge=1)
+  items: int = pydantic.Field(0, ge=0)
+
+
+class Schema(Strict):
+  """Everything that a record holds, by the name of its field. See DESIGN in WORKSPACE.md for the layout.
+
+  Attributes:
+    user_fields: Profile fields. `user_id` may be one of them.
+    context_fields: Fields of the candidate's moment (from the interaction's row). Single-valued.
+    target, source: The two domains.
+    candidates: Candidates N of one user that a record holds at most.
+    extra_length: Behaviours that a record may hold beyond `max_length`, as a fraction of it, so that candidates
+      of different moments each see `max_length` behaviours of their own.
+    vocabularies: By name. Those that a field names and that are not declared get the defaults.
+  """
+
+  user_fields: tuple[Feature, ...] = ()
+  context_fields: tuple[Feature, ...] = ()
+  target: Domain = Domain()
+  source: Domain = Domain()
+  candidates: int = pydantic.Field(16, ge=1)
+  extra_length: float = pydantic.Field(0.25, ge=0, le=1)
+  vocabularies: dict[str, Vocabulary] = {}
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> "Schema":
+    used = {feature.vocabulary for feature in self.features()} | {item_vocabulary(domain) for domain in DOMAINS}
+    for name in self.vocabularies:
+      if name not in used:
+        raise ValueError(str(unknown("vocabularies", "vocabulary", name, used)))
+    for name in sorted(used - set(self.vocabularies)):
+      self.vocabularies[name] = Vocabulary()
+    groups = [("user_fields", self.user_fields), ("context_fields", self.context_fields)]
+    for domain in DOMAINS:
+      groups += [(f"{domain}.item_fields", self.domain(domain).item_fields)]
+      groups += [(f"{domain}.cross_fields", self.domain(domain).cross_fields)]
+    for where, features in groups:
+      names = [feature.name for feature in features]
+      if len(set(names)) < len(names):
+        raise ValueError(f"{where}: a field is named twice: {', '.join(names)}")
+      if where.endswith(("cross_fields", "context_fields")) and any(f.max_values > 1 for f in features):
+        raise ValueError(f"{where}: these fields hold one value each (max_values: 1)")
+    return self
+
+  def features(self) -> Iterator[Feature]:
+    """Every field but the item ids."""
+    yield from self.user_fields
+    yield from self.context_fields
+    for domain in DOMAINS:
+      yield from self.domain(domain).item_fields
+      yield from self.domain(domain).cross_fields
+
+  def domain(self, name: DomainName) -> Domain:
+    return self.target if name == "target" else self.source
+
+  def catalogue_features(self, name: DomainName) -> tuple[Feature, ...]:
+    """The fields of an item, in the order of the catalogue's columns: the id, then `item_fields`."""
+    return (Feature(name="item_id", vocabulary=item_vocabulary(name)), *self.domain(name).item_fields)
+
+  def capacity(self, name: DomainName) -> int:
+    """Behaviours that a record holds at most."""
+    length = self.domain(name).max_length
+    return length + int(length * self.extra_length)
+
+  def fingerprint(self) -> str:
+    """Tells schemas (with their sizes) apart; a record set adds its vocabularies to it."""
+    text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def columns(features: tuple[Feature, ...]) -> int:
+  """Integer columns that `features` take, side by side: one per value."""
+  return sum(feature.max_values for feature in features)
+
+
+def item_vocabulary(domain: DomainName) -> str:
+  """The vocabulary of the domain's item ids."""
+  return f"{domain}_item"
+
+
+def with_sizes(schema: Schema, vocabularies: dict[str, int], items: dict[DomainName, int]) -> Schema:
+  """The schema with the sizes that building the records found."""
+  sized = {name: v.model_copy(update={"size": vocabularies[name]}) for name, v in schema.vocabularies.items()}
+  domains = {name: schema.domain(name).model_copy(update={"items": items[name]}) for name in DOMAINS}
+  return schema.model_copy(update={"vocabularies": sized, **domains})
