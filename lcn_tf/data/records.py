@@ -75,9 +75,9 @@ class Request:
 _NUMPY = {"int32": "<i4", "int64": "<i8", "float32": "<f4"}
 
 
-def _layout(schema: Schema) -> dict[str, tuple[str, str, int]]:
+def layout(schema: Schema) -> dict[str, tuple[str, str, int]]:
   """Feature -> (dtype, axis: '', 'N', or the domain whose L it is; columns or -1 for no such axis)."""
-  layout = {
+  stored = {
     "user": ("int64", "", -1),
     "user_fields": ("int32", "", columns(schema.user_fields)),
     "candidate_items": ("int32", "N", -1),
@@ -87,11 +87,11 @@ def _layout(schema: Schema) -> dict[str, tuple[str, str, int]]:
     "weight": ("float32", "N", -1),
   }
   for d in DOMAINS:
-    layout[f"{d}_items"] = ("int32", d, -1)
-    layout[f"{d}_times"] = ("int64", d, -1)
-    layout[f"{d}_cross"] = ("int32", d, columns(schema.domain(d).cross_fields))
-    layout[f"{d}_first_visible"] = ("int32", "N", -1)
-  return layout
+    stored[f"{d}_items"] = ("int32", d, -1)
+    stored[f"{d}_times"] = ("int64", d, -1)
+    stored[f"{d}_cross"] = ("int32", d, columns(schema.domain(d).cross_fields))
+    stored[f"{d}_first_visible"] = ("int32", "N", -1)
+  return stored
 
 
 def encode(request: Request, schema: Schema) -> bytes:
@@ -120,7 +120,7 @@ def encode(request: Request, schema: Schema) -> bytes:
       f"{d}_first_visible": history.first_visible,
     }
   feature = {}
-  for name, (dtype, axis, width) in _layout(schema).items():
+  for name, (dtype, axis, width) in layout(schema).items():
     expected = ((sizes[axis],) if axis else ()) + ((width,) if width >= 0 else ())
     array = np.asarray(arrays[name])
     if array.shape != expected:
@@ -142,7 +142,7 @@ def decode(serialized: bytes, schema: Schema) -> Request:
     raise ValueError(f"not a tf.train.Example: {error}") from None
   arrays: dict[str, np.ndarray] = {}
   sizes: dict[str, int] = {}
-  for name, (dtype, axis, width) in _layout(schema).items():
+  for name, (dtype, axis, width) in layout(schema).items():
     if name not in features or len(features[name].bytes_list.value) != 1:
       raise ValueError(f"feature {name!r} is missing or is not one bytes value")
     data = features[name].bytes_list.value[0]
@@ -155,17 +155,54 @@ def decode(serialized: bytes, schema: Schema) -> Request:
     if array.size != np.prod(expected, dtype=np.int64):
       raise ValueError(f"feature {name!r}: {array.size} values, expected {expected}")
     arrays[name] = array.reshape(expected)
-  histories = {
-    d: History(*(arrays[f"{d}_{part}"] for part in ("items", "times", "cross", "first_visible"))) for d in DOMAINS
-  }
-  return Request(
-    int(arrays["user"]),
-    *(
-      arrays[name]
-      for name in ("user_fields", "candidate_items", "candidate_times", "candidate_context", "label", "weight")
-    ),
-    **histories,
+  target, source = (
+    History(*(arrays[f"{d}_{part}"] for part in ("items", "times", "cross", "first_visible"))) for d in DOMAINS
   )
+  return Request(
+    user=int(arrays["user"]),
+    user_fields=arrays["user_fields"],
+    items=arrays["candidate_items"],
+    times=arrays["candidate_times"],
+    context=arrays["candidate_context"],
+    labels=arrays["label"],
+    weights=arrays["weight"],
+    target=target,
+    source=source,
+  )
+
+
+def features(serialized: tf.Tensor, schema: Schema) -> dict[str, tf.Tensor]:
+  """The first half of `parse`: a batch of serialized records `[B]` as the bytes `[B]` of each feature."""
+  return tf.io.parse_example(serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in layout(schema)})
+
+
+def values(data: tf.Tensor, dtype: str) -> tf.Tensor:
+  """How many values of `dtype` each of the bytes `[B]` holds: `[B]` int32."""
+  return tf.strings.length(data) // np.dtype(_NUMPY[dtype]).itemsize
+
+
+def tensors(
+  data: Mapping[str, tf.Tensor], schema: Schema, lengths: Mapping[DomainName, int | tf.Tensor] | None = None
+) -> dict[str, tf.Tensor]:
+  """The second half of `parse`: the bytes of each feature as dense tensors. Arguments and result as there."""
+  sizes: dict[str, int | tf.Tensor] = {"N": schema.candidates}
+  for d in DOMAINS:
+    sizes[d] = lengths[d] if lengths else schema.capacity(d)
+  batch = {}
+  for name, (dtype, axis, width) in layout(schema).items():
+    count = (sizes[axis] if axis else 1) * (width if width >= 0 else 1)
+    shape = [-1] + ([sizes[axis]] if axis else []) + ([width] if width >= 0 else [])
+    if width == 0:
+      batch[name] = tf.zeros([tf.shape(data[name])[0]] + shape[1:], dtype)
+      continue
+    # decode_raw pads with zeros, and cuts, to fixed_length.
+    flat = tf.io.decode_raw(data[name], tf.as_dtype(dtype), fixed_length=count * np.dtype(_NUMPY[dtype]).itemsize)
+    batch[name] = tf.reshape(flat, shape)
+  present = values(data["candidate_items"], "int32")
+  batch["candidate_mask"] = tf.range(schema.candidates)[tf.newaxis] < present[:, tf.newaxis]
+  for d in DOMAINS:
+    batch[f"{d}_length"] = tf.minimum(values(data[f"{d}_items"], "int32"), sizes[d])
+  return batch
 
 
 def parse(
@@ -181,27 +218,7 @@ def parse(
   Returns:
     Dense tensors; `N` is `schema.candidates`. Padding is 0 (False in `candidate_mask`).
   """
-  layout = _layout(schema)
-  raw = tf.io.parse_example(serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in layout})
-  sizes: dict[str, int | tf.Tensor] = {"N": schema.candidates}
-  for d in DOMAINS:
-    sizes[d] = lengths[d] if lengths else schema.capacity(d)
-  batch = {}
-  for name, (dtype, axis, width) in layout.items():
-    count = (sizes[axis] if axis else 1) * (width if width >= 0 else 1)
-    shape = [-1] + ([sizes[axis]] if axis else []) + ([width] if width >= 0 else [])
-    if width == 0:
-      batch[name] = tf.zeros([tf.shape(serialized)[0]] + shape[1:], dtype)
-      continue
-    itemsize = np.dtype(_NUMPY[dtype]).itemsize
-    data = tf.strings.substr(raw[name], 0, count * itemsize)
-    flat = tf.io.decode_raw(data, tf.as_dtype(dtype), fixed_length=count * itemsize)
-    batch[name] = tf.reshape(flat, shape)
-  present = tf.strings.length(raw["candidate_items"]) // 4
-  batch["candidate_mask"] = tf.range(schema.candidates)[tf.newaxis] < present[:, tf.newaxis]
-  for d in DOMAINS:
-    batch[f"{d}_length"] = tf.minimum(tf.strings.length(raw[f"{d}_items"]) // 4, sizes[d])
-  return batch
+  return tensors(features(serialized, schema), schema, lengths)
 
 
 def visibility(first_visible: tf.Tensor, length: tf.Tensor, max_length: int, width: tf.Tensor | int) -> tf.Tensor:

@@ -1,0 +1,291 @@
+"""Interactions to a record set: vocabularies, catalogues, split, labels, records.
+
+Who knows what:
+
+* The split is chronological over the interactions of both domains: training candidates come before the first
+  boundary. Vocabularies, and the order of the catalogues, count interactions before that boundary only.
+* A candidate of any split sees the user's whole past: every strictly older behaviour, whatever split that one was a
+  candidate in. The behaviours of one second do not see each other.
+* Source-domain records are training material (for models that learn from both domains' clicks), so they exist in the
+  train split alone; what is validated and tested is the target domain.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import tqdm
+from absl import logging
+
+from lcn_tf.config import Experiment, Labels, Records, Split
+from lcn_tf.data import tables as raw
+from lcn_tf.data.indexing import Indexed, field_table, index
+from lcn_tf.data.negatives import Log, sample_negatives
+from lcn_tf.data.record_set import SPLITS, RecordSet
+from lcn_tf.data.requests import Behaviours, Candidates, record_spans
+from lcn_tf.data.shards import Plan, UserLog, write_parts
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, Schema, with_sizes
+
+
+def build(
+  experiment: Experiment,
+  tables: raw.Tables,
+  output: str | pathlib.Path,
+  strict: bool = False,
+  overwrite: bool = False,
+) -> RecordSet:
+  """Builds the record set `output`.
+
+  It is written aside and renamed when it is whole, so there is nothing at `output` after a failure. The same
+  experiment and tables give the same bytes.
+
+  Args:
+    experiment: `schema` and `records` of it are used.
+    tables: The raw input.
+    output: A folder that does not exist, or is empty, or is a record set and `overwrite` says so.
+    strict: Rejected rows are an error.
+    overwrite: Replace the record set at `output`.
+
+  Returns:
+    The record set, opened.
+
+  Raises:
+    UserError: Something is wrong with the input (the message says what), or `output` exists.
+  """
+  started = time.monotonic()
+  schema, records = experiment.record_schema, experiment.records
+  with _aside(pathlib.Path(output), overwrite) as folder:
+    checked = raw.check(tables, schema, records.labels)
+    for reason, count in checked.reasons().items():
+      logging.warning("rejected %d rows: %s", count, reason)
+    if strict and len(checked.rejected):
+      reasons = "; ".join(f"{reason}: {count}" for reason, count in checked.reasons().items())
+      raise UserError(f"{len(checked.rejected)} rows are rejected, and --strict allows none. {reasons}")
+
+    bounds = boundaries(checked.interactions["timestamp"], records.split)
+    indexed = index(checked, schema, bounds[0], records.seed)
+    log, shortage = _user_log(indexed, schema, records, bounds[0])
+    plans = _plans(log, schema, bounds)
+    _check_split(plans, bounds, checked.interactions["timestamp"], records)
+
+    sizes = {name: table.size for name, table in indexed.vocabularies.items()}
+    sized = with_sizes(schema, sizes, {d: len(indexed.catalogues[d]) for d in DOMAINS})
+    parts = write_parts(
+      folder, log, plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
+    )
+    _write_tables(folder, indexed, checked.rejected)
+    notes: dict[str, float | int | str] = {"train_end": bounds[0], "validation_end": bounds[1], "seed": records.seed}
+    notes |= tables.notes
+    if records.labels.kind == "sampled":
+      notes["negatives_not_found"] = shortage
+    if tables.users is not None:
+      notes["users_without_profile"] = indexed.users_without_profile
+    RecordSet(
+      name=experiment.name,
+      fingerprint=_fingerprint(sized, indexed),
+      schema=sized,
+      compression=records.compression,
+      splits=parts,
+      rejected=checked.reasons(),
+      notes=notes,
+    ).save(folder)
+  result = RecordSet.open(output)
+  _log_summary(result, len(indexed.users), time.monotonic() - started)
+  return result
+
+
+def boundaries(times: pl.Series, split: Split) -> tuple[int, int]:
+  """The first times of validation and of test, in seconds.
+
+  Args:
+    times: Of all interactions, both domains.
+    split: The quantiles, or the boundaries themselves.
+  """
+  if split.boundaries:
+    return split.boundaries
+  ordered = np.sort(times.to_numpy())
+  first, second = (ordered[int(len(ordered) * share)] for share in (split.train, split.train + split.validation))
+  return int(first), int(second)
+
+
+def _user_log(indexed: Indexed, schema: Schema, records: Records, train_end: int) -> tuple[UserLog, int]:
+  """Everybody's behaviours and candidates, and how many sampled negatives could not be found."""
+  log = UserLog(indexed.user_fields, {}, {}, {}, {})
+  everyone = np.arange(len(indexed.users) + 2)
+  shortage = 0
+  for number, d in enumerate(DOMAINS):
+    rows = indexed.interactions.filter(pl.col("domain") == d)
+    done = rows
+    if records.labels.kind == "given":
+      done = rows.filter(pl.col("label").is_null() | (pl.col("label") == 1))
+    done = done.sort("user", maintain_order=True)
+    log.behaviours[d] = Behaviours(
+      done["item"].to_numpy(),
+      done["timestamp"].to_numpy(),
+      field_table(done, schema.domain(d).cross_fields, indexed.vocabularies),
+    )
+    log.behaviour_offsets[d] = np.searchsorted(done["user"].to_numpy(), everyone)
+    context = field_table(rows, schema.context_fields, indexed.vocabularies)
+    rng = np.random.default_rng([records.seed, number])
+    until = None if d == "target" else train_end if records.source_records else 0
+    users, log.candidates[d], missing = _candidates(
+      rows, context, records.labels, until, len(indexed.catalogues[d]), rng
+    )
+    log.candidate_offsets[d] = np.searchsorted(users, everyone)
+    shortage += missing
+  return log, shortage
+
+
+def _candidates(
+  rows: pl.DataFrame, context: np.ndarray, labels: Labels, until: int | None, num_items: int, rng: np.random.Generator
+) -> tuple[np.ndarray, Candidates, int]:
+  """One domain's candidates, by user, then time: their users, the candidates, and how many negatives are missing.
+
+  Args:
+    rows: All interactions of the domain in the order of time.
+    context: Context fields of the rows, `[rows, F]`.
+    labels: Which rows are candidates, with which label.
+    until: Interactions from this time on are no candidates.
+    num_items: Rows of the domain's catalogue.
+    rng: Draws the negatives.
+  """
+  users, items, times, weights = (rows[name].to_numpy() for name in ("user", "item", "timestamp", "weight"))
+  shown = np.ones(len(rows), bool) if until is None else times < until
+  if labels.kind != "sampled":
+    shown &= rows["label"].is_not_null().to_numpy()
+  shown = np.flatnonzero(shown)
+  shown = shown[np.argsort(users[shown], kind="stable")]
+  if labels.kind == "sampled":
+    log = Log(users, items, times, num_items)
+    drawn = sample_negatives(log, shown, labels.negatives, labels.popularity_exponent, rng)
+    grouped = np.concatenate([items[shown][:, np.newaxis], drawn], axis=1)
+    label = np.zeros(grouped.shape, np.float32)
+    label[:, 0] = 1
+  else:
+    drawn = np.ones((len(shown), 0), np.int32)
+    grouped = items[shown][:, np.newaxis]
+    value = rows["label"].to_numpy()[shown][:, np.newaxis]
+    label = (value if labels.kind == "given" else value >= labels.at_least).astype(np.float32)
+  kept = grouped > 0
+  groups, _ = np.nonzero(kept)
+  row = shown[groups]
+  candidates = Candidates(
+    grouped[kept].astype(np.int32), times[row], context[row], label[kept], weights[row].astype(np.float32), groups
+  )
+  return users[row], candidates, int((drawn == 0).sum())
+
+
+def _plans(log: UserLog, schema: Schema, bounds: tuple[int, int]) -> list[Plan]:
+  """Cuts everybody's candidates into records of one split."""
+  plans = []
+  for d in DOMAINS:
+    candidates, offsets = log.candidates[d], log.candidate_offsets[d]
+    spans: dict[str, list[tuple[int, int, int]]] = {split: [] for split in SPLITS}
+    owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    portion = owners * len(SPLITS) + np.searchsorted(bounds, candidates.times, "right")
+    starts = np.flatnonzero(np.diff(portion, prepend=-1))
+    stops = np.append(starts, len(portion))[1:]
+    busy = zip(portion[starts].tolist(), starts.tolist(), stops.tolist(), strict=True)
+    for number, start, stop in tqdm.tqdm(busy, total=len(starts), desc=f"{d} users", unit="", disable=None):
+      user, split = divmod(number, len(SPLITS))
+      times = {
+        name: log.behaviours[name].times[slice(*log.behaviour_offsets[name][user : user + 2])] for name in DOMAINS
+      }
+      cuts = record_spans(candidates.times[start:stop], candidates.groups[start:stop], times, schema)
+      spans[SPLITS[split]] += [(user, start + first, start + last) for first, last in cuts]
+    plans += [Plan(split, d, np.array(spans[split], np.int64)) for split in SPLITS if spans[split]]
+  return plans
+
+
+def _check_split(plans: list[Plan], bounds: tuple[int, int], times: pl.Series, records: Records) -> None:
+  found = {(plan.split, plan.domain) for plan in plans}
+  for split in SPLITS:
+    if (split, "target") not in found:
+      raise UserError(
+        f"records.split: the {split} split has no target-domain candidates. Validation starts at {bounds[0]}, test at "
+        f"{bounds[1]}; the interactions' times run from {times.min()!r} to {times.max()!r}."
+      )
+  if records.source_records and ("train", "source") not in found:
+    raise UserError(
+      "records.source_records: there are no source-domain candidates before the training split's end at "
+      f"{bounds[0]}. Set it to false if the source domain has no labels."
+    )
+
+
+def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame) -> None:
+  for name in ("vocabularies", "catalogue", "items"):
+    (folder / name).mkdir()
+  for name, vocabulary in indexed.vocabularies.items():
+    vocabulary.frame().write_parquet(folder / "vocabularies" / f"{name}.parquet")
+  for d in DOMAINS:
+    np.save(folder / "catalogue" / f"{d}.npy", indexed.catalogues[d])
+    indexed.items[d].write_parquet(folder / "items" / f"{d}.parquet")
+  indexed.users.write_parquet(folder / "users.parquet")
+  rejected.write_parquet(folder / "rejected.parquet")
+
+
+def _fingerprint(schema: Schema, indexed: Indexed) -> str:
+  """Of the schema with sizes, the vocabularies' values in their order, and the catalogues."""
+  digest = hashlib.sha256(schema.fingerprint().encode())
+  for name in sorted(indexed.vocabularies):
+    vocabulary = indexed.vocabularies[name]
+    seed = vocabulary.seed if vocabulary.oov > 1 else None  # with one row there is nothing to hash
+    digest.update(json.dumps([name, vocabulary.oov, seed, vocabulary.values.to_list()]).encode())
+  for d in DOMAINS:
+    digest.update(np.ascontiguousarray(indexed.catalogues[d], "<i4").tobytes())
+  return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _aside(output: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
+  """A folder beside `output` that takes its place at the end, and is removed after a failure."""
+  if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not overwrite:
+      raise UserError(f"{output}: exists. Choose another --output, or replace it with --overwrite")
+    if not (output / "dataset.json").is_file():
+      raise UserError(f"{output}: exists and is not a record set (no dataset.json), so --overwrite leaves it alone")
+  folder = output.with_name(f"{output.name}.tmp-{os.getpid()}")
+  try:
+    folder.mkdir(parents=True)
+  except OSError as error:
+    raise UserError(f"{output}: cannot be written: {error}") from None
+  try:
+    yield folder
+    if output.exists():
+      old = output.with_name(f"{output.name}.old-{os.getpid()}")
+      output.rename(old)
+      folder.rename(output)
+      shutil.rmtree(old)
+    else:
+      folder.rename(output)
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _log_summary(records: RecordSet, users: int, seconds: float) -> None:
+  lines = []
+  for split, parts in records.splits.items():
+    for d, part in parts.items():
+      share = 100 * part.positives / part.candidates
+      lines.append(
+        f"\n  {split:<10} {d}: {part.records} records, {part.candidates} candidates, {part.positives} positives "
+        f"({share:.1f} %), {part.users} users"
+      )
+  rejected = sum(records.rejected.values())
+  logging.info(
+    "%s: %d users, %d rows rejected, fingerprint %s, %.1f seconds%s",
+    records.path,
+    users,
+    rejected,
+    records.fingerprint,
+    seconds,
+    "".join(lines),
+  )

@@ -1,0 +1,281 @@
+"""Files -> batches.
+
+Training: shards -> this worker's share -> shuffled, grouped by size -> batches of serialized records -> parsed at once,
+as wide as the longest history of the batch needs -> one slice per replica. The order is a function of seed, epoch and
+position only, so a job that starts again at (epoch, skip) sees what an unbroken one would have seen.
+
+Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.diagnosis.guard` says which record it was.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from lcn_tf.data import diagnosis, records, validity
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, DomainName, Schema
+
+Batch = dict[str, tf.Tensor]
+OnCorrupt = Literal["error", "skip"]
+
+_FOREVER = np.iinfo(np.int64).max
+_GROUPED = 32  # batches among which records of similar size are grouped
+_OPEN_SHARDS = 8  # read in turns
+
+
+def training_batches(
+  record_set: RecordSet,
+  *,
+  domains: Sequence[DomainName] = ("target",),
+  requests: int,
+  replicas: int = 1,
+  seed: int,
+  epoch: int = 0,
+  skip: int = 0,
+  length_buckets: Sequence[int] = (),
+  shuffle_buffer: int = 8192,
+  on_corrupt: OnCorrupt = "error",
+  workers: int = 1,
+  worker: int = 0,
+  repeat: bool = True,
+) -> tf.data.Dataset:
+  """The training stream of one worker.
+
+  An epoch is one pass over the records of the first domain, in whole global batches: the remainder, another one in
+  each epoch, is left out. The second domain accompanies it: its records are shuffled afresh whenever they run out,
+  and at the start of each epoch.
+
+  Args:
+    record_set: Its `train` split is read.
+    domains: Whose records; the first one leads.
+    requests: Records in a global batch, over all workers and replicas, per domain.
+    replicas: Of this worker.
+    seed: Of the order.
+    epoch, skip: Where to start: so many global batches into that epoch. Cheap: skipped records are not parsed.
+    length_buckets: Widths that a history may get, the record's capacity besides; powers of two from 16 on if empty.
+    shuffle_buffer: Records that are shuffled at a time (after the shards are), per domain. They are held in memory.
+    on_corrupt: `error`: iteration fails. `skip`: broken records are looked for first, logged and left out; some other
+      records are then seen twice, so that an epoch keeps its number of steps.
+    workers, worker: The share of this worker: every record is read by exactly one.
+    repeat: Go on with the next epochs, for ever.
+
+  Returns:
+    Elements `{domain: batch}`, a batch as `records.parse` returns it, with requests // workers // replicas rows.
+    `replicas` consecutive elements are one step of this worker and equally wide.
+
+  Raises:
+    UserError: `requests` cannot be divided, a file is missing, or the records are fewer than one batch.
+  """
+  rows, remainder = divmod(requests, workers * replicas)
+  if remainder or rows < 1:
+    raise UserError(
+      f"a global batch of {requests} requests cannot be shared by {workers} x {replicas} replicas equally"
+    )
+  rows *= replicas
+  schema = record_set.record_schema
+  steps = steps_per_epoch(record_set, requests, domains[0])
+  if repeat:
+    epoch, skip = epoch + skip // steps, skip % steps
+  sources = {}
+  for domain in domains:
+    nominal = record_set.part("train", domain).records
+    files = dataclasses.replace(_readable(record_set, "train", domain, on_corrupt), total=nominal)
+    if nominal < workers:
+      raise UserError(f"{record_set.path}: the train split has too few {domain}-domain records: {nominal}")
+    sources[domain] = _share(files, workers, worker, steps * rows if domain == domains[0] else 1)
+
+  def one_epoch(number: tf.Tensor) -> tf.data.Dataset:
+    streams = {}
+    for domain in domains:
+      key = tf.random.fold_in(tf.constant([seed, DOMAINS.index(domain)], tf.int64), number)
+      if domain == domains[0]:
+        stream = _one_pass(sources[domain], key, shuffle_buffer)
+      else:
+        passes = tf.data.Dataset.range(_FOREVER)
+        stream = passes.flat_map(
+          lambda i, source=sources[domain], key=key: _one_pass(source, tf.random.fold_in(key, i), shuffle_buffer)
+        )
+      streams[domain] = _grouped(stream.take(steps * rows), rows, key, max(1, min(_GROUPED, shuffle_buffer // rows)))
+    return tf.data.Dataset.zip(streams)
+
+  def parse(serialized: dict[DomainName, tf.Tensor]) -> dict[DomainName, Batch]:
+    batches = {}
+    for domain, one in serialized.items():
+      batch = _parse(tf.ensure_shape(one, [rows]), schema, domain, length_buckets)
+      batches[domain] = tf.nest.map_structure(_per_replica, batch) if replicas > 1 else batch
+    return batches
+
+  def _per_replica(tensor: tf.Tensor) -> tf.Tensor:
+    sliced = tf.reshape(tensor, tf.concat([[replicas, rows // replicas], tf.shape(tensor)[1:]], 0))
+    return tf.ensure_shape(sliced, [replicas, rows // replicas, *tensor.shape[1:]])
+
+  batches = tf.data.Dataset.range(epoch, _FOREVER if repeat else epoch + 1).flat_map(one_epoch).skip(skip)
+  batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+  if replicas > 1:
+    batches = batches.unbatch()
+  return _deterministic(batches.prefetch(2 * replicas))
+
+
+def evaluation_batches(
+  record_set: RecordSet,
+  split: str,
+  *,
+  domain: DomainName = "target",
+  requests: int,
+  length_buckets: Sequence[int] = (),
+  on_corrupt: OnCorrupt = "error",
+) -> tf.data.Dataset:
+  """Every record of a split once, in the order of the files, as batches of `requests`; the last one may be smaller.
+
+  Returns:
+    Elements as `records.parse` returns them. The other arguments are those of `training_batches`.
+
+  Raises:
+    UserError: There is no such split or domain, or a file is missing.
+  """
+  files = _readable(record_set, split, domain, on_corrupt)
+  serialized = tf.data.TFRecordDataset(files.paths, compression_type=files.compression)
+  serialized = serialized.apply(tf.data.experimental.assert_cardinality(files.total))
+  schema = record_set.record_schema
+  batches = serialized.batch(requests).map(
+    lambda some: _parse(some, schema, domain, length_buckets), num_parallel_calls=tf.data.AUTOTUNE
+  )
+  return _deterministic(batches.prefetch(2))
+
+
+def steps_per_epoch(record_set: RecordSet, requests: int, domain: DomainName = "target") -> int:
+  """Global batches of `requests` records in one pass over the train split.
+
+  Raises:
+    UserError: The split holds fewer records than one batch.
+  """
+  count = record_set.part("train", domain).records
+  if count < requests:
+    raise UserError(
+      f"{record_set.path}: the train split holds {count} {domain}-domain records, fewer than the {requests} of one "
+      f"global batch; lower train.global_batch_size to at most {count * record_set.record_schema.candidates}"
+    )
+  return count // requests
+
+
+def check_fingerprint(record_set: RecordSet, fingerprint: str, where: str) -> None:
+  """Checks that a model was trained with the schema and vocabularies of this record set.
+
+  Args:
+    record_set: The records to be read.
+    fingerprint: The model's.
+    where: The model or run folder, for the message.
+
+  Raises:
+    UserError: The fingerprints differ.
+  """
+  if record_set.fingerprint != fingerprint:
+    raise UserError(
+      f"{where} was trained with the schema and vocabularies {fingerprint!r}, but {record_set.path} has "
+      f"{record_set.fingerprint!r}. Use the records that it was trained with, or train again with these."
+    )
+
+
+def buckets(capacity: int, length_buckets: Sequence[int] = ()) -> list[int]:
+  """The widths that histories of up to `capacity` behaviours get, rising; `capacity` is the last."""
+  chosen = length_buckets or [2**power for power in range(4, 31)]
+  return sorted({width for width in chosen if width < capacity}) + [capacity]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+  """Shards to read: their paths, the records in each, and how many records a pass takes (some twice if need be)."""
+
+  paths: list[str]
+  counts: list[int]
+  total: int
+  compression: str
+  by_record: tuple[int, int] = (1, 0)  # take one in so many, from this one on
+
+
+def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt: OnCorrupt) -> _Files:
+  part = record_set.part(split, domain)
+  paths = [str(record_set.path / shard.file) for shard in part.shards]
+  for path in paths:
+    if not tf.io.gfile.exists(path):
+      raise UserError(f"{path}: this shard is missing; {record_set.path}/dataset.json lists it")
+  counts = [shard.records for shard in part.shards]
+  files = _Files(paths, counts, sum(counts), "GZIP" if record_set.compression == "gzip" else "")
+  if on_corrupt == "error":
+    return files
+  repaired = diagnosis.repair(record_set, split, domain)
+  return dataclasses.replace(files, paths=repaired.paths, counts=repaired.counts, total=sum(repaired.counts))
+
+
+def _share(files: _Files, workers: int, worker: int, needed: int) -> _Files:
+  """Whole files if that gives every worker the records that it needs, else one record in `workers`."""
+  if workers == 1:
+    return files
+  by_file = [sum(files.counts[i::workers]) for i in range(workers)]
+  if len(files.paths) % workers == 0 and min(by_file) >= needed:
+    mine = slice(worker, None, workers)
+    return dataclasses.replace(files, paths=files.paths[mine], counts=files.counts[mine], total=by_file[worker])
+  return dataclasses.replace(files, by_record=(workers, worker))
+
+
+def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dataset:
+  """Serialized records, each once, in an order that `key` [2] alone decides."""
+  order = tf.argsort(tf.random.stateless_uniform([len(files.paths)], key))
+  shards = tf.data.Dataset.from_tensor_slices((tf.gather(files.paths, order), tf.gather(files.counts, order)))
+
+  def read(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
+    serialized = tf.data.TFRecordDataset(path, compression_type=files.compression)
+    return serialized.apply(tf.data.experimental.assert_cardinality(tf.cast(count, tf.int64)))
+
+  turns = min(_OPEN_SHARDS, len(files.paths))
+  serialized = shards.interleave(read, turns, block_length=8, num_parallel_calls=min(2, turns), deterministic=True)
+  if sum(files.counts) < files.total:
+    serialized = serialized.repeat().take(files.total)
+  serialized = serialized.shard(*files.by_record)
+  # Dataset.shuffle would mix the program's global seed into the order.
+  shuffled = tf.raw_ops.ShuffleDataset(
+    input_dataset=tf.data.experimental.to_variant(serialized),
+    buffer_size=shuffle_buffer,
+    seed=key[0],
+    seed2=key[1] + 1,
+    output_types=[tf.string],
+    output_shapes=[[]],
+    reshuffle_each_iteration=False,
+  )
+  return tf.data.experimental.from_variant(shuffled, serialized.element_spec)
+
+
+def _grouped(serialized: tf.data.Dataset, rows: int, key: tf.Tensor, window: int) -> tf.data.Dataset:
+  """Batches `[rows]` of records of similar size, sorted out among `window` batches; the batches are not in order."""
+
+  def regroup(index: tf.Tensor, some: tf.Tensor) -> tf.Tensor:
+    by_size = tf.argsort(tf.strings.length(some), stable=True)
+    batches = tf.reshape(tf.gather(some, by_size), [-1, rows])
+    noise = tf.random.stateless_uniform([tf.shape(batches)[0]], tf.random.fold_in(key, -1 - index))
+    return tf.gather(batches, tf.argsort(noise))
+
+  return serialized.batch(window * rows).enumerate().map(regroup).unbatch()
+
+
+def _parse(serialized: tf.Tensor, schema: Schema, domain: DomainName, length_buckets: Sequence[int]) -> Batch:
+  """The batch, checked, with the narrowest histories that hold it."""
+  data = records.features(serialized, schema)
+  lengths: dict[DomainName, Any] = {}
+  for d in DOMAINS:
+    widths = tf.constant(buckets(schema.capacity(d), length_buckets))
+    longest = tf.minimum(tf.reduce_max(records.values(data[f"{d}_items"], "int32")), widths[-1])
+    lengths[d] = widths[tf.searchsorted(widths, longest[tf.newaxis])[0]]
+  batch = records.tensors(data, schema, lengths)
+  validity.assert_valid(data, batch, schema, domain)
+  return {name: tf.ensure_shape(tensor, [serialized.shape[0], *tensor.shape[1:]]) for name, tensor in batch.items()}
+
+
+def _deterministic(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  options = tf.data.Options()
+  options.deterministic = True
+  options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+  return dataset.with_options(options)

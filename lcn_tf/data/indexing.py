@@ -1,0 +1,129 @@
+"""Vocabularies, catalogues and user profiles: everything of the input that becomes a number."""
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+
+from lcn_tf.data import tables as raw
+from lcn_tf.data.vocabulary import NULL, ValueTable, build_vocabulary, count_values, field_indices
+from lcn_tf.schema import DOMAINS, PADDING, UNKNOWN_ITEM, DomainName, Feature, Schema, columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Indexed:
+  """The checked tables as numbers.
+
+  Catalogue rows are 0 = padding, 1 = unknown item (out of vocabulary in every single-valued field, no value in the
+  others), then every item of the items file by falling frequency in the training interactions, ties by id. A
+  vocabulary counts training interactions: item fields through the items met, cross and context fields row by row,
+  `user_id` too; other user fields count users who have one.
+
+  Attributes:
+    interactions: Ordered by time, then position in the input: `user`, `item` (catalogue row), `domain`, `timestamp`,
+      `label` (unless sampled), `weight`, and the fields as strings.
+    users: `user`, `user_id`.
+    user_fields: `[users + 1, P]`; row 0 is padding.
+    users_without_profile: Users who are not in the users file.
+    items: Per domain, `row` and `item_id`.
+    catalogues: Per domain, `[items, columns]` int32.
+    vocabularies: By name.
+  """
+
+  interactions: pl.DataFrame
+  users: pl.DataFrame
+  user_fields: np.ndarray
+  users_without_profile: int
+  items: dict[DomainName, pl.DataFrame]
+  catalogues: dict[DomainName, np.ndarray]
+  vocabularies: dict[str, ValueTable]
+
+
+def index(checked: raw.Checked, schema: Schema, train_end: int, seed: int) -> Indexed:
+  """Builds vocabularies and catalogues from what happened before `train_end`, and numbers everything.
+
+  Args:
+    checked: The input.
+    schema: Fields and vocabularies.
+    train_end: Seconds; later interactions count for nothing here.
+    seed: Of the out-of-vocabulary hash.
+  """
+  interactions = checked.interactions.sort("timestamp", raw.ROW)
+  training = interactions.filter(pl.col("timestamp") < train_end)
+
+  user_ids = interactions["user_id"].unique().sort()
+  users = pl.DataFrame({"user": pl.int_range(1, len(user_ids) + 1, dtype=pl.Int32, eager=True), "user_id": user_ids})
+  trained = training.group_by("user_id").agg(pl.len().cast(pl.Int64).alias("count"))
+  profiles = (
+    users.join(checked.users.with_columns(profile=True), on="user_id", how="left", maintain_order="left")
+    .join(trained, on="user_id", how="left", maintain_order="left")
+    .with_columns(pl.col("count").fill_null(0))
+  )
+
+  counted: dict[str, list[pl.DataFrame]] = {name: [] for name in schema.vocabularies}
+  items = {}
+  for d in DOMAINS:
+    met = training.filter(pl.col("domain") == d).group_by("item_id").agg(pl.len().cast(pl.Int64).alias("count"))
+    items[d] = (
+      checked.items.filter(pl.col("domain") == d)
+      .join(met, on="item_id", how="left")
+      .with_columns(pl.col("count").fill_null(0))
+      .sort(["count", "item_id"], descending=[True, False])
+      .with_row_index("row", offset=UNKNOWN_ITEM + 1)
+      .with_columns(pl.col("row").cast(pl.Int32))
+    )
+    for feature in schema.catalogue_features(d):
+      counted[feature.vocabulary].append(_count(items[d], feature, items[d]["count"]))
+    rows = training.filter(pl.col("domain") == d)
+    for feature in schema.domain(d).cross_fields:
+      counted[feature.vocabulary].append(_count(rows, feature, pl.repeat(1, len(rows), dtype=pl.Int64, eager=True)))
+  for feature in schema.context_fields:
+    ones = pl.repeat(1, len(training), dtype=pl.Int64, eager=True)
+    counted[feature.vocabulary].append(_count(training, feature, ones))
+  for feature in schema.user_fields:
+    # Every user has one id, so a frequency cut of ids can only be about how much a user did.
+    weights = profiles["count"] if feature.name == "user_id" else (profiles["count"] > 0).cast(pl.Int64)
+    counted[feature.vocabulary].append(_count(profiles, feature, weights))
+  vocabularies = {
+    name: build_vocabulary(name, frames, schema.vocabularies[name], seed) for name, frames in counted.items()
+  }
+
+  catalogues = {}
+  for d in DOMAINS:
+    features = schema.catalogue_features(d)
+    padding = np.full((1, columns(features)), PADDING, np.int32)
+    unknown = np.concatenate(
+      [[NULL if f.max_values == 1 else PADDING] + [PADDING] * (f.max_values - 1) for f in features]
+    )
+    known = field_table(items[d], features, vocabularies)
+    catalogues[d] = np.concatenate([padding, unknown[np.newaxis].astype(np.int32), known])
+  user_fields = field_table(profiles, schema.user_fields, vocabularies)
+
+  rows = pl.concat([items[d].select("domain", "item_id", pl.col("row").alias("item")) for d in DOMAINS])
+  return Indexed(
+    interactions.join(users, on="user_id", how="left", maintain_order="left").join(
+      rows, on=["domain", "item_id"], how="left", maintain_order="left"
+    ),
+    users,
+    np.concatenate([np.zeros((1, user_fields.shape[1]), np.int32), user_fields]),
+    profiles["profile"].null_count(),
+    {d: items[d].select("row", "item_id") for d in DOMAINS},
+    catalogues,
+    vocabularies,
+  )
+
+
+def _column(frame: pl.DataFrame, feature: Feature) -> pl.Series:
+  """The field's values as strings; the item id has no column of its own."""
+  name = raw.field_column(feature)
+  return frame[name] if name in frame.columns else frame[feature.name].cast(pl.String)
+
+
+def _count(frame: pl.DataFrame, feature: Feature, weights: pl.Series) -> pl.DataFrame:
+  return count_values(_column(frame, feature), weights, feature.max_values)
+
+
+def field_table(frame: pl.DataFrame, features: tuple[Feature, ...], vocabularies: dict[str, ValueTable]) -> np.ndarray:
+  """The indices of several fields side by side: `[rows, columns(features)]` int32."""
+  parts = [field_indices(_column(frame, f), f.max_values, vocabularies[f.vocabulary]) for f in features]
+  return np.concatenate(parts, axis=1) if parts else np.zeros((len(frame), 0), np.int32)

@@ -1,0 +1,280 @@
+"""Raw input: interactions, items and users, read and checked before anything is built from them."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import polars as pl
+from absl import logging
+
+from lcn_tf.config import Labels
+from lcn_tf.errors import UserError, nearest
+from lcn_tf.schema import DOMAINS, Feature, Schema
+
+ROW = "row"  # position in the input, which orders behaviours of one second
+RESERVED = ("user_id", "item_id", "domain", "timestamp")
+_LATEST = 2**62
+_MILLISECONDS = 10**11  # seconds of the year 5138, milliseconds of 1973
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+  """Raw tables; the columns are those of "Commands" in WORKSPACE.md.
+
+  Attributes:
+    interactions, items, users: The tables; `users` may be None.
+    notes: What the record set should remember about where they come from.
+    names: What messages call the three tables (their files).
+  """
+
+  interactions: pl.DataFrame
+  items: pl.DataFrame
+  users: pl.DataFrame | None = None
+  notes: dict[str, float | int | str] = dataclasses.field(default_factory=dict)
+  names: tuple[str, str, str] = ("interactions", "items", "users")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+  """Input without its bad rows. Ids are integers or strings, fields are strings or lists of strings.
+
+  Attributes:
+    interactions: `row`, `user_id`, `item_id`, `domain`, `timestamp` (int64 seconds), `weight` (float), `label` (float,
+      null = no candidate; absent for sampled labels), and the cross and context fields under `field_column`.
+    items: `item_id`, `domain` and the item fields, under `field_column`; no key twice.
+    users: `user_id` and the user fields, under `field_column`; empty if there is no file.
+    rejected: `table`, `row`, `reason`, and the row's keys as strings.
+  """
+
+  interactions: pl.DataFrame
+  items: pl.DataFrame
+  users: pl.DataFrame
+  rejected: pl.DataFrame
+
+  def reasons(self) -> dict[str, int]:
+    """Rejected rows by `table: reason`."""
+    counted = self.rejected.group_by("table", "reason").len().sort("table", "reason")
+    return {f"{table}: {reason}": count for table, reason, count in counted.iter_rows()}
+
+
+def field_column(feature: Feature) -> str:
+  """The name of a field's column in `Checked`, apart from those of ids and times even if it is one of them."""
+  return f"field:{feature.name}"
+
+
+def read(interactions: str, items: str, users: str | None = None) -> Tables:
+  """Reads Parquet files, or folders of them.
+
+  Raises:
+    UserError: There is no such file, or it is not Parquet.
+  """
+  names = (interactions, items, users or "users")
+  return Tables(_read(interactions), _read(items), _read(users) if users else None, names=names)
+
+
+def _read(path: str) -> pl.DataFrame:
+  source = pathlib.Path(path)
+  if not source.exists():
+    there = [str(p) for p in source.parent.iterdir()] if source.parent.is_dir() else []
+    raise UserError(f"{path}: no such file.{nearest(path, there)}")
+  if source.is_dir() and not any(source.glob("**/*.parquet")):
+    raise UserError(f"{path}: this folder holds no .parquet file")
+  try:
+    return pl.read_parquet(source / "**/*.parquet" if source.is_dir() else source)
+  except (pl.exceptions.PolarsError, OSError) as error:
+    raise UserError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
+  """Checks the columns and sorts out the bad rows.
+
+  Raises:
+    UserError: A column is missing or of a wrong type, or no row is left.
+  """
+  in_interactions, in_items, in_users = tables.names
+  interactions = _Table(tables.interactions, in_interactions, "interactions")
+  items = _Table(tables.items, in_items, "items")
+  users = _Table(tables.users, in_users, "users") if tables.users is not None else None
+
+  for table in (interactions, items):
+    table.identifier("item_id")
+    table.text("domain")
+  interactions.identifier("user_id")
+  _same_type(interactions, items, "item_id")
+  if users:
+    users.identifier("user_id")
+    _same_type(interactions, users, "user_id")
+  interactions.time("timestamp")
+  if labels.kind != "sampled":
+    interactions.number(labels.column, "label", f"records.labels.kind is {labels.kind}")
+  interactions.weight()
+  for feature in {f.name: f for d in DOMAINS for f in schema.domain(d).cross_fields + schema.context_fields}.values():
+    interactions.field(feature, "a cross or context field of the schema")
+  item_fields = [f for d in DOMAINS for f in schema.domain(d).item_fields]
+  # The two domains may hold different numbers of values of the same column.
+  for feature in {f.name: f for f in sorted(item_fields, key=lambda f: f.max_values)}.values():
+    items.field(feature, "an item field of the schema")
+  for feature in schema.user_fields:
+    if feature.name == "user_id" or users:
+      (users or interactions).field(feature, "a user field of the schema")
+    else:
+      raise UserError(f"schema.user_fields: {feature.name!r} is read from the users file, but there is none (--users)")
+
+  known = pl.col("domain").is_in(DOMAINS).fill_null(False)
+  items.reject(pl.col("item_id").is_null(), "null item_id")
+  items.reject(~known, f"domain is not one of {', '.join(DOMAINS)}")
+  items.reject(pl.struct("domain", "item_id").is_first_distinct().not_(), "repeated item_id (the first row is kept)")
+  good_items = items.good().drop(ROW)
+  if users:
+    users.reject(pl.col("user_id").is_null(), "null user_id")
+    users.reject(pl.col("user_id").is_first_distinct().not_(), "repeated user_id (the first row is kept)")
+
+  interactions.reject(pl.col("user_id").is_null(), "null user_id")
+  interactions.reject(pl.col("item_id").is_null(), "null item_id")
+  interactions.reject(~known, f"domain is not one of {', '.join(DOMAINS)}")
+  interactions.reject(pl.col("timestamp").is_null(), "timestamp is null or not a number")
+  interactions.reject(pl.col("timestamp") < 0, "negative timestamp")
+  if labels.kind == "given":
+    interactions.reject(~pl.col("label").is_in([0.0, 1.0]), f"{labels.column} is neither 0 nor 1")
+  elif labels.kind == "threshold":
+    interactions.reject(pl.col("label").is_nan(), f"{labels.column} is not a number")
+  interactions.reject(~(pl.col("weight").is_finite() & (pl.col("weight") >= 0)), "weight is not a number of at least 0")
+  catalogue = good_items.select("domain", "item_id", known_item=pl.lit(True))
+  interactions.frame = interactions.frame.join(catalogue, on=["domain", "item_id"], how="left", maintain_order="left")
+  interactions.reject(pl.col("known_item").is_null(), "item is not in the items file")
+  interactions.add("repeated", _repeated(tables.interactions))
+  interactions.reject(pl.col("repeated"), "repeated row (the first is kept)")
+
+  good = interactions.good().drop("known_item", "repeated")
+  if not good.is_empty() and good["timestamp"].min() > _MILLISECONDS:  # type: ignore[operator]
+    logging.warning("%s: the timestamps look like milliseconds; they are read as seconds", in_interactions)
+  checked = [table for table in (interactions, items, users) if table is not None]
+  rejected = pl.concat([table.rejected() for table in checked], how="diagonal")
+  profiles = users.good().drop(ROW) if users else pl.DataFrame(schema={"user_id": good["user_id"].dtype})
+  result = Checked(good, good_items, profiles, rejected)
+  if good.is_empty():
+    reasons = "; ".join(f"{reason}: {count}" for reason, count in result.reasons().items()) or "the file is empty"
+    raise UserError(f"{in_interactions}: no usable interaction. {reasons}")
+  return result
+
+
+def _repeated(frame: pl.DataFrame) -> pl.Series:
+  """Whether each row repeats an earlier one in every column."""
+  rows = frame.select(pl.all().name.prefix("column:")).with_row_index(ROW)
+  first = rows.unique(subset=rows.columns[1:], keep="first")[ROW]
+  return pl.Series(np.isin(np.arange(len(rows)), first.to_numpy(), invert=True))
+
+
+def _same_type(left: "_Table", right: "_Table", column: str) -> None:
+  """Ids of two tables compare as strings unless both are integers."""
+  if left.frame[column].dtype != right.frame[column].dtype:
+    for table in (left, right):
+      table.frame = table.frame.with_columns(pl.col(column).cast(pl.String))
+
+
+class _Table:
+  """A table while it is checked. `raw` is what came, `frame` what `Checked` will hold, with a `reason` per bad row."""
+
+  def __init__(self, raw: pl.DataFrame, name: str, kind: str):
+    self.raw = raw
+    self.name = name
+    self.kind = kind
+    self.frame = pl.DataFrame({ROW: pl.int_range(len(raw), dtype=pl.Int64, eager=True)}).with_columns(
+      reason=pl.lit(None, pl.String)
+    )
+
+  def column(self, name: str, role: str) -> pl.Series:
+    if name not in self.raw.columns:
+      have = ", ".join(self.raw.columns)
+      raise UserError(f"{self.name}: no column {name!r} ({role}).{nearest(name, self.raw.columns)} Columns: {have}")
+    return self.raw[name]
+
+  def wrong_type(self, column: pl.Series, expected: str) -> UserError:
+    return UserError(f"{self.name}: column {column.name!r} holds {column.dtype}, expected {expected}")
+
+  def add(self, name: str, column: pl.Series) -> None:
+    self.frame = self.frame.with_columns(column.alias(name))
+
+  def identifier(self, name: str) -> None:
+    column = self.column(name, f"every row of the {self.kind} has one")
+    values = _plain(column)
+    if values is None or column.dtype == pl.Boolean:
+      raise self.wrong_type(column, "integers or strings")
+    self.add(name, values)
+
+  def text(self, name: str) -> None:
+    column = self.column(name, f"every row of the {self.kind} has one")
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
+      raise self.wrong_type(column, f"strings: {' or '.join(map(repr, DOMAINS))}")
+    self.add(name, column.cast(pl.String))
+
+  def time(self, name: str) -> None:
+    column = self.column(name, f"every row of the {self.kind} has one")
+    if not column.dtype.is_numeric():
+      raise self.wrong_type(column, "numbers: seconds since 1970")
+    if column.dtype.is_float() or column.dtype.is_decimal():
+      column = column.cast(pl.Float64).floor()
+      column = pl.select(pl.when(column.is_finite() & (column.abs() < _LATEST)).then(column)).to_series()
+    self.add(name, column.cast(pl.Int64, strict=False))
+
+  def number(self, name: str, alias: str, role: str) -> None:
+    column = self.column(name, role)
+    if not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
+      raise self.wrong_type(column, f"numbers ({role})")
+    self.add(alias, column.cast(pl.Float64))
+
+  def weight(self) -> None:
+    if "weight" in self.raw.columns:
+      self.number("weight", "weight", "the weight of a candidate in the loss")
+      self.add("weight", self.frame["weight"].fill_null(float("nan")))
+    else:
+      self.frame = self.frame.with_columns(weight=pl.lit(1.0))
+
+  def field(self, feature: Feature, role: str) -> None:
+    """Adds a field as strings, or as lists of strings if it has several values."""
+    column = self.column(feature.name, role)
+    nested = isinstance(column.dtype, pl.List | pl.Array)
+    if nested and feature.max_values == 1:
+      raise UserError(
+        f"{self.name}: column {feature.name!r} holds lists ({column.dtype}): set max_values of that field in the schema"
+      )
+    if nested:
+      lists = column.cast(pl.List(column.dtype.inner))  # type: ignore[attr-defined]
+      inner = _plain(lists.explode())
+      values = None if inner is None else lists.cast(pl.List(inner.dtype)).cast(pl.List(pl.String))
+    else:
+      values = _plain(column)
+      values = None if values is None else values.cast(pl.String)
+      if values is not None and feature.max_values > 1:
+        values = values.reshape((-1, 1)).cast(pl.List(pl.String))
+    if values is None:
+      raise self.wrong_type(column, "integers or strings, or lists of them")
+    self.add(field_column(feature), values)
+
+  def reject(self, bad: pl.Expr, reason: str) -> None:
+    """Marks rows; the first reason of a row stays. A null condition is no reason."""
+    fresh = pl.col("reason").is_null() & bad.fill_null(False)
+    self.frame = self.frame.with_columns(reason=pl.when(fresh).then(pl.lit(reason)).otherwise(pl.col("reason")))
+
+  def good(self) -> pl.DataFrame:
+    return self.frame.filter(pl.col("reason").is_null()).drop("reason")
+
+  def rejected(self) -> pl.DataFrame:
+    bad = self.frame.filter(pl.col("reason").is_not_null())
+    keys = [name for name in RESERVED if name in self.raw.columns]
+    raw = self.raw.select(keys)[bad[ROW]].select(pl.col(name).cast(pl.String, strict=False) for name in keys)
+    return bad.select(pl.lit(self.kind).alias("table"), ROW, "reason").hstack(raw)
+
+
+def _plain(column: pl.Series) -> pl.Series | None:
+  """The values as int64 (whole floats too: pandas makes them of integers with nulls) or strings; None if neither."""
+  dtype = column.dtype
+  if dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128):
+    return column.cast(pl.Int64)
+  if dtype.is_float():
+    column = column.fill_nan(None)
+    whole = column.drop_nulls()
+    return column.cast(pl.Int64) if ((whole == whole.floor()) & (whole.abs() < 2**53)).all() else None
+  if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
+    return column.cast(pl.String)
+  return None

@@ -1,0 +1,49 @@
+"""Interactions to records.
+
+python -m pipelines.build_records --config C --output DIR [--interactions F --items F [--users F]]
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from lcn_tf import config, entry
+from lcn_tf.data import tables
+from lcn_tf.errors import UserError
+
+_CONFIG = flags.DEFINE_string("config", None, "Experiment (YAML).", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Record set to make.", required=True)
+_INTERACTIONS = flags.DEFINE_string("interactions", None, "Interactions: a Parquet file, or a folder of them.")
+_ITEMS = flags.DEFINE_string("items", None, "Items: a Parquet file, or a folder of them.")
+_USERS = flags.DEFINE_string("users", None, "Users: a Parquet file, or a folder of them.")
+_STRICT = flags.DEFINE_bool("strict", False, "Rows that have to be rejected are an error.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the record set at --output.")
+_SET = flags.DEFINE_multi_string("set", [], "key.path=value: overrides the config.")
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a preempted build cleans up
+  experiment = config.load(_CONFIG.value, _SET.value)
+  made = _tables(experiment.records)
+  from lcn_tf.data import builder  # imports TensorFlow, which takes seconds: wrong flags and files are told before
+
+  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value)
+
+
+def _tables(records: config.Records) -> tables.Tables:
+  if _INTERACTIONS.value and _ITEMS.value:
+    return tables.read(_INTERACTIONS.value, _ITEMS.value, _USERS.value)
+  if _INTERACTIONS.value or _ITEMS.value or _USERS.value:
+    raise UserError("--interactions and --items belong together (and --users to them)")
+  if records.interactions == "files":
+    raise UserError("records.interactions is 'files', so --interactions and --items (and --users) must say which")
+  from lcn_tf.data import public
+
+  return public.prepare(records)
+
+
+if __name__ == "__main__":
+  entry.run(main)

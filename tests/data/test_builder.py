@@ -1,0 +1,289 @@
+import hashlib
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lcn_tf.data import builder, shards, tables
+from lcn_tf.data.record_set import SPLITS, RecordSet
+from lcn_tf.errors import UserError
+from tests.data import logs
+
+
+def build(folder, log, schema=None, items=None, users=None, strict=False, overwrite=False, name="out", **records):
+  items = logs.items(12) if items is None else items
+  table = tables.Tables(log, items, users, notes={"origin": "test"})
+  return builder.build(logs.experiment(schema, **records), table, folder / name, strict, overwrite)
+
+
+@pytest.fixture
+def log():
+  return logs.random_log(np.random.default_rng(0), 300)
+
+
+SAMPLED = {"labels": {"kind": "sampled", "negatives": 3}}
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_the_same_seed_gives_the_same_bytes(tmp_path, log, compression):
+  for name in ("one", "two"):
+    build(tmp_path, log, name=name, compression=compression, **SAMPLED)
+  one, two = logs.file_bytes(tmp_path / "one"), logs.file_bytes(tmp_path / "two")
+  assert one.keys() == two.keys()
+  assert [name for name in one if one[name] != two[name]] == []
+  assert sum(name.startswith("train/") for name in one) > 2
+
+
+def test_another_seed_draws_other_negatives_in_another_order(tmp_path, log):
+  one = build(tmp_path, log, name="one", shards=1, **SAMPLED)
+  two = build(tmp_path, log, name="two", shards=1, seed=1, **SAMPLED)
+  users = [[r.user for r in logs.requests(records, "train")] for records in (one, two)]
+  assert users[0] != users[1]
+  negatives = [
+    sorted((r.user, int(i)) for r in logs.requests(records, "train") for i in r.items[r.labels == 0])
+    for records in (one, two)
+  ]
+  assert negatives[0] != negatives[1]
+
+
+def test_several_processes_write_the_same_bytes_as_one(tmp_path, log, monkeypatch):
+  build(tmp_path, log, name="one", shards=2, **SAMPLED)
+  monkeypatch.setattr(shards, "PARALLEL_FROM", 1)
+  build(tmp_path, log, name="two", shards=2, **SAMPLED)
+  assert logs.file_bytes(tmp_path / "one") == logs.file_bytes(tmp_path / "two")
+
+
+def test_the_order_of_the_input_rows_does_not_matter_where_no_two_share_a_second(tmp_path):
+  rng = np.random.default_rng(1)
+  log = logs.random_log(rng, 200).with_columns(timestamp=pl.Series(rng.permutation(200)))
+  build(tmp_path, log, name="one")
+  build(tmp_path, log.sample(fraction=1, shuffle=True, seed=3), name="two")
+  assert logs.file_bytes(tmp_path / "one") == logs.file_bytes(tmp_path / "two")
+
+
+def test_records_of_a_user_are_spread_over_shards_in_random_order(tmp_path, log):
+  records = build(tmp_path, log, {"candidates": 1}, shards=4)
+  part = records.part("train")
+  assert len(part.shards) == 4
+  assert {s.records for s in part.shards} <= {part.records // 4, part.records // 4 + 1}
+  users = [request.user for request in logs.requests(records, "train")]
+  assert users != sorted(users)
+  assert len(set(users[: len(users) // 4])) >= len(set(users)) - 1
+
+
+def test_negatives_are_never_met_by_the_user_and_were_seen_in_the_domain_before(tmp_path):
+  log = logs.random_log(np.random.default_rng(2), 250, users=12, count=40)
+  records = build(tmp_path, log, items=logs.items(40), **SAMPLED)
+  users = dict(pl.read_parquet(records.path / "users.parquet").select("user", "user_id").iter_rows())
+  checked = 0
+  for domain in ("target", "source"):
+    ids = dict(pl.read_parquet(records.path / "items" / f"{domain}.parquet").select("row", "item_id").iter_rows())
+    own = log.filter(pl.col("domain") == domain)
+    for request in logs.requests(records, "train", domain):
+      met = set(own.filter(pl.col("user_id") == users[request.user])["item_id"])
+      for item, time in zip(request.items[request.labels == 0], request.times[request.labels == 0], strict=True):
+        assert ids[int(item)] not in met
+        assert ids[int(item)] in set(own.filter(pl.col("timestamp") < int(time))["item_id"])
+        checked += 1
+  assert checked > 200
+
+
+def test_vocabularies_and_the_order_of_the_catalogue_count_training_interactions_only(tmp_path):
+  train = [(0, 1, "target", 1, 1.0), (0, 1, "target", 2, 1.0), (1, 2, "target", 3, 1.0), (1, 0, "source", 4, 1.0)]
+  later = [(2, 3, "target", 10, 1.0)] * 3 + [(2, 3, "target", 20, 1.0), (2, 5, "source", 21, 1.0)]
+  schema = {
+    "user_fields": ["user_id"],
+    "target": {"item_fields": ["category"], "cross_fields": ["event"]},
+    "vocabularies": {"target_item": {"min_count": 2, "oov": 2}},
+  }
+  records = build(tmp_path, logs.interactions(train + later), schema, logs.items(6), split={"boundaries": [10, 20]})
+
+  def values(name):
+    return pl.read_parquet(records.path / "vocabularies" / f"{name}.parquet").rows()
+
+  assert values("target_item") == [(3, "1", 2)]
+  assert values("source_item") == [(2, "0", 1)]
+  assert values("category") == [(2, "c1", 2), (3, "c2", 1)]
+  assert values("user_id") == [(2, "0", 2), (3, "1", 2)]
+  assert values("event") == [(2, "0", 1), (3, "1", 1), (4, "2", 1)]  # the target domain's own
+  items = pl.read_parquet(records.path / "items" / "target.parquet")
+  assert items.rows() == [(2, 1), (3, 2), (4, 0), (5, 3), (6, 4), (7, 5)]
+  catalogue = records.catalogue("target")
+  assert catalogue.dtype == np.int32
+  assert catalogue[:4, 1].tolist() == [0, 1, 2, 3]  # padding, unknown, c1, c2: a rare item keeps its fields
+  assert catalogue[2, 0] == 3
+  assert set(catalogue[3:, 0]) <= {1, 2}
+  sizes = {name: v.size for name, v in records.record_schema.vocabularies.items()}
+  assert sizes == {"target_item": 4, "source_item": 3, "category": 4, "user_id": 4, "event": 5}
+  assert records.record_schema.target.items == 8
+
+
+def test_the_unknown_item_is_out_of_vocabulary_in_single_valued_fields_and_empty_in_lists(tmp_path, log):
+  items = logs.items(12).with_columns(tags=pl.Series([["x", "y", "z"]] * 24))
+  fields = ["category", {"name": "tags", "max_values": 2}]
+  records = build(tmp_path, log, {"target": {"item_fields": fields}}, items)
+  assert records.catalogue("target")[:2].tolist() == [[0, 0, 0, 0], [1, 1, 0, 0]]
+  assert (records.catalogue("target")[2:, 2:] == [2, 3]).all()
+
+
+def test_fields_that_name_one_vocabulary_share_it_across_domains(tmp_path, log):
+  fields = {"item_fields": [{"name": "category", "vocabulary": "topic"}]}
+  records = build(tmp_path, log, {"target": fields, "source": fields})
+  training = log.filter(pl.col("timestamp") < records.notes["train_end"])
+  table = pl.read_parquet(records.path / "vocabularies" / "topic.parquet")
+  assert table["count"].sum() == len(training)
+
+
+def test_user_fields_count_users_who_trained_and_a_missing_profile_is_out_of_vocabulary(tmp_path):
+  rows = [(u, i, "target", 1 + i, 1.0) for u in (1, 2, 3) for i in range(2)]
+  rows += [(4, 0, "target", 10, 1.0), (4, 0, "target", 20, 1.0)]
+  users = pl.DataFrame({"user_id": [1, 2, 4, 5], "age": ["young", "old", "old", "none"]})
+  schema = {"user_fields": ["age"], "vocabularies": {"age": {"oov": 3}}}
+  log = logs.interactions(rows)
+  records = build(tmp_path, log, schema, users=users, split={"boundaries": [10, 20]}, source_records=False)
+  table = pl.read_parquet(records.path / "vocabularies" / "age.parquet")
+  assert table.rows() == [(4, "old", 1), (5, "young", 1)]
+  assert pl.read_parquet(records.path / "users.parquet").rows() == [(1, 1), (2, 2), (3, 3), (4, 4)]
+  fields = {r.user: r.user_fields.tolist() for split in SPLITS for r in logs.requests(records, split)}
+  assert fields == {1: [5], 2: [4], 3: [1], 4: [4]}
+  assert records.notes["users_without_profile"] == 1
+  assert records.notes["origin"] == "test"
+
+
+def test_weights_and_thresholds_reach_the_candidates(tmp_path, log):
+  log = log.with_columns(rating=pl.Series(np.arange(300) % 5), weight=pl.Series(np.arange(300) % 5 + 0.5))
+  records = build(tmp_path, log, labels={"kind": "threshold", "column": "rating", "at_least": 3})
+  for request in logs.requests(records, "train"):
+    assert (request.labels == (request.weights >= 3.5)).all()
+  assert 0 < records.part("train").positives < records.part("train").candidates
+
+
+def test_impressions_without_a_click_are_candidates_but_no_behaviours(tmp_path):
+  rows = [(0, 0, "target", 1, 0.0), (0, 1, "target", 2, 1.0), (0, 2, "target", 3, None), (0, 3, "target", 4, 0.0)]
+  rows += [(0, 4, "target", 10, 1.0), (0, 4, "target", 20, 1.0)]
+  split = {"boundaries": [10, 20]}
+  records = build(tmp_path, logs.interactions(rows), split=split, source_records=False)
+  (request,) = logs.requests(records, "train")
+  assert request.times.tolist() == [1, 2, 4]
+  assert request.labels.tolist() == [0, 1, 0]
+  assert request.target.times.tolist() == [3, 2]
+  (validation,) = logs.requests(records, "validation")
+  assert validation.target.times.tolist() == [3, 2]
+  assert validation.source.items.shape == (0,)
+
+
+def test_splits_follow_the_quantiles_of_all_times(tmp_path, log):
+  records = build(tmp_path, log, split={"train": 0.5, "validation": 0.3})
+  ordered = sorted(log["timestamp"])
+  assert (records.notes["train_end"], records.notes["validation_end"]) == (ordered[150], ordered[240])
+  parts = [records.part(split) for split in SPLITS]
+  for part, (first, last) in zip(
+    parts, [(0, ordered[150]), (ordered[150], ordered[240]), (ordered[240], 1000)], strict=True
+  ):
+    assert first <= part.first_time <= part.last_time < last
+  assert sum(part.candidates for part in parts) == (log["domain"] == "target").sum()
+
+
+def test_source_candidates_are_written_for_training_only_and_only_if_wanted(tmp_path, log):
+  assert {s: set(p) for s, p in build(tmp_path, log, name="a").splits.items()} == {
+    "train": {"target", "source"},
+    "validation": {"target"},
+    "test": {"target"},
+  }
+  assert set(build(tmp_path, log, name="b", source_records=False).splits["train"]) == {"target"}
+
+
+def test_the_fingerprint_follows_vocabularies_and_catalogues_but_not_the_records_order(tmp_path, log):
+  first = build(tmp_path, log, name="a").fingerprint
+  assert len(first) == 16
+  assert build(tmp_path, log, name="b", shards=2).fingerprint == first
+  assert build(tmp_path, log.with_columns(item_id=11 - pl.col("item_id")), name="c").fingerprint != first
+
+
+def test_dataset_json_tells_every_shards_checksum(tmp_path, log):
+  records = RecordSet.open(build(tmp_path, log).path)
+  checked = 0
+  for parts in records.splits.values():
+    for part in parts.values():
+      assert part.records == sum(shard.records for shard in part.shards)
+      assert part.candidates == sum(shard.candidates for shard in part.shards)
+      for shard in part.shards:
+        assert hashlib.sha256((records.path / shard.file).read_bytes()).hexdigest() == shard.sha256
+        checked += 1
+  assert checked > 8
+
+
+def test_rejected_rows_are_written_counted_and_under_strict_an_error(tmp_path, log):
+  bad = logs.interactions([(0, 99, "target", 5, 1.0), (0, 0, "moon", 5, 1.0)])
+  records = build(tmp_path, pl.concat([log, bad]))
+  reasons = {
+    "interactions: domain is not one of target, source": 1,
+    "interactions: item is not in the items file": 1,
+  }
+  assert records.rejected == reasons
+  rejected = pl.read_parquet(records.path / "rejected.parquet").sort("row")
+  assert rejected["row"].to_list() == [300, 301]
+  assert rejected["domain"].to_list() == ["target", "moon"]
+  with pytest.raises(
+    UserError, match=r"2 rows are rejected, and --strict allows none\. .* not one of .*: 1; .* not in the items file: 1"
+  ):
+    build(tmp_path, pl.concat([log, bad]), strict=True, name="strict")
+  assert not list(tmp_path.glob("strict*"))
+
+
+@pytest.mark.parametrize(
+  ("boundaries", "split"), [([-5, 500], "train"), ([500, 501], "validation"), ([1000, 2000], "validation")]
+)
+def test_an_empty_split_is_an_error_with_boundaries_and_times(tmp_path, boundaries, split):
+  log = logs.random_log(np.random.default_rng(0), 300).filter(pl.col("timestamp") != 500)
+  message = f"the {split} split has no target-domain candidates. Validation starts at {boundaries[0]}, .* run from "
+  with pytest.raises(UserError, match=message):
+    build(tmp_path, log, split={"boundaries": boundaries})
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_source_records_without_source_labels_are_an_error(tmp_path, log):
+  log = log.with_columns(label=pl.when(pl.col("domain") == "target").then("label"))
+  with pytest.raises(UserError, match=r"records.source_records: there are no source-domain candidates"):
+    build(tmp_path, log)
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path, log, monkeypatch):
+  def fail(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(shards, "encode", fail)
+  with pytest.raises(KeyboardInterrupt):
+    build(tmp_path, log)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_replaced_only_with_overwrite_and_only_if_it_is_a_record_set(tmp_path, log):
+  first = build(tmp_path, log)
+  with pytest.raises(UserError, match=r"out: exists\. Choose another --output, or replace it with --overwrite"):
+    build(tmp_path, log)
+  assert build(tmp_path, log, overwrite=True, seed=5).fingerprint == first.fingerprint
+  assert [p.name for p in tmp_path.iterdir()] == ["out"]
+  (tmp_path / "mine").mkdir()
+  build(tmp_path, log, name="mine")
+  (tmp_path / "mine" / "dataset.json").unlink()
+  with pytest.raises(UserError, match="is not a record set"):
+    build(tmp_path, log, name="mine", overwrite=True)
+  assert (tmp_path / "mine" / "train").is_dir()
+
+
+def test_a_failed_overwrite_keeps_the_old_record_set(tmp_path, log, monkeypatch):
+  build(tmp_path, log)
+  before = logs.file_bytes(tmp_path / "out")
+  with pytest.raises(UserError, match="the validation split has no target-domain candidates"):
+    build(tmp_path, log, overwrite=True, split={"boundaries": [5000, 6000]})
+  assert logs.file_bytes(tmp_path / "out") == before
+  assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_string_ids_are_kept_as_they_are(tmp_path, log):
+  named = log.with_columns(user_id=pl.format("user {}", "user_id"), item_id=pl.format("item {}", "item_id"))
+  items = logs.items(12).with_columns(item_id=pl.format("item {}", "item_id"))
+  records = build(tmp_path, named, items=items)
+  assert pl.read_parquet(records.path / "users.parquet")["user_id"].to_list() == [f"user {i}" for i in range(8)]
+  assert set(pl.read_parquet(records.path / "items" / "target.parquet")["item_id"]) == set(items["item_id"])

@@ -1,0 +1,47 @@
+"""Every experiment in configs/ is a valid one."""
+
+import pathlib
+
+import pytest
+import yaml
+
+from lcn_tf import config
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.glob("**/*.yaml"))
+
+
+def name_of(file: pathlib.Path) -> str:
+  return file.relative_to(CONFIGS).as_posix()
+
+
+def test_there_are_configs_of_every_data_set():
+  assert {name_of(file).split("/")[0] for file in FILES} >= {
+    "complete_journey",
+    "movielens",
+    "movielens_rating",
+    "synthetic",
+  }
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_config_is_valid_and_survives_a_round_trip(file):
+  experiment = config.load(str(file))
+  assert config.from_tree(yaml.safe_load(config.dump(experiment)), "dumped") == experiment
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_header_says_how_to_run_it(file):
+  header = file.read_text().split("\nname:")[0]
+  assert all(line.startswith("#") for line in header.strip().splitlines())
+  for command in ("pipelines.build_records", "pipelines.train"):
+    assert f"python -m {command} --config configs/{name_of(file)} " in header
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in FILES}), ids=name_of)
+def test_configs_of_one_folder_share_their_records(folder):
+  """So that one record set serves a comparison."""
+  experiments = [config.load(str(file)) for file in sorted(folder.glob("*.yaml"))]
+  for experiment in experiments:
+    assert experiment.record_schema == experiments[0].record_schema
+    assert experiment.records == experiments[0].records

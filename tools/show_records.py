@@ -1,0 +1,126 @@
+"""Prints records as a person reads them, or checks all of a record set.
+
+python -m tools.show_records --records runs/quickstart/records --split train --domain target --count 3
+python -m tools.show_records --records runs/quickstart/records --verify
+"""
+
+import contextlib
+import datetime
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import polars as pl
+from absl import flags
+
+from lcn_tf import entry
+from lcn_tf.data import diagnosis, records
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: Sequence[str]) -> None:
+  """Shows or verifies the records that the flags name."""
+  del argv
+  record_set = RecordSet.open(FLAGS.records)
+  if FLAGS.verify:
+    problems = diagnosis.verify(record_set)
+    if problems:
+      raise UserError("\n".join([f"{len(problems)} problems in {record_set.path}", *problems]))
+    total = sum(part.records for domains in record_set.splits.values() for part in domains.values())
+    print(f"{record_set.path}: {total} records, every one valid; every checksum agrees.")
+    return
+  shown = show(record_set, FLAGS.split, FLAGS.domain, FLAGS.behaviours)
+  for text in itertools.islice(shown, FLAGS.skip, FLAGS.skip + FLAGS.count):
+    print(text, end="\n\n")
+
+
+def show(record_set: RecordSet, split: str, domain: DomainName, behaviours: int = 5) -> Iterator[str]:
+  """The records of a split in the order of the files, each as some lines of text.
+
+  Args:
+    record_set: It.
+    split, domain: Of it.
+    behaviours: How many of each history, the newest ones.
+
+  Raises:
+    UserError: There is no such split or domain.
+  """
+  part = record_set.part(split, domain)
+  names = {d: _item_names(record_set, d) for d in DOMAINS}
+  for shard in part.shards:
+    for found in diagnosis.scan(record_set, shard, domain):
+      text = f"{shard.file}: record {found.number} (offset {found.offset}):"
+      if found.reason:
+        text += f" BROKEN: {found.reason}"
+      if found.serialized is not None:
+        with contextlib.suppress(ValueError):
+          request = records.decode(found.serialized, record_set.record_schema)
+          text += "\n" + _text(request, record_set.record_schema, names, domain, behaviours)
+      yield text
+
+
+def _text(
+  request: records.Request, schema: Schema, names: dict[DomainName, dict[int, str]], domain: DomainName, behaviours: int
+) -> str:
+  lines = [f"user {request.user}  {_values(schema.user_fields, request.user_fields)}".rstrip()]
+  for i in range(len(request.items)):
+    seen = "  ".join(f"{d} from {request.history(d).first_visible[i]}" for d in DOMAINS)
+    lines.append(
+      f"  candidate {i}: {_name(names[domain], request.items[i])}  {_when(request.times[i])}"
+      f"  label {request.labels[i]:g}  weight {request.weights[i]:g}  sees {seen}"
+      f"  {_values(schema.context_fields, request.context[i])}".rstrip()
+    )
+  for d in DOMAINS:
+    history = request.history(d)
+    lines.append(f"  {d} history: {len(history.items)} behaviours, newest first")
+    for i in range(min(behaviours, len(history.items))):
+      cross = _values(schema.domain(d).cross_fields, history.cross[i])
+      lines.append(f"    {i}: {_name(names[d], history.items[i])}  {_when(history.times[i])}  {cross}".rstrip())
+    if len(history.items) > behaviours:
+      lines.append("    ...")
+  return "\n".join(lines)
+
+
+def _values(fields: tuple[Feature, ...], indices: np.ndarray) -> str:
+  """The vocabulary indices of each field; a list's padding is left out."""
+  shown, start = [], 0
+  for feature in fields:
+    own = indices[start : start + feature.max_values]
+    start += feature.max_values
+    shown.append(f"{feature.name}={own[0] if feature.max_values == 1 else [int(i) for i in own if i]}")
+  return " ".join(shown)
+
+
+def _when(seconds: int) -> str:
+  try:
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+  except (ValueError, OverflowError, OSError):
+    return str(seconds)
+
+
+def _name(names: dict[int, str], row: int) -> str:
+  return names.get(int(row), "unknown item" if row == UNKNOWN_ITEM else f"row {row}")
+
+
+def _item_names(record_set: RecordSet, domain: DomainName) -> dict[int, str]:
+  """The raw id of each catalogue row, as far as the record set says it."""
+  file = record_set.path / "items" / f"{domain}.parquet"
+  if not file.is_file():
+    return {}
+  table = pl.read_parquet(file, columns=["row", "item_id"])
+  return {row: f"{item!r} (row {row})" for row, item in table.iter_rows()}
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("records", None, "Folder of the record set.", required=True)
+  flags.DEFINE_string("split", "train", "train, validation or test.")
+  flags.DEFINE_enum("domain", "target", DOMAINS, "Of the candidates.")
+  flags.DEFINE_integer("count", 3, "Records to show.", lower_bound=1)
+  flags.DEFINE_integer("skip", 0, "Records to pass over first.", lower_bound=0)
+  flags.DEFINE_integer("behaviours", 5, "Behaviours of each history to show.", lower_bound=0)
+  flags.DEFINE_bool("verify", False, "Check every shard and record instead.")
+  entry.run(main)
