@@ -1,0 +1,25 @@
+"""Metrics of scored candidates: exact, tie-aware, weighted, with user-level confidence. NumPy only, no TensorFlow.
+
+One class only, or nothing at all, gives NaN, never 0.5. NaN scores raise.
+"""
+
+from lcn_tf.metrics.bootstrap import confidence, paired
+from lcn_tf.metrics.probability import CalibrationCurve, calibration, calibration_curve, logloss
+from lcn_tf.metrics.ranking import auc, gauc, user_auc
+from lcn_tf.metrics.scored import Accumulator, Scored
+from lcn_tf.metrics.summary import summary
+
+__all__ = [
+  "Accumulator",
+  "CalibrationCurve",
+  "Scored",
+  "auc",
+  "calibration",
+  "calibration_curve",
+  "confidence",
+  "gauc",
+  "logloss",
+  "paired",
+  "summary",
+  "user_auc",
+]

@@ -1,0 +1,202 @@
+"""Baselines that read no history with a network: what a model has to beat before its numbers mean anything.
+
+    item_popularity       positives of the candidate's item in the training records
+    item_mean             its mean label there, smoothed towards that of all: (positives + 10 m) / (count + 10)
+    user_mean_item_mean   a logistic regression on the user's mean and the item's mean
+
+The user's mean: where behaviours of the target domain carry a cross field named `rating`, the mean of the ratings that
+the candidate may see (smoothed with one rating of the average); elsewhere the user's mean label in the training
+records (smoothed like the item's).
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import sklearn.linear_model
+import sklearn.pipeline
+import sklearn.preprocessing
+from absl import logging
+
+from lcn_tf import metrics
+from lcn_tf.data import dataset, diagnosis
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.evaluation import output as files
+from lcn_tf.evaluation import predictions
+
+NAMES = ("item_popularity", "item_mean", "user_mean_item_mean")
+SMOOTHING = 10.0  # candidates with the mean label
+RATING = "rating"
+RATING_SMOOTHING = 1.0  # ratings of the average
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+  """Sums over the training candidates.
+
+  Attributes:
+    item_count, item_positives: Per row of the target catalogue.
+    user_count, user_positives: Per user index.
+  """
+
+  item_count: np.ndarray
+  item_positives: np.ndarray
+  user_count: np.ndarray
+  user_positives: np.ndarray
+
+  @property
+  def mean(self) -> float:
+    """The mean label."""
+    return float(self.item_positives.sum() / max(self.item_count.sum(), 1e-12))
+
+
+def statistics(record_set: RecordSet, *, requests: int = 256) -> Statistics:
+  """Counts of the training records' candidates and positives, by their weights."""
+  items = record_set.record_schema.target.items
+  sums = {"item": np.zeros((2, items)), "user": np.zeros((2, 0))}
+  with diagnosis.guard(record_set, "train"):
+    for batch in dataset.evaluation_batches(record_set, "train", requests=requests):
+      chunk = predictions.columns({name: tensor.numpy() for name, tensor in batch.items()}, record_set)
+      for name in sums:
+        total = max(sums[name].shape[1], int(chunk[name].max()) + 1)
+        found = [
+          np.bincount(chunk[name], weight, total) for weight in (chunk["weight"], chunk["weight"] * chunk["label"])
+        ]
+        sums[name] = np.pad(sums[name], ((0, 0), (0, total - sums[name].shape[1]))) + found
+  return Statistics(*sums["item"], *sums["user"])
+
+
+def features(record_set: RecordSet, split: str, known: Statistics, *, requests: int = 256) -> dict[str, np.ndarray]:
+  """The candidates of a split: the columns of the predictions (but `probability`), and what the baselines read.
+
+  Returns:
+    `item_popularity`, `item_mean` and `user_mean` besides, `[candidates]` each.
+  """
+  ratings = _rating_values(record_set)
+  chunks = []
+  with diagnosis.guard(record_set, split):
+    for batch in dataset.evaluation_batches(record_set, split, requests=requests):
+      arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+      chunk = predictions.columns(arrays, record_set)
+      chunk["item_popularity"] = known.item_positives[chunk["item"]]
+      chunk["item_mean"] = _smoothed(known.item_positives, known.item_count, chunk["item"], known.mean)
+      if ratings is None:
+        chunk["user_mean"] = _smoothed(known.user_positives, known.user_count, chunk["user"], known.mean)
+      else:
+        chunk["user_mean"] = _visible_mean(arrays, record_set, *ratings)[arrays["candidate_mask"]]
+      chunks.append(chunk)
+  return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def run(
+  record_set: RecordSet,
+  output: str | pathlib.Path,
+  *,
+  split: str = "test",
+  bootstrap: int = 200,
+  seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+  """Scores a split with every baseline; leaves `baselines.json` and `<name>.parquet` (predictions) in `output`.
+
+  The regression is fitted on the validation split, whose labels the item means do not hold; on the training split where
+  there is no validation split. It is left out if those labels are all alike.
+
+  Returns:
+    By baseline, what `metrics.json` holds for a model. Popularity is no probability: it has no logloss and calibration.
+
+  Raises:
+    UserError: There is no such split, or a record is broken.
+  """
+  record_set.part(split)
+  output = pathlib.Path(output)
+  known = statistics(record_set)
+  table = features(record_set, split, known)
+  scores = {name: table[name] for name in ("item_popularity", "item_mean")}
+  fitted_on = "validation" if "target" in record_set.splits.get("validation", {}) else "train"
+  regression = _fit(features(record_set, fitted_on, known))
+  if regression is None:
+    logging.warning("the labels of the %s split are all alike: user_mean_item_mean is left out", fitted_on)
+  else:
+    scores["user_mean_item_mean"] = regression.predict_proba(_inputs(table))[:, 1]
+  found = {}
+  for name, score in scores.items():
+    chunk = {**table, "probability": score.astype(np.float32)}
+    predictions.write(output / f"{name}.parquet", [chunk])
+    scored = predictions.scored(predictions.read(output / f"{name}.parquet"))
+    found[name] = metrics.summary(scored, replicates=bootstrap, seed=seed) | {
+      "seed": None,
+      "split": split,
+      "fingerprint": record_set.fingerprint,
+      "model": {"name": name},
+      "records": {"name": record_set.name, "path": str(record_set.path)},
+    }
+    if name == "item_popularity":
+      found[name] |= {"logloss": float("nan"), "calibration": float("nan")}
+      found[name]["confidence"]["logloss"] = [float("nan")] * 2
+    logging.info("%s: AUC %.4f, GAUC %.4f", name, found[name]["auc"], found[name]["gauc"])
+  files.write_json(output / "baselines.json", found)
+  return found
+
+
+def _smoothed(positives: np.ndarray, count: np.ndarray, index: np.ndarray, mean: float) -> np.ndarray:
+  """Mean labels at `index`; an index beyond the arrays was never seen."""
+  seen = index < len(count)
+  at = np.where(seen, index, 0)
+  return np.where(seen, (positives[at] + SMOOTHING * mean) / (count[at] + SMOOTHING), mean)
+
+
+def _rating_values(record_set: RecordSet) -> tuple[int, np.ndarray] | None:
+  """The column of the target histories' cross fields that is the rating, and the number of each of its indices.
+
+  Indices that stand for no number (padding, out of vocabulary) are NaN. None without such a field.
+  """
+  names = [field.name for field in record_set.record_schema.target.cross_fields]
+  if RATING not in names:
+    return None
+  column = names.index(RATING)
+  vocabulary = record_set.record_schema.target.cross_fields[column].vocabulary
+  file = record_set.path / "vocabularies" / f"{vocabulary}.parquet"
+  if not file.is_file():
+    return None
+  table = pl.read_parquet(file).with_columns(pl.col("value").cast(pl.Float64, strict=False))
+  value = np.full(record_set.record_schema.vocabularies[vocabulary].size, np.nan)
+  value[table["index"].to_numpy()] = table["value"].fill_null(float("nan")).to_numpy()
+  return (column, value) if np.isfinite(value).any() else None
+
+
+def _visible_mean(batch: Mapping[str, np.ndarray], record_set: RecordSet, column: int, value: np.ndarray) -> np.ndarray:
+  """Smoothed mean of the ratings that each candidate may see, `[B, N]`."""
+  average = float(np.nanmean(value))
+  width = batch["target_items"].shape[1]
+  rated = value[batch["target_cross"][:, :, column]]
+  real = (np.arange(width) < batch["target_length"][:, np.newaxis]) & np.isfinite(rated)
+
+  def before(array: np.ndarray) -> np.ndarray:
+    return np.pad(np.cumsum(array, 1, dtype=np.float64), ((0, 0), (1, 0)))
+
+  total, count = before(np.where(real, rated, 0.0)), before(real)
+  first = np.minimum(batch["target_first_visible"], width)
+  end = np.minimum(first + record_set.record_schema.target.max_length, width)
+
+  def between(cumulative: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(cumulative, end, 1) - np.take_along_axis(cumulative, first, 1)
+
+  return (between(total) + RATING_SMOOTHING * average) / (between(count) + RATING_SMOOTHING)
+
+
+def _inputs(table: Mapping[str, np.ndarray]) -> np.ndarray:
+  return np.stack([table["user_mean"], table["item_mean"]], 1)
+
+
+def _fit(table: Mapping[str, np.ndarray]) -> Any:
+  if np.ptp(table["label"]) == 0:
+    return None
+  regression = sklearn.pipeline.make_pipeline(
+    sklearn.preprocessing.StandardScaler(), sklearn.linear_model.LogisticRegression(C=1e6, max_iter=1000)
+  )
+  return regression.fit(
+    _inputs(table), table["label"] == 1, logisticregression__sample_weight=table["weight"].astype(np.float64)
+  )

@@ -1,0 +1,101 @@
+"""Offline evaluation: a SavedModel over a split -> predictions, metrics, report."""
+
+import pathlib
+from typing import Any
+
+from absl import logging
+
+from lcn_tf import metrics
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.evaluation import output as files
+from lcn_tf.evaluation import predictions, report
+from lcn_tf.evaluation.slices import slices
+
+
+def evaluate(
+  model_dir: str | pathlib.Path,
+  record_set: RecordSet,
+  split: str,
+  output: str | pathlib.Path,
+  *,
+  history_csv: str | pathlib.Path | None = None,
+  config_yaml: str | pathlib.Path | None = None,
+  requests: int = 64,
+  bootstrap: int = 200,
+  seed: int = 0,
+) -> dict[str, Any]:
+  """Scores a split with an export and leaves `metrics.json`, `predictions.parquet` and `report/index.html` in `output`.
+
+  Args:
+    model_dir: A SavedModel's version folder, or the export folder with numbered versions, of which the newest counts.
+    record_set: The records.
+    split: Which of them.
+    output: A folder; made if missing. Each file is written aside and renamed.
+    history_csv: The training's log (columns `epoch`, `loss`, `val_auc`, ...), for the report. If None, the
+      `history.csv` of the run that `model_dir` lies in, if it has one.
+    config_yaml: The effective config, for the report. If None, that run's `experiment.yaml`, likewise.
+    requests: Rows per call of the model.
+    bootstrap: Replicates of the confidence intervals.
+    seed: Of the bootstrap.
+
+  Returns:
+    What `metrics.json` holds; NaN where a metric is undefined (null in the file).
+
+  Raises:
+    UserError: No such model or split, the fingerprints differ, or records or scores are broken.
+  """
+  from lcn_tf.evaluation import scoring  # TensorFlow takes seconds to load, and tools.paired needs none of it.
+
+  if requests < 1 or bootstrap < 0:
+    raise UserError(f"expected requests >= 1 and bootstrap >= 0, found {requests} and {bootstrap}")
+  record_set.part(split)
+  ranker = scoring.load(model_dir)
+  output = pathlib.Path(output)
+  table = output / "predictions.parquet"
+  predictions.write(table, scoring.score(ranker, record_set, split, requests=requests))
+  frame = predictions.read(table)
+  scored = predictions.scored(frame)
+  found: dict[str, Any] = metrics.summary(scored, replicates=bootstrap, seed=seed)
+  found["confidence"]["seed"] = seed
+  found |= {
+    "seed": ranker.info.get("seed"),
+    "split": split,
+    "fingerprint": record_set.fingerprint,
+    "model": {
+      "name": ranker.info.get("name", ""),
+      "version": ranker.path.resolve().name,
+      "path": str(ranker.path),
+    },
+    "records": {"name": record_set.name, "path": str(record_set.path)},
+  }
+  item_counts = predictions.item_counts(record_set, ranker.domain)
+  found["slices"] = slices(frame, item_counts, replicates=min(bootstrap, 100), seed=seed)
+  files.write_json(output / "metrics.json", found)
+  run = ranker.path.resolve().parent.parent
+  page = report.render(
+    found,
+    scored,
+    record_set,
+    history=report.read_history(_first(history_csv, run / "history.csv")),
+    config=_text(_first(config_yaml, run / "experiment.yaml")),
+  )
+  with files.replacing(output / "report" / "index.html") as aside:
+    aside.write_text(page)
+  logging.info(
+    "%s: AUC %.4f, GAUC %.4f, logloss %.4f on %d candidates of %d users -> %s",
+    split,
+    *(found[name] for name in ("auc", "gauc", "logloss", "candidates", "users")),
+    output / "metrics.json",
+  )
+  return found
+
+
+def _first(given: str | pathlib.Path | None, default: pathlib.Path) -> pathlib.Path | None:
+  if given is not None:
+    return pathlib.Path(given)
+  return default if default.is_file() else None
+
+
+def _text(file: pathlib.Path | None) -> str:
+  return file.read_text() if file is not None and file.is_file() else ""

@@ -1,0 +1,101 @@
+"""The predictions file: one row per candidate, in the order of the records."""
+
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.evaluation import output
+from lcn_tf.metrics import Scored
+from lcn_tf.schema import DOMAINS, DomainName, item_vocabulary
+
+_TYPES = {
+  "user": np.int64,
+  "item": np.int32,
+  "timestamp": np.int64,
+  "label": np.float32,
+  "weight": np.float32,
+  "probability": np.float32,
+  **{f"history_{d}": np.int32 for d in DOMAINS},
+}
+COLUMNS = tuple(_TYPES)
+
+
+def columns(batch: Mapping[str, np.ndarray], record_set: RecordSet) -> dict[str, np.ndarray]:
+  """The columns of a batch's real candidates, except `probability`.
+
+  `item` is a row of the target domain's catalogue, `history_<domain>` the behaviours that the candidate may see.
+  """
+  mask = batch["candidate_mask"]
+  seen = {}
+  for d in DOMAINS:
+    visible = batch[f"{d}_length"][:, np.newaxis] - batch[f"{d}_first_visible"]
+    seen[f"history_{d}"] = np.clip(visible, 0, record_set.record_schema.domain(d).max_length)[mask]
+  return {
+    "user": np.broadcast_to(batch["user"][:, np.newaxis], mask.shape)[mask],
+    "item": batch["candidate_items"][mask],
+    "timestamp": batch["candidate_times"][mask],
+    "label": batch["label"][mask],
+    "weight": batch["weight"][mask],
+    **seen,
+  }
+
+
+def write(path: str | pathlib.Path, chunks: Iterable[Mapping[str, np.ndarray]]) -> int:
+  """Writes Parquet with the columns `COLUMNS`; returns the number of rows. They are held in memory, 36 bytes each.
+
+  Written aside and renamed: an interruption leaves the earlier file as it was.
+  """
+  frames = [pl.DataFrame({name: chunk[name].astype(dtype) for name, dtype in _TYPES.items()}) for chunk in chunks]
+  frame = pl.concat(frames) if frames else pl.DataFrame({name: np.zeros(0, dtype) for name, dtype in _TYPES.items()})
+  with output.replacing(path) as aside:
+    frame.write_parquet(aside)
+  return len(frame)
+
+
+def read(path: str | pathlib.Path) -> pl.DataFrame:
+  """The predictions in `path`.
+
+  Raises:
+    UserError: No such file, not Parquet, or a column is missing.
+  """
+  if not pathlib.Path(path).is_file():
+    raise UserError(f"{path}: no such predictions file")
+  try:
+    frame = pl.read_parquet(path)
+  except (pl.exceptions.PolarsError, OSError) as error:
+    raise UserError(f"{path}: not a Parquet file: {' '.join(str(error).split())}") from None
+  missing = [name for name in COLUMNS if name not in frame.columns]
+  if missing:
+    raise UserError(f"{path}: no predictions: the columns {', '.join(missing)} are missing")
+  return frame
+
+
+def scored(frame: pl.DataFrame) -> Scored:
+  """What the metrics read. Weights are left out when all are 1."""
+  weights: Any = frame["weight"].to_numpy()
+  return Scored(
+    frame["probability"].to_numpy(),
+    frame["label"].to_numpy(),
+    frame["user"].to_numpy(),
+    None if (weights == 1).all() else weights,
+  )
+
+
+def item_counts(record_set: RecordSet, domain: DomainName = "target") -> np.ndarray | None:
+  """How often each catalogue row's item occurs in the training interactions `[items]`; None if the file is missing.
+
+  Padding, the unknown item and items that are out of vocabulary count 0.
+  """
+  file = record_set.path / "vocabularies" / f"{item_vocabulary(domain)}.parquet"
+  if not file.is_file():
+    return None
+  declared = record_set.record_schema.vocabularies[item_vocabulary(domain)]
+  vocabulary = pl.read_parquet(file).filter(pl.col("index") > declared.oov)
+  count = np.zeros(declared.size, np.int64)
+  count[vocabulary["index"].to_numpy()] = vocabulary["count"].to_numpy()
+  return count[record_set.catalogue(domain)[:, 0]]

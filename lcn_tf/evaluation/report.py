@@ -1,0 +1,289 @@
+"""The report: one HTML page that needs nothing but itself."""
+
+import csv
+import datetime
+import html
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.evaluation import figures
+from lcn_tf.evaluation.style import CSS
+from lcn_tf.metrics import Scored
+
+SLICES = {
+  "history_target": ("By target history", "behaviours of the target domain that the candidate sees"),
+  "history_source": ("By source history", "behaviours of the source domain that the candidate sees"),
+  "item_count": ("By item frequency", "interactions of the item in training"),
+}
+
+
+def read_history(file: str | pathlib.Path | None) -> dict[str, list[float]]:
+  """The training log: a column of numbers per name, NaN for what is no number; {} if there is no such file.
+
+  An epoch that occurs twice (a job that was started again) counts as its last row.
+  """
+  if file is None or not pathlib.Path(file).is_file():
+    return {}
+  with open(file, newline="") as lines:
+    rows = [row for row in csv.DictReader(lines) if not math.isnan(_number(row.get("epoch")))]
+  last = {_number(row["epoch"]): row for row in rows}
+  names = [name for name in (rows[0] if rows else ()) if name]
+  return {name: [_number(last[epoch].get(name)) for epoch in sorted(last)] for name in names}
+
+
+def render(
+  found: Mapping[str, Any],
+  scored: Scored,
+  record_set: RecordSet,
+  *,
+  history: Mapping[str, Sequence[float]],
+  config: str = "",
+) -> str:
+  """The page.
+
+  Args:
+    found: What `metrics.json` holds, `slices` included.
+    scored: The candidates, with probabilities.
+    record_set: Where they are from.
+    history: The training log by column, {} if there is none.
+    config: The effective config, empty if there is none.
+  """
+  model = found["model"]
+  title = f"{model['name'] or model['version']} on {record_set.name}"
+  parts = [
+    _header(title, found, record_set),
+    _cards(found),
+    _training(history),
+    _scores(found, scored),
+    *(_slice(name, buckets, found) for name, buckets in found.get("slices", {}).items()),
+    _data(record_set, str(found["split"])),
+    _details(found, config),
+  ]
+  return (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    '<meta name="color-scheme" content="light dark">\n'
+    f"<title>{html.escape(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n<main>\n"
+    + "\n".join(part for part in parts if part)
+    + "\n</main>\n</body>\n</html>\n"
+  )
+
+
+def _header(title: str, found: Mapping[str, Any], record_set: RecordSet) -> str:
+  model = found["model"]
+  facts = [f"{found['split']} split", f"version {model['version']}"]
+  facts += [] if found.get("seed") is None else [f"seed {found['seed']}"]
+  facts.append(f"schema and vocabularies {record_set.fingerprint}")
+  line = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
+  return f'<header>\n<h1>{html.escape(title)}</h1>\n<ul class="facts">{line}</ul>\n</header>'
+
+
+def _cards(found: Mapping[str, Any]) -> str:
+  confidence = found["confidence"]
+  level = f"{confidence['level']:.0%}"
+  cards = []
+  for name, label, hint in (
+    ("auc", "AUC", "over all pairs"),
+    ("gauc", "GAUC", "within each user"),
+    ("logloss", "Logloss", "lower is better"),
+  ):
+    low, high = confidence[name]
+    interval = "" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
+    cards.append((label, _value(found[name]), interval, hint))
+  cards.append(("Calibration", _value(found["calibration"], 3), "", "predicted / observed"))
+  rate = found["positives"] / found["candidates"] if found["candidates"] else math.nan
+  cards.append(("Candidates", f"{found['candidates']:,}", f"{found['positives']:,} positive", f"{rate:.2%} of them"))
+  users = f"{found['users']:,}"
+  cards.append(("Users", users, f"{found['gauc_users']:,} with both classes", "these count in GAUC"))
+  body = "\n".join(
+    f'<div class="card"><h2>{label}</h2><p class="value">{value}</p><p class="interval">{interval or "&nbsp;"}</p>'
+    f"<p>{html.escape(hint)}</p></div>"
+    for label, value, interval, hint in cards
+  )
+  note = (
+    f"Ranges are {level} intervals over {confidence['replicates']} bootstrap samples of the users."
+    if confidence["replicates"]
+    else ""
+  )
+  return f'<section class="cards">\n{body}\n</section>\n<p class="note">{note}</p>'
+
+
+def _training(history: Mapping[str, Sequence[float]]) -> str:
+  if not history.get("epoch"):
+    return ""
+
+  def there(*names: str) -> list[str]:
+    return [name for name in names if np.isfinite(history.get(name, ())).any()]
+
+  pictures = []
+  for names, title in ((there("loss", "val_loss", "val_logloss"), "Loss"), (there("val_auc", "val_gauc"), "Ranking")):
+    if names:
+      alt = f"{title} by epoch: " + "; ".join(f"{name} ends at {history[name][-1]:.4f}" for name in names)
+      pictures.append(figures.picture(figures.training(history, names, title), alt))
+  if not pictures:
+    return ""
+  names = [name for name in history if name != "epoch"]
+  rows = [
+    [f"{epoch + 1:.0f}", *(_value(history[name][i]) for name in names)] for i, epoch in enumerate(history["epoch"])
+  ]
+  table = _table(["epoch", *(name.replace("_", " ") for name in names)], rows)
+  return _section("Training", _grid(pictures) + f"<details><summary>All epochs</summary>{table}</details>")
+
+
+def _scores(found: Mapping[str, Any], scored: Scored) -> str:
+  if not len(scored):
+    return _section("Scores", "<p>There are no candidates.</p>")
+  pictures = [
+    figures.picture(draw(scored), alt, size=(4.4, 4.0))
+    for draw, alt in (
+      (
+        figures.calibration,
+        f"Calibration curve: observed against predicted share of positives; overall {_value(found['calibration'], 3)}.",
+      ),
+      (figures.distributions, "Distribution of the predicted probabilities by label."),
+      (figures.gain, "Cumulative gain: share of the positives among the best-scored candidates."),
+    )
+  ]
+  return _section("Scores", _grid(pictures))
+
+
+def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
+  if not buckets:
+    return ""
+  title, what = SLICES[name]
+  alt = f"AUC and GAUC by {what}: " + "; ".join(
+    f"{bucket['bucket']}: AUC {_value(bucket['auc'])}, GAUC {_value(bucket['gauc'])}" for bucket in buckets
+  )
+  rows = [
+    [
+      bucket["bucket"],
+      f"{bucket['candidates']:,}\n{bucket['positives']:,} positive",
+      f"{bucket['users']:,}",
+      _with_interval(bucket, "auc"),
+      _with_interval(bucket, "gauc"),
+      _value(bucket["logloss"]),
+      _value(bucket["calibration"], 3),
+    ]
+    for bucket in buckets
+  ]
+  head = ["bucket", "candidates", "users", "AUC", "GAUC", "logloss", "calibration"]
+  picture = figures.picture(figures.by_bucket(buckets, found, what), alt)
+  note = (
+    f'<p class="note">Buckets: {html.escape(what)}. Dashed: all candidates. '
+    f"Not drawn: buckets in which fewer than {figures.FEW_USERS} users have both classes.</p>"
+  )
+  return _section(title, f'<div class="split">{picture}<div>{_table(head, rows)}{note}</div></div>')
+
+
+def _data(record_set: RecordSet, split: str) -> str:
+  rows = []
+  for name, domains in record_set.splits.items():
+    for domain, part in domains.items():
+      rate = part.positives / part.candidates if part.candidates else math.nan
+      mark = " *" if name == split else ""
+      rows.append(
+        [
+          f"{name}{mark}",
+          domain,
+          *(f"{count:,}" for count in (part.records, part.candidates, part.users)),
+          f"{rate:.2%}",
+          _time(part.first_time),
+          _time(part.last_time),
+        ]
+      )
+  head = ["split", "candidates of", "records", "candidates", "users", "positive", "from (UTC)", "to (UTC)"]
+  body = _table(head, rows, text=2) + '<p class="note">* evaluated here.</p>'
+  schema = record_set.record_schema
+  facts: list[tuple[str, Any]] = [("folder", record_set.path)]
+  for domain in ("target", "source"):
+    of = schema.target if domain == "target" else schema.source
+    facts.append((f"{domain} items", f"{of.items:,}"))
+    facts.append((f"{domain} behaviours seen at most", f"{of.max_length:,}"))
+  facts += [
+    (name, _time(value) if name.endswith("_end") and isinstance(value, int) else value)
+    for name, value in record_set.notes.items()
+  ]
+  facts += [(f"rejected: {reason}", f"{count:,}") for reason, count in record_set.rejected.items()]
+  body += _facts(facts)
+  return _section("Data", body)
+
+
+def _details(found: Mapping[str, Any], config: str) -> str:
+  confidence = found["confidence"]
+  body = _facts(
+    [
+      ("model", found["model"]["path"]),
+      ("records", found["records"]["path"]),
+      ("fingerprint", found["fingerprint"]),
+      ("bootstrap", f"{confidence['replicates']} samples of the users, seed {confidence.get('seed', 0)}"),
+    ]
+  )
+  if config:
+    body += f"<details><summary>Effective config</summary><pre>{html.escape(config)}</pre></details>"
+  return _section("How this was made", body)
+
+
+def _section(title: str, body: str) -> str:
+  return f"<section>\n<h2>{html.escape(title)}</h2>\n{body}\n</section>"
+
+
+def _grid(pictures: Iterable[str]) -> str:
+  return '<div class="grid">' + "".join(f"<figure>{picture}</figure>" for picture in pictures) + "</div>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> str:
+  """A table; the first `text` columns are words, the others numbers. What follows a line break is small print."""
+
+  def content(cell: str) -> str:
+    first, _, second = html.escape(str(cell)).partition("\n")
+    return first + (f"<small>{second}</small>" if second else "")
+
+  def line(cells: Sequence[str], tag: str) -> str:
+    marked = (f"<{tag}{'' if i < text else ' class=number'}>{content(cell)}</{tag}>" for i, cell in enumerate(cells))
+    return f"<tr>{''.join(marked)}</tr>"
+
+  body = "\n".join(line(row, "td") for row in rows)
+  return f'<div class="scroll"><table>\n<thead>{line(head, "th")}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _facts(facts: Iterable[tuple[str, Any]]) -> str:
+  lines = (
+    f"<dt>{html.escape(str(name).replace('_', ' '))}</dt><dd>{html.escape(_fact(value))}</dd>" for name, value in facts
+  )
+  return f'<dl class="facts">{"".join(lines)}</dl>'
+
+
+def _fact(value: Any) -> str:
+  if isinstance(value, float):
+    return f"{value:.6g}"
+  return str(value)
+
+
+def _value(value: float, digits: int = 4) -> str:
+  return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _with_interval(bucket: Mapping[str, Any], name: str) -> str:
+  """The value, and its interval on a line of its own."""
+  low, high = bucket["confidence"][name]
+  return _value(bucket[name]) + ("" if math.isnan(low) else f"\n{low:.3f} to {high:.3f}")
+
+
+def _time(seconds: int) -> str:
+  try:
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+  except (OverflowError, ValueError, OSError):
+    return str(seconds)
+  return moment.strftime("%Y-%m-%d %H:%M")
+
+
+def _number(text: str | None) -> float:
+  try:
+    return float(text or "nan")
+  except ValueError:
+    return math.nan

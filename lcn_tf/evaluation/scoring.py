@@ -1,0 +1,151 @@
+"""Scores the records of a split with an exported SavedModel: what is evaluated is what is served."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from lcn_tf.data import dataset, diagnosis
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError, nearest
+from lcn_tf.evaluation import predictions
+from lcn_tf.schema import DomainName
+
+SIGNATURE = "rank"
+NOT_REQUESTED = ("label", "weight", "candidate_mask", "user")  # in a batch of records, but in no request
+_LOG_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranker:
+  """A loaded SavedModel.
+
+  Attributes:
+    path: Its version folder.
+    info: What the export wrote about it: `name`, `fingerprint`, `seed`, `schema`, `domain`.
+    function: The `rank` signature.
+    inputs: The names of the tensors that it takes.
+  """
+
+  path: pathlib.Path
+  info: dict[str, Any]
+  function: Any
+  inputs: tuple[str, ...]
+
+  @property
+  def domain(self) -> DomainName:
+    """Whose candidates it ranks."""
+    return self.info.get("domain", "target")
+
+
+def version_folder(model: str | pathlib.Path) -> pathlib.Path:
+  """The SavedModel that `model` means: itself, or the newest of its numeric versions.
+
+  Raises:
+    UserError: No such folder, or no SavedModel in it.
+  """
+  folder = pathlib.Path(model)
+  if (folder / "saved_model.pb").is_file():
+    return folder
+  if not folder.is_dir():
+    siblings = [str(path) for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    raise UserError(f"{model}: no such model folder.{nearest(str(model), siblings)}")
+  versions = [path for path in folder.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+  if versions:
+    return max(versions, key=lambda path: int(path.name))
+  hint = f" Did you mean {folder / 'export'}?" if (folder / "export").is_dir() else ""
+  raise UserError(f"{model}: no SavedModel here (neither saved_model.pb nor a numbered version that holds one).{hint}")
+
+
+def load(model: str | pathlib.Path) -> Ranker:
+  """Loads an export.
+
+  Args:
+    model: A version folder, or the export folder that holds the versions.
+
+  Raises:
+    UserError: No SavedModel, or none that `pipelines.export` wrote (its signature or its description is missing).
+  """
+  path = version_folder(model)
+  description = path / "assets.extra" / "lcn_tf.json"
+  try:
+    info = json.loads(description.read_text())
+    loaded = tf.saved_model.load(str(path))
+  except FileNotFoundError as error:
+    raise UserError(f"{path}: not a complete export: {error.filename or error} is missing") from None
+  except (OSError, ValueError, tf.errors.OpError) as error:
+    raise UserError(f"{path}: this model cannot be read: {' '.join(str(error).split())}") from None
+  if not isinstance(info, dict) or "fingerprint" not in info:
+    raise UserError(f"{description}: expected an object with the key 'fingerprint'")
+  if SIGNATURE not in loaded.signatures:
+    raise UserError(f"{path}: no signature {SIGNATURE!r}; it has: {', '.join(loaded.signatures) or 'none'}")
+  function = loaded.signatures[SIGNATURE]
+  if "probability" not in function.structured_outputs:
+    raise UserError(f"{path}: {SIGNATURE!r} returns no 'probability', but {', '.join(function.structured_outputs)}")
+  # The signature is callable only as long as the object that it belongs to lives.
+  function.owner = loaded
+  return Ranker(path, info, function, tuple(function.structured_input_signature[1]))
+
+
+def score(ranker: Ranker, record_set: RecordSet, split: str, *, requests: int = 64) -> Iterator[dict[str, np.ndarray]]:
+  """Scores a split, batch by batch, in the order of the records.
+
+  Args:
+    ranker: The model.
+    record_set: Of the schema and vocabularies that the model was trained with.
+    split: Which records.
+    requests: Rows per call.
+
+  Yields:
+    The columns of `predictions.COLUMNS` for the candidates of a batch.
+
+  Raises:
+    UserError: There is no such split, the fingerprints differ, a record is broken, the model asks for a tensor that
+      records do not hold, or it returns something that is no probability.
+  """
+  dataset.check_fingerprint(record_set, ranker.info["fingerprint"], str(ranker.path))
+  total = record_set.part(split, ranker.domain).candidates
+  done, start, logged = 0, time.monotonic(), time.monotonic()
+  batches = dataset.evaluation_batches(record_set, split, domain=ranker.domain, requests=requests)
+  offered = set(batches.element_spec) - set(NOT_REQUESTED)
+  unknown = [name for name in ranker.inputs if name not in offered]
+  if unknown:
+    raise UserError(
+      f"{ranker.path}: {SIGNATURE!r} asks for {', '.join(unknown)}, which records do not hold. "
+      f"They hold: {', '.join(sorted(offered))}"
+    )
+  with diagnosis.guard(record_set, split, (ranker.domain,)):
+    for batch in batches:
+      probability = ranker.function(**{name: batch[name] for name in ranker.inputs})["probability"].numpy()
+      mask = batch["candidate_mask"].numpy()
+      if probability.shape != mask.shape:
+        raise UserError(f"{ranker.path}: returned probabilities {probability.shape} for candidates {mask.shape}")
+      chunk = predictions.columns({name: tensor.numpy() for name, tensor in batch.items()}, record_set)
+      chunk["probability"] = probability[mask]
+      _check(chunk, ranker)
+      done += len(chunk["user"])
+      yield chunk
+      if time.monotonic() - logged > _LOG_SECONDS:
+        logged = time.monotonic()
+        rate = done / (logged - start)
+        logging.info("%s: %d of %d candidates scored, %.0f per second", split, done, total, rate)
+  seconds = max(time.monotonic() - start, 1e-9)
+  logging.info("%s: %d candidates scored in %.1f s, %.0f per second", split, done, seconds, done / seconds)
+
+
+def _check(chunk: dict[str, np.ndarray], ranker: Ranker) -> None:
+  probability = chunk["probability"]
+  wrong = np.flatnonzero(~((probability >= 0) & (probability <= 1)))
+  if len(wrong):
+    first = wrong[0]
+    raise UserError(
+      f"{ranker.path}: {len(wrong)} of {len(probability)} scores of a batch are no probabilities; the first: "
+      f"{probability[first]} for user {chunk['user'][first]}, item {chunk['item'][first]} at "
+      f"{chunk['timestamp'][first]}"
+    )

@@ -1,0 +1,135 @@
+"""AUC and GAUC: exact, ties count one half, any sample weights. NumPy only."""
+
+import numpy as np
+
+from lcn_tf.metrics.scored import as_labels, check_scores, dense
+
+
+class Ranking:
+  """Candidates sorted once, so that the AUC under any weights costs one pass: what the bootstrap repeats.
+
+  With negatives sorted by score and `C` their cumulative weight, positive `i` outranks `C[low_i]` of them and ties
+  with `C[high_i] - C[low_i]`:
+
+      AUC = sum_i w_i (C[low_i] + C[high_i]) / 2  /  (W+ W-)
+  """
+
+  def __init__(self, scores: np.ndarray, labels: np.ndarray):
+    scores, labels = np.asarray(scores), as_labels(labels)
+    check_scores(scores)
+    negatives = np.flatnonzero(~labels)
+    positives = np.flatnonzero(labels)
+    self.negatives = negatives[np.argsort(scores[negatives])]
+    self.positives = positives[np.argsort(scores[positives])]
+    below, above = scores[self.negatives], scores[self.positives]
+    self._low = np.searchsorted(below, above, side="left")
+    high = np.searchsorted(below, above, side="right")
+    self._high = None if np.array_equal(high, self._low) else high
+
+  def auc(self, weights: np.ndarray | None = None) -> float:
+    """The AUC under `weights [n]` (1 each if None); NaN when a class has no weight."""
+    if weights is None:
+      return self.auc_of(None, None)
+    return self.auc_of(weights[self.positives], weights[self.negatives])
+
+  def auc_of(self, positive: np.ndarray | None, negative: np.ndarray | None) -> float:
+    """The same with the weights in the order of `positives` and of `negatives`."""
+    cumulative = np.zeros(len(self.negatives) + 1)
+    if negative is None:
+      cumulative = np.arange(len(self.negatives) + 1, dtype=np.float64)
+    else:
+      np.cumsum(negative, dtype=np.float64, out=cumulative[1:])
+    outranked = cumulative[self._low]
+    if self._high is not None:
+      outranked = (outranked + cumulative[self._high]) / 2
+    mass = float(len(self.positives)) if positive is None else float(np.sum(positive, dtype=np.float64))
+    pairs = mass * cumulative[-1]
+    if not pairs > 0:
+      return float("nan")
+    won = np.sum(outranked) if positive is None else np.dot(outranked, positive)
+    return float(won / pairs)
+
+
+def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+  """The probability that a random positive outscores a random negative; a tie counts one half.
+
+      AUC = sum_{i in P, j in N} w_i w_j ([s_i > s_j] + [s_i = s_j] / 2)  /  sum_{i in P, j in N} w_i w_j
+
+  Args:
+    scores: `[n]`, any scale.
+    labels: `[n]`, 0 or 1.
+    weights: `[n]`, not negative; None = 1 each.
+
+  Returns:
+    NaN (never 0.5) when there is one class only, or nothing.
+
+  Raises:
+    ValueError: A score is NaN, or a label is neither 0 nor 1.
+  """
+  return Ranking(scores, labels).auc(None if weights is None else np.asarray(weights, np.float64))
+
+
+def user_auc(
+  scores: np.ndarray, labels: np.ndarray, users: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Every user's own AUC.
+
+  Returns:
+    (auc `[users]`, NaN for a user with one class only; weight n_u `[users]`: candidates, or the sum of their weights),
+    users in ascending order of their ids.
+  """
+  check_scores(np.asarray(scores))
+  index, count = dense(users)
+  return user_auc_of(np.asarray(scores), as_labels(labels), index, count, weights)
+
+
+def user_auc_of(
+  scores: np.ndarray, labels: np.ndarray, index: np.ndarray, count: int, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """`user_auc` of checked arrays, with users as indices below `count`."""
+  if not len(scores):
+    return np.full(count, np.nan), np.zeros(count)
+  order = np.argsort(scores)
+  order = order[np.argsort(index[order], kind="stable")]
+  score, user, positive = scores[order], index[order], labels[order]
+  new_user = np.concatenate([[True], user[1:] != user[:-1]])
+  # A tie group is a run of one user's equal scores.
+  group = np.flatnonzero(new_user | np.concatenate([[True], score[1:] != score[:-1]]))
+  weight = np.ones(len(order)) if weights is None else np.asarray(weights, np.float64)[order]
+  positives = np.add.reduceat(weight * positive, group)
+  negatives = np.add.reduceat(weight * ~positive, group)
+  first = np.flatnonzero(new_user[group])
+  sizes = np.diff(np.append(first, len(group)))
+  before = np.cumsum(negatives) - negatives
+  won = positives * (before - np.repeat(before[first], sizes) + negatives / 2)
+  auc_u, weight_u = np.full(count, np.nan), np.zeros(count)
+  present = user[group[first]]
+  mass, other = np.add.reduceat(positives, first), np.add.reduceat(negatives, first)
+  with np.errstate(invalid="ignore", divide="ignore"):
+    auc_u[present] = np.where(mass * other > 0, np.add.reduceat(won, first) / (mass * other), np.nan)
+  weight_u[present] = mass + other
+  return auc_u, weight_u
+
+
+def gauc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, weights: np.ndarray | None = None) -> float:
+  """The users' own AUCs, averaged by their numbers of candidates (TWIN, arXiv 2302.02352, section 4.1).
+
+      GAUC = sum_u n_u AUC_u / sum_u n_u,  over the users that have both classes
+
+  n_u is the user's number of candidates, or the sum of their weights. A user with one class only is dropped from
+  both sums.
+
+  Returns:
+    NaN (never 0.5) when no user has both classes, or there is nothing.
+
+  Raises:
+    ValueError: As `auc`.
+  """
+  return mean_auc(*user_auc(scores, labels, users, weights))
+
+
+def mean_auc(auc_u: np.ndarray, weight_u: np.ndarray) -> float:
+  """GAUC from what `user_auc` returns."""
+  both = ~np.isnan(auc_u)
+  total = float(weight_u[both].sum())
+  return float(np.dot(auc_u[both], weight_u[both]) / total) if total > 0 else float("nan")

@@ -1,0 +1,29 @@
+"""Scores a split with the trivial baselines: baselines.json, and the predictions of each.
+
+python -m pipelines.baselines --records records/movielens --output runs/baselines
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from lcn_tf import entry
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.evaluation import baselines
+
+_RECORDS = flags.DEFINE_string("records", None, "record set, as pipelines.build_records leaves it", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True)
+_SPLIT = flags.DEFINE_string("split", "test", "the split that is scored")
+_BOOTSTRAP = flags.DEFINE_integer("bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap")
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  baselines.run(
+    RecordSet.open(_RECORDS.value), _OUTPUT.value, split=_SPLIT.value, bootstrap=_BOOTSTRAP.value, seed=_SEED.value
+  )
+
+
+if __name__ == "__main__":
+  entry.run(main)

@@ -1,0 +1,38 @@
+"""Evaluates an exported SavedModel on a split: metrics.json, predictions.parquet and report/index.html.
+
+python -m pipelines.evaluate --model runs/lcn/export --records records/movielens --split test --output runs/lcn/test
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from lcn_tf import entry, evaluation
+from lcn_tf.data.record_set import RecordSet
+
+_MODEL = flags.DEFINE_string(
+  "model", None, "SavedModel: a version folder, or the export folder (the newest version)", required=True
+)
+_RECORDS = flags.DEFINE_string("records", None, "record set, as pipelines.build_records leaves it", required=True)
+_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
+_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True)
+_REQUESTS = flags.DEFINE_integer("requests", 64, "records per call of the model", lower_bound=1)
+_BOOTSTRAP = flags.DEFINE_integer("bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap")
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  evaluation.evaluate(
+    _MODEL.value,
+    RecordSet.open(_RECORDS.value),
+    _SPLIT.value,
+    _OUTPUT.value,
+    requests=_REQUESTS.value,
+    bootstrap=_BOOTSTRAP.value,
+    seed=_SEED.value,
+  )
+
+
+if __name__ == "__main__":
+  entry.run(main)

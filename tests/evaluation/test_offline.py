@@ -1,0 +1,239 @@
+"""Evaluation end to end: a SavedModel over real records."""
+
+import html.parser
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lcn_tf import metrics
+from lcn_tf.data import dataset
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.evaluation import evaluate, scoring
+from tests.evaluation.exports import SEED, item_scores, write_export
+from tests.reference import metrics as reference
+from tests.support.record_sets import small_schema, write_record_set
+
+RECORDS = {"train": 16, "validation": 8, "test": 50}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A record set, and a run with two exported versions, a training log and a config."""
+  path = tmp_path_factory.mktemp("offline")
+  record_set = write_record_set(path / "records", small_schema(), records=RECORDS)
+  run = path / "run"
+  write_export(run / "export" / "9", record_set, scores=np.zeros(record_set.record_schema.target.items, np.float32))
+  write_export(run / "export" / "10", record_set)
+  (run / "history.csv").write_text("epoch,loss,val_auc\n0,0.7,0.5\n1,0.6,0.62\n1,0.59,0.63\n2,0.58,0.61\n")
+  (run / "experiment.yaml").write_text('name: <tiny> & "quoted"\n')
+  return path
+
+
+@pytest.fixture(scope="module")
+def record_set(folder):
+  return RecordSet.open(folder / "records")
+
+
+@pytest.fixture(scope="module")
+def found(folder, record_set):
+  return evaluate(folder / "run" / "export", record_set, "test", folder / "run", requests=7, bootstrap=30)
+
+
+@pytest.fixture(scope="module")
+def predictions(folder, found):
+  assert found["split"] == "test"
+  return pl.read_parquet(folder / "run" / "predictions.parquet")
+
+
+def test_predictions_hold_every_candidate_in_the_order_of_the_records(record_set, predictions):
+  batches = list(dataset.evaluation_batches(record_set, "test", requests=3).as_numpy_iterator())
+  expected = np.concatenate([batch["candidate_items"][batch["candidate_mask"]] for batch in batches])
+  users = np.concatenate([np.repeat(batch["user"], batch["candidate_mask"].sum(1)) for batch in batches])
+  np.testing.assert_array_equal(predictions["item"], expected)
+  np.testing.assert_array_equal(predictions["user"], users)
+  np.testing.assert_allclose(predictions["probability"], item_scores(record_set)[expected])
+  assert len(predictions) == record_set.part("test").candidates
+  assert predictions["label"].sum() == record_set.part("test").positives
+
+
+def test_predictions_count_the_behaviours_that_a_candidate_sees(record_set, predictions):
+  seen = []
+  for batch in dataset.evaluation_batches(record_set, "test", requests=8).as_numpy_iterator():
+    for row, column in np.argwhere(batch["candidate_mask"]):
+      position = np.arange(batch["target_times"].shape[1])
+      older = (batch["target_times"][row] < batch["candidate_times"][row, column]) & (
+        position < batch["target_length"][row]
+      )
+      seen.append(min(older.sum(), record_set.record_schema.target.max_length))
+  np.testing.assert_array_equal(predictions["history_target"], seen)
+
+
+def test_metrics_json_is_the_contract(folder, found, predictions):
+  saved = json.loads((folder / "run" / "metrics.json").read_text())
+  assert {"auc", "gauc", "logloss", "calibration", "candidates", "positives", "users", "confidence"} <= set(saved)
+  columns = [predictions[name].to_list() for name in ("probability", "label", "user")]
+  assert saved["auc"] == pytest.approx(reference.auc(*columns[:2]))
+  assert saved["gauc"] == pytest.approx(reference.gauc(*columns))
+  assert saved["logloss"] == pytest.approx(reference.logloss(*columns[:2]))
+  assert saved["calibration"] == pytest.approx(reference.calibration(*columns[:2]))
+  assert saved["candidates"] == len(predictions)
+  assert saved["users"] == predictions["user"].n_unique()
+  assert saved["seed"] == SEED
+  assert saved["model"]["version"] == "10"
+  assert saved["confidence"]["replicates"] == 30
+  low, high = saved["confidence"]["auc"]
+  assert low < saved["auc"] < high
+  assert saved["auc"] == found["auc"]
+
+
+def test_slices_hold_every_candidate_once(found, predictions):
+  assert set(found["slices"]) == {"history_target", "history_source", "item_count"}
+  for buckets in found["slices"].values():
+    assert sum(bucket["candidates"] for bucket in buckets) == len(predictions)
+  none = predictions.filter(pl.col("history_target") == 0)
+  bucket = found["slices"]["history_target"][0]
+  assert (bucket["bucket"], bucket["candidates"]) == ("0", len(none))
+  assert bucket["logloss"] == pytest.approx(metrics.logloss(none["probability"].to_numpy(), none["label"].to_numpy()))
+
+
+class _Page(html.parser.HTMLParser):
+  def __init__(self, text: str):
+    super().__init__()
+    self.tags: list[tuple[str, dict[str, str | None]]] = []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+
+
+def test_report_needs_nothing_but_itself(folder, found):
+  text = (folder / "run" / "report" / "index.html").read_text()
+  page = _Page(text)
+  images = [attributes for tag, attributes in page.tags if tag == "img"]
+  assert len(images) == 2 + 3 + 3
+  assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
+  assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
+  assert "http" not in text.replace("data:image", "")
+
+
+def test_report_shows_metrics_training_and_config(folder, found):
+  text = (folder / "run" / "report" / "index.html").read_text()
+  for name in ("auc", "gauc", "logloss"):
+    assert f">{found[name]:.4f}<" in text
+  assert "val_auc ends at 0.6100" in text
+  assert "name: &lt;tiny&gt; &amp; &quot;quoted&quot;" in text
+
+
+def test_no_half_written_files_are_left(folder, found):
+  assert found["candidates"] > 0
+  assert not [path for path in (folder / "run").rglob(".*") if path.is_file()]
+
+
+def test_evaluating_again_gives_the_same(folder, record_set, found, tmp_path):
+  again = evaluate(folder / "run" / "export" / "10", record_set, "test", tmp_path, requests=64, bootstrap=30)
+  for name in ("auc", "gauc", "logloss", "confidence", "slices"):
+    assert json.dumps(again[name]) == json.dumps(found[name])
+
+
+def test_a_constant_model_is_worth_one_half_and_its_json_is_valid(folder, record_set, tmp_path):
+  found = evaluate(folder / "run" / "export" / "9", record_set, "test", tmp_path, bootstrap=0)
+  assert found["auc"] == found["gauc"] == 0.5
+  saved = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+  assert saved["confidence"]["auc"] == [None, None]
+
+
+def test_the_newest_version_counts_as_a_number(folder):
+  assert scoring.version_folder(folder / "run" / "export").name == "10"
+  assert scoring.version_folder(folder / "run" / "export" / "9").name == "9"
+
+
+def test_a_missing_model_is_named(folder, record_set, tmp_path):
+  with pytest.raises(UserError, match=r"no such model folder\. Did you mean '.*export'"):
+    evaluate(folder / "run" / "exprt", record_set, "test", tmp_path)
+  with pytest.raises(UserError, match=r"no SavedModel here .* Did you mean .*export"):
+    evaluate(folder / "run", record_set, "test", tmp_path)
+  assert not any(tmp_path.iterdir())
+
+
+def test_a_broken_model_is_named(folder, record_set, tmp_path):
+  (tmp_path / "model").mkdir()
+  (tmp_path / "model" / "saved_model.pb").write_bytes(b"no protobuf")
+  with pytest.raises(UserError, match=r"not a complete export: .*lcn_tf\.json is missing"):
+    evaluate(tmp_path / "model", record_set, "test", tmp_path / "out")
+  (tmp_path / "model" / "assets.extra").mkdir()
+  (tmp_path / "model" / "assets.extra" / "lcn_tf.json").write_text(json.dumps({"fingerprint": record_set.fingerprint}))
+  with pytest.raises(UserError, match="model: this model cannot be read"):
+    evaluate(tmp_path / "model", record_set, "test", tmp_path / "out")
+
+
+def test_an_unknown_split_is_named(folder, record_set, tmp_path):
+  with pytest.raises(UserError, match=r"unknown split 'tset'\. Did you mean 'test'"):
+    evaluate(folder / "run" / "export", record_set, "tset", tmp_path)
+
+
+def test_another_schema_is_refused(record_set, tmp_path):
+  model = write_export(tmp_path / "1", record_set, fingerprint="0123")
+  with pytest.raises(UserError, match="'0123'.*" + record_set.fingerprint):
+    evaluate(model, record_set, "test", tmp_path / "out")
+  assert not (tmp_path / "out" / "predictions.parquet").exists()
+
+
+def test_nan_scores_are_named(record_set, tmp_path):
+  model = write_export(tmp_path / "1", record_set, scores=np.full(30, np.nan, np.float32))
+  with pytest.raises(UserError, match="scores of a batch are no probabilities; the first: nan for user 1, item"):
+    evaluate(model, record_set, "test", tmp_path / "out")
+
+
+def test_another_signature_is_refused(record_set, tmp_path):
+  with pytest.raises(UserError, match="no signature 'rank'; it has: score"):
+    scoring.load(write_export(tmp_path / "1", record_set, signature="score"))
+  with pytest.raises(UserError, match="returns no 'probability', but logit"):
+    scoring.load(write_export(tmp_path / "2", record_set, output="logit"))
+  ranker = scoring.load(write_export(tmp_path / "3", record_set, inputs=("candidate_items", "label_length")))
+  with pytest.raises(
+    UserError, match=r"asks for label_length, which records do not hold\. They hold: candidate_context"
+  ):
+    next(scoring.score(ranker, record_set, "test"))
+
+
+def test_a_broken_record_is_named(folder, record_set, tmp_path):
+  shutil.copytree(folder / "records", tmp_path / "records")
+  shard = tmp_path / "records" / record_set.part("test").shards[1].file
+  shard.write_bytes(shard.read_bytes()[:-40])
+  with pytest.raises(UserError, match=f"{shard.name}: record"):
+    evaluate(folder / "run" / "export", RecordSet.open(tmp_path / "records"), "test", tmp_path / "out")
+  assert not (tmp_path / "out" / "predictions.parquet").exists()
+
+
+def test_command_leaves_the_contract(folder, tmp_path):
+  command = [sys.executable, "-m", "pipelines.evaluate", "--model", str(folder / "run" / "export")]
+  command += ["--records", str(folder / "records"), "--split", "validation", "--output", str(tmp_path / "out")]
+  done = subprocess.run([*command, "--bootstrap", "5"], capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "predictions.parquet", "report"}
+  assert json.loads((tmp_path / "out" / "metrics.json").read_text())["split"] == "validation"
+
+
+def test_command_says_what_is_wrong_in_one_line(tmp_path):
+  records, out = tmp_path / "a" / "records", tmp_path / "out"
+  command = [
+    sys.executable,
+    "-m",
+    "pipelines.evaluate",
+    "--model",
+    "m",
+    "--records",
+    str(records),
+    "--output",
+    str(out),
+  ]
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert done.returncode == 1
+  assert done.stderr.strip() == f"error: {records}: no record set here (dataset.json is missing)."
+  assert not out.exists()
