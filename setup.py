@@ -19,7 +19,6 @@ setuptools.setup(
     "pydantic>=2.10,<3",
     "pyyaml>=6",
     "polars>=1.20,<3",
-    "pyarrow>=16",
     "scikit-learn>=1.4,<2",
     "matplotlib>=3.8,<4",
     "tqdm>=4.66",

@@ -1,6 +1,18 @@
+import itertools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import lcn_tf  # noqa: F401, I001 (before TensorFlow)
+import tensorflow as tf
+
+# Tests of replicas need logical devices, which TensorFlow fixes when it is first used.
+tf.config.set_logical_device_configuration(
+  tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
+
+# MirroredStrategy gives the collectives of every strategy the same keys, which strategies of different sizes in one
+# process may not share.
+_bases = itertools.count(1000, 1000)
+tf.distribute.MirroredStrategy._collective_key_base = property(lambda self: next(_bases))

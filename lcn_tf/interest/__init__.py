@@ -1,0 +1,9 @@
+"""Interest extractors, one per file: what fills the skeleton's slot."""
+
+from lcn_tf.interest.average_pooling import AveragePooling
+from lcn_tf.interest.lap import LAP
+
+EXTRACTORS = {
+  "average_pooling": AveragePooling,
+  "lap": LAP,
+}

@@ -11,7 +11,7 @@ class Candidates(NamedTuple):
   Attributes:
     embedding: `[B, N, D]` float.
     items: Catalogue rows `[B, N]` int32; 0 = padding.
-    fields: Catalogue columns (id, inherent fields) `[B, N, F]` int32.
+    fields: Catalogue columns (id, inherent fields) `[B, N, F]` int64.
     times: When each is shown, seconds `[B, N]` int64.
   """
 
@@ -27,7 +27,7 @@ class Behaviours(NamedTuple):
   Attributes:
     embedding: `[B, L, D]` float.
     items: Catalogue rows `[B, L]` int32; 0 = padding.
-    fields: Catalogue columns `[B, L, F]` int32.
+    fields: Catalogue columns `[B, L, F]` int64.
     times: Seconds `[B, L]` int64.
     side: Embedded cross fields, concatenated, `[B, L, S]` float; S may be 0.
     recency: Embedding per bucket of `age_buckets` `[R, d_s]` float; R = 0: age is no feature.
@@ -51,8 +51,9 @@ def age_buckets(candidate_times: tf.Tensor, behaviour_times: tf.Tensor, buckets:
     buckets: R. Bucket 0 is younger than a minute, bucket r at least 60 * 2 ** (r - 1) seconds, the last is open.
 
   Returns:
-    int32 in [0, R).
+    int64 in [0, R).
   """
-  age = tf.cast(tf.maximum(candidate_times - behaviour_times, 0), tf.float32)
-  boundaries = [60.0 * 2.0**r for r in range(buckets - 1)]
-  return tf.raw_ops.Bucketize(input=age, boundaries=boundaries)
+  # The exponent of age / 60 is the rounded-down logarithm: half the time of a search among boundaries.
+  age = tf.cast(candidate_times - behaviour_times, tf.float32)
+  ratio = tf.clip_by_value(age / 60.0, 0.5, 2.0 ** (buckets - 2))
+  return tf.cast(tf.bitwise.right_shift(tf.bitcast(ratio, tf.int32), 23), tf.int64) - 126

@@ -1,0 +1,35 @@
+# What people type. Every target sets up what it needs; `make help` lists them.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+CONFIG := configs/movielens/lcn.yaml
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_USE_LEGACY_KERAS := 1
+
+.PHONY: help setup quickstart test check clean
+
+help:
+	@grep -E '^[a-z]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# /\t/'
+
+setup: $(VENV)/.ready # a virtual environment with everything in it
+
+$(VENV)/.ready: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+quickstart: setup # MovieLens-1M -> records -> LCN trained, exported, evaluated -> runs/quickstart
+	rm -rf $(RUN)
+	$(BIN)/python -m pipelines.build_records --config $(CONFIG) --output $(RUN)/records
+	$(BIN)/python -m pipelines.train --config $(CONFIG) --records $(RUN)/records --run_dir $(RUN)
+	@echo "Look at $(RUN)/report/index.html; the model is in $(RUN)/export; metrics: $(RUN)/metrics.json"
+
+test: setup # the default test suite
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: setup # ruff, types and tests, as CI runs them
+	tools/check.sh
+
+clean: # everything that the other targets made
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,46 @@
+"""The two kinds of losses in CRP; float32 whatever the policy."""
+
+import tensorflow as tf
+
+
+def cosines(queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+  """`[A, D]`, `[M, D]` -> `[A, M]`; 0 with a zero vector."""
+  return tf.matmul(_unit(queries), _unit(keys), transpose_b=True)
+
+
+def info_nce(
+  queries: tf.Tensor, positives: tf.Tensor, negatives: tf.Tensor, keep: tf.Tensor, temperature: float
+) -> tf.Tensor:
+  """How much more alike each query is to its positive than to its negatives.
+
+      l_i = -log( exp(c(x_i, h_i) / tau) / (exp(c(x_i, h_i) / tau) + sum_{j in N_i} exp(c(x_i, x_j) / tau)) )
+
+  with c the cosine, which is what NT-Xent of SimCLR uses.
+
+  Args:
+    queries: x `[A, D]`.
+    positives: h `[A, D]`.
+    negatives: `[M, D]`.
+    keep: `[A, M]` bool, the set N_i.
+    temperature: tau.
+
+  Returns:
+    float32 `[A]`; 0 where no negative is kept.
+
+  Reference: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
+    https://arxiv.org/abs/2002.05709, Eq. (1).
+  """
+  positive = tf.reduce_sum(_unit(queries) * _unit(positives), axis=-1, keepdims=True) / temperature
+  logits = cosines(queries, negatives) / temperature
+  logits = logits + tf.where(keep, 0.0, -1e30)
+  return tf.reduce_logsumexp(tf.concat([positive, logits], axis=-1), axis=-1) - positive[:, 0]
+
+
+def click_losses(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+  """Weighted sigmoid cross entropy of each candidate, `[B, N]` float32; 0 where `mask` is False."""
+  losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(labels, tf.float32), tf.cast(logits, tf.float32))
+  return tf.where(mask, losses * tf.cast(weights, tf.float32), 0.0)
+
+
+def _unit(rows: tf.Tensor) -> tf.Tensor:
+  return tf.math.l2_normalize(tf.cast(rows, tf.float32), axis=-1, epsilon=1e-12)

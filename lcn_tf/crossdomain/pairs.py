@@ -1,0 +1,241 @@
+"""Which items CRP pairs, and which it holds against each other.
+
+Under `tf.distribute` each replica holds an equal share of the global batch, replica r its rows
+`r * B .. (r + 1) * B - 1`. What depends on other rows (an anchor's negatives, which request of a user comes first)
+is decided on the global batch, and the noise is drawn for all of its rows, so the number of replicas changes nothing.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from lcn_tf.layers.masked import masked_top_k
+from lcn_tf.layers.structures import Behaviours, Candidates
+
+RECENT = 50
+NOISES = 3
+
+
+class DomainBatch(NamedTuple):
+  """The requests of one domain as CRP reads them: the candidates are of that domain.
+
+  Attributes:
+    user: Whose request it is `[B]` int64.
+    profile: Embedded fields of the user `[B, P]` float.
+    candidates: `Candidates`.
+    mask: Candidates that are real `[B, N]` bool.
+    label: `[B, N]` float32, 1 = positive.
+    weight: Of the candidate in the supervised loss `[B, N]` float32.
+    own: `Behaviours` in the candidates' domain.
+    other: `Behaviours` in the other domain.
+  """
+
+  user: tf.Tensor
+  profile: tf.Tensor
+  candidates: Candidates
+  mask: tf.Tensor
+  label: tf.Tensor
+  weight: tf.Tensor
+  own: Behaviours
+  other: Behaviours
+
+
+class Picks(NamedTuple):
+  """One entry per request.
+
+  Attributes:
+    index: `[B]` int64; 0 where there is none.
+    found: `[B]` bool.
+  """
+
+  index: tf.Tensor
+  found: tf.Tensor
+
+
+class Pairs(NamedTuple):
+  """Per request: an anchor among its positive candidates, and the anchor's partner in either history."""
+
+  anchor: Picks
+  own: Picks
+  other: Picks
+
+
+class Positives(NamedTuple):
+  """The positive candidates of the global batch of one domain, M = requests x N.
+
+  Attributes:
+    embedding: `[M, D]` float32.
+    items: Catalogue rows `[M]` int64.
+    users: Index of the first request of the same user `[M]` int64: a name for the user.
+    usable: `[M]` bool: positive, and the first of its (user, item).
+    own_users: `users` of this replica's own requests `[B]`.
+    first_of_user: `[B]` bool: no earlier request of the global batch with a positive is of the same user.
+  """
+
+  embedding: tf.Tensor
+  items: tf.Tensor
+  users: tf.Tensor
+  usable: tf.Tensor
+  own_users: tf.Tensor
+  first_of_user: tf.Tensor
+
+
+def replicas() -> tuple[int, int | tf.Tensor]:
+  """(number of replicas, which of them this is)."""
+  context = tf.distribute.get_replica_context()
+  if context is None or context.num_replicas_in_sync == 1:
+    return 1, 0
+  return context.num_replicas_in_sync, context.replica_id_in_sync_group
+
+
+def global_rows(rows: tf.Tensor) -> tf.Tensor:
+  """The rows of all replicas, in order, `[replicas * B, ...]`; gradients return to the replica that holds the row."""
+  count, _ = replicas()
+  return rows if count == 1 else tf.distribute.get_replica_context().all_gather(rows, axis=0)
+
+
+def global_sum(value: tf.Tensor) -> tf.Tensor:
+  """The sum over all replicas."""
+  count, _ = replicas()
+  return value if count == 1 else tf.distribute.get_replica_context().all_reduce("SUM", value)
+
+
+def own_rows(rows: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+  """This replica's `count` rows of the global batch's."""
+  _, replica = replicas()
+  start = tf.cast(replica, count.dtype) * count
+  return rows[start : start + count]
+
+
+def row_noise(seed: tf.Tensor, sizes: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+  """Uniform noise in [0, 1) for this replica's rows of several batches.
+
+  Args:
+    seed: int32 `[2]`, the same on all replicas; every step its own.
+    sizes: Requests of each batch on this replica.
+
+  Returns:
+    `[size, NOISES]` float32 each.
+  """
+  count, _ = replicas()
+  noise = tf.random.stateless_uniform([count * tf.add_n(sizes), NOISES], seed, alg="philox")
+  parts = tf.split(noise, [count * size for size in sizes])
+  return [own_rows(part, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+def pick(eligible: tf.Tensor, noise: tf.Tensor) -> Picks:
+  """Of each row one eligible entry, all with the same probability: the floor(noise * eligible)-th.
+
+  Args:
+    eligible: `[B, L]` bool.
+    noise: `[B]` in [0, 1).
+  """
+  position = tf.cumsum(tf.cast(eligible, tf.float32), axis=-1)
+  count = position[:, -1]
+  chosen = tf.minimum(tf.floor(noise * count), count - 1.0)
+  index = tf.reduce_sum(tf.cast(position <= chosen[:, tf.newaxis], tf.int64), axis=-1)
+  found = count > 0
+  return Picks(tf.where(found, index, tf.zeros_like(index)), found)
+
+
+def row_of(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+  """Row `index[b]` of each request: `[B, L, ...]`, `[B]` -> `[B, ...]`."""
+  return tf.gather(values, index, axis=1, batch_dims=1)
+
+
+def seen_by(behaviours: Behaviours, candidate: tf.Tensor) -> tf.Tensor:
+  """What candidate `candidate[b]` of each request sees, `[B, L]` bool."""
+  last = tf.shape(behaviours.visible, out_type=tf.int64)[1] - 1
+  return row_of(behaviours.visible, tf.minimum(candidate, last))
+
+
+def positive(batch: DomainBatch) -> tf.Tensor:
+  """`[B, N]` bool."""
+  return batch.mask & (batch.label > 0.5)
+
+
+def sample_pairs(batch: DomainBatch, noise: tf.Tensor) -> Pairs:
+  """Anchors and partners, each drawn uniformly.
+
+  The anchor is a positive candidate; a partner is a behaviour that the anchor may see, in the own domain one whose item
+  is not the anchor's.
+
+  Args:
+    batch: B requests.
+    noise: `[B, 3]` in [0, 1).
+  """
+  anchor = pick(positive(batch), noise[:, 0])
+  item = row_of(batch.candidates.items, anchor.index)
+  another = batch.own.items != item[:, tf.newaxis]
+  found = anchor.found[:, tf.newaxis]
+  own = pick(seen_by(batch.own, anchor.index) & another & found, noise[:, 1])
+  other = pick(seen_by(batch.other, anchor.index) & found, noise[:, 2])
+  return Pairs(anchor, own, other)
+
+
+def global_positives(batch: DomainBatch) -> Positives:
+  """What all replicas know of each other's positives. Ties every replica of the strategy together."""
+  size = tf.shape(batch.user)[0]
+  candidate_count = tf.shape(batch.label)[1]
+  chosen = positive(batch)
+  facts = [tf.cast(batch.user, tf.int64)[:, tf.newaxis], tf.cast(batch.candidates.items, tf.int64)]
+  facts = global_rows(tf.concat([*facts, tf.cast(chosen, tf.int64)], axis=1))
+  embedding = global_rows(tf.cast(batch.candidates.embedding, tf.float32))
+  user, items, chosen = facts[:, 0], facts[:, 1 : candidate_count + 1], facts[:, candidate_count + 1 :] > 0
+
+  requests = tf.cast(tf.shape(user)[0], tf.float32)
+  order = tf.range(requests)  # float32: the minimum of integers has no GPU kernel
+  same = user[:, tf.newaxis] == user[tf.newaxis, :]
+  name = tf.cast(tf.reduce_min(tf.where(same, order, requests), axis=1), tf.int64)
+  anchors = tf.reduce_any(chosen, axis=1)
+  first = tf.reduce_min(tf.where(same & anchors, order, requests), axis=1) == order
+
+  users = tf.repeat(name, candidate_count)
+  items, chosen = tf.reshape(items, [-1]), tf.reshape(chosen, [-1])
+  return Positives(
+    embedding=tf.reshape(embedding, [-1, batch.candidates.embedding.shape[-1]]),
+    items=items,
+    users=users,
+    usable=chosen & first_occurrence(tf.where(chosen, users * 2**31 + items, -1)),
+    own_users=own_rows(name, size),
+    first_of_user=own_rows(first, size),
+  )
+
+
+def first_occurrence(keys: tf.Tensor) -> tf.Tensor:
+  """Whether no earlier entry is equal: `[M]` int64 -> `[M]` bool. Sorts, so that nothing is M x M."""
+  size = tf.shape(keys)[0]
+  falling, order = tf.math.top_k(keys, size)  # the lower index first among equals
+  new = tf.concat([tf.ones_like(falling[:1], tf.bool), falling[1:] != falling[:-1]], axis=0)
+  flags = tf.scatter_nd(order[:, tf.newaxis], tf.cast(new, tf.float32), [size])
+  return flags > 0
+
+
+def negatives_of(
+  batch: DomainBatch, pairs: Pairs, positives: Positives, mask_same_user: bool, mask_history: bool
+) -> tf.Tensor:
+  """Which positives of the global batch may be held against each anchor, `[B, M]` bool.
+
+  They are of other users and other items, once per (user, item), and, with `mask_history`, not among the newest 50
+  behaviours that the anchor sees.
+  """
+  item = tf.cast(row_of(batch.candidates.items, pairs.anchor.index), tf.int64)
+  keep = positives.usable & (positives.items != item[:, tf.newaxis])
+  if mask_same_user:
+    keep &= positives.users != positives.own_users[:, tf.newaxis]
+  if mask_history:
+    seen = seen_by(batch.own, pairs.anchor.index)
+    recent, valid = masked_top_k(tf.zeros_like(seen, tf.float32), seen, RECENT)
+    recent = tf.where(valid, row_of(tf.cast(batch.own.items, tf.int64), recent), -1)
+    keep &= ~is_among(positives.items, recent)
+  return keep
+
+
+def is_among(items: tf.Tensor, lists: tf.Tensor) -> tf.Tensor:
+  """Whether item m is in list b: `[M]`, `[B, K]` int64 -> `[B, M]` bool, in log K steps of that size."""
+  rising = -tf.math.top_k(-lists, tf.shape(lists)[1]).values
+  shape = [tf.shape(lists)[0], tf.shape(items)[0]]
+  wanted = tf.broadcast_to(items, shape)
+  place = tf.searchsorted(rising, wanted, side="left", out_type=tf.int64)
+  place = tf.minimum(place, tf.shape(lists, out_type=tf.int64)[1] - 1)
+  return tf.gather(rising, place, axis=1, batch_dims=1) == wanted

@@ -1,0 +1,64 @@
+"""What extractors with weights share."""
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from lcn_tf.layers.masked import gather_rows
+from lcn_tf.layers.structures import Behaviours, Candidates, age_buckets
+
+
+class Extractor(keras.layers.Layer):
+  """(candidates, one history) -> interest per candidate, `[B, N, W]`.
+
+  Keras builds a layer from the shapes of its first argument alone; an extractor needs those of both, so it makes its
+  weights in `make_weights(item_width, row_width)`, called once at the first call. `row_width` is the width of a
+  behaviour with its side information.
+  """
+
+  def make_weights(self, item_width: int, row_width: int) -> None:
+    """Makes the layer's variables."""
+
+  def __call__(self, candidates: Candidates, behaviours: Behaviours, **kwargs: Any) -> tf.Tensor:
+    if not getattr(self, "_weights_made", False):
+      item, side = behaviours.embedding.shape[-1], behaviours.side.shape[-1]
+      recency = behaviours.recency.shape
+      with tf.init_scope(), tf.name_scope(self.name):
+        self.make_weights(item, item + side + (recency[1] if recency[0] else 0))
+      self._weights_made = True
+    return super().__call__(candidates, behaviours, **kwargs)
+
+  def weight(self, name: str, shape: list[int], initializer: str = "glorot_uniform") -> tf.Variable:
+    return self.add_weight(name, shape, initializer=initializer)
+
+  def head_weight(self, name: str, heads: int, width: int, head_dim: int) -> tf.Variable:
+    """`[heads, width, head_dim]`, Glorot-uniform as the one `[width, heads * head_dim]` matrix that it stands for."""
+    limit = (6.0 / (width + heads * head_dim)) ** 0.5
+    return self.add_weight(
+      name, [heads, width, head_dim], initializer=keras.initializers.RandomUniform(-limit, limit)
+    )
+
+
+def static_rows(behaviours: Behaviours) -> tf.Tensor:
+  """What is stored of each behaviour: item embedding and side information, `[B, L, D + S]`."""
+  if behaviours.side.shape[-1] == 0:
+    return behaviours.embedding
+  return tf.concat([behaviours.embedding, behaviours.side], axis=-1)
+
+
+def kept_buckets(candidates: Candidates, behaviours: Behaviours, indices: tf.Tensor) -> tf.Tensor:
+  """Age bucket of each kept behaviour when its candidate is shown, `[B, N, K]` int64.
+
+  Args:
+    indices: The kept behaviours, `[B, N, K]` in [0, L).
+  """
+  times = gather_rows(behaviours.times, indices)
+  return age_buckets(candidates.times[..., tf.newaxis], times, behaviours.recency.shape[0])
+
+
+def kept_recency(candidates: Candidates, behaviours: Behaviours, indices: tf.Tensor) -> tf.Tensor | None:
+  """Embedded age of kept behaviours, `[B, N, K, d_s]`; None if age is no feature. Arguments as `kept_buckets`."""
+  if not behaviours.recency.shape[0]:
+    return None
+  return tf.gather(behaviours.recency, kept_buckets(candidates, behaviours, indices))

@@ -1,0 +1,280 @@
+"""From a batch of records to embeddings: every table is read once per batch, at the batch's distinct rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from lcn_tf.config import Embedding
+from lcn_tf.data.records import visibility
+from lcn_tf.errors import UserError
+from lcn_tf.layers.structures import Behaviours, Candidates
+from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, columns
+
+
+class Tables(keras.layers.Layer):
+  """One embedding table `[size, width]` per vocabulary; row 0 reads as zeros and is never trained.
+
+  Args:
+    sizes: Rows by vocabulary.
+    widths: Width by vocabulary.
+    init: See `lcn_tf.config.Embedding`.
+    deduplicate: Look up distinct rows and gather locally, so that the gradient (what replicas exchange, what the
+      optimizer updates) has one row per distinct id. Off for XLA, which has no `tf.unique`.
+  """
+
+  def __init__(
+    self, sizes: Mapping[str, int], widths: Mapping[str, int], init: str, deduplicate: bool = True, **kwargs: Any
+  ):
+    super().__init__(**kwargs)
+    self.deduplicate = deduplicate
+    self.tables = {}
+    for name, size in sizes.items():
+      width = widths[name]
+      limit = np.sqrt(6.0 / (size + width)) if init == "glorot" else width**-0.5
+      initializer = keras.initializers.RandomUniform(-limit, limit)
+      self.tables[name] = self.add_weight(f"{name}/table", [size, width], initializer=initializer)
+
+  def call(self, lookups: Sequence[tuple[str, tf.Tensor]]) -> list[tf.Tensor]:
+    """Embeddings `[..., width]` of each (vocabulary, indices `[...]` int64), in order."""
+    order: dict[str, list[int]] = {}
+    for position, (name, _) in enumerate(lookups):
+      order.setdefault(name, []).append(position)
+    results: list[Any] = [None] * len(lookups)
+    for name, positions in order.items():
+      flat = [tf.reshape(lookups[position][1], [-1]) for position in positions]
+      joined = tf.concat(flat, axis=0)
+      if self.deduplicate:
+        distinct, index = tf.unique(joined, out_idx=tf.int64)
+        rows = tf.gather(self._rows(name, distinct), index)
+      else:
+        rows = self._rows(name, joined)
+      for position, part in zip(positions, tf.split(rows, [tf.size(ids) for ids in flat], num=len(flat)), strict=True):
+        ids = lookups[position][1]
+        part = tf.reshape(part, tf.concat([tf.shape(ids), [rows.shape[-1]]], axis=0))
+        part.set_shape(ids.shape.concatenate([rows.shape[-1]]))
+        results[position] = part
+    return results
+
+  def _rows(self, name: str, indices: tf.Tensor) -> tf.Tensor:
+    rows = tf.gather(self.tables[name], indices)
+    rows *= tf.cast(indices != 0, rows.dtype)[:, tf.newaxis]
+    return tf.cast(rows, self.compute_dtype)
+
+
+class Embedded(NamedTuple):
+  """A batch as the models read it.
+
+  Attributes:
+    profile: `[B, P]` float.
+    context: Of each candidate, `[B, N, C]` float; C may be 0.
+    candidates: The items to be scored.
+    histories: By domain.
+  """
+
+  profile: tf.Tensor
+  context: tf.Tensor
+  candidates: Candidates
+  histories: dict[DomainName, Behaviours]
+
+
+class RequestEmbedding(keras.layers.Layer):
+  """Reads batches of records into embeddings.
+
+  An item is represented by its id and its inherent fields side by side (or by a linear projection of them, per domain).
+  Its fields come from the item catalogue `[items, columns]`, a variable of the model, at the batch's distinct items.
+
+  Args:
+    schema: With sizes.
+    config: Widths and initialisation.
+    histories: Domains whose histories are read; source-domain candidates need "source" among them.
+    item_dim: Width of the projection; 0 = none.
+    deduplicate: See `Tables`.
+  """
+
+  def __init__(
+    self,
+    schema: Schema,
+    config: Embedding,
+    histories: Sequence[DomainName],
+    item_dim: int = 0,
+    deduplicate: bool = True,
+    **kwargs: Any,
+  ):
+    super().__init__(**kwargs)
+    self.schema = schema
+    self.config = config
+    self.histories = tuple(histories)
+    self.deduplicate = deduplicate
+    domains: list[DomainName] = [d for d in DOMAINS if d == "target" or d in self.histories]
+    cross = {f.vocabulary for d in self.histories for f in schema.domain(d).cross_fields}
+    features = [*schema.user_fields, *schema.context_fields]
+    for d in domains:
+      features += schema.catalogue_features(d)
+    used = sorted(cross | {feature.vocabulary for feature in features})
+    widths = {name: config.dims.get(name, config.cross_dim if name in cross else config.dim) for name in used}
+    sizes = {name: schema.vocabularies[name].size for name in used}
+    item_widths = {d: sum(widths[f.vocabulary] for f in schema.catalogue_features(d)) for d in domains}
+    if not item_dim and len(set(item_widths.values())) > 1:
+      raise UserError(
+        f"model.item_dim is 0, so items are compared across domains by their fields' embeddings side by side, but these "
+        f"are {item_widths['target']} wide in the target domain and {item_widths['source']} in the source domain. "
+        "Set model.item_dim (64, say), or give both domains as wide fields."
+      )
+    self.tables = Tables(sizes, widths, config.init, deduplicate, name="tables")
+    self.catalogues = {
+      d: self.add_weight(
+        f"catalogue/{d}",
+        [schema.domain(d).items, columns(schema.catalogue_features(d))],
+        # int64, since TensorFlow keeps int32 variables on the host
+        dtype=tf.int64,
+        initializer="zeros",
+        trainable=False,
+      )
+      for d in domains
+    }
+    self.recency = {
+      d: self.add_weight(f"recency/{d}", [config.recency_buckets, config.cross_dim], initializer="glorot_uniform")
+      for d in self.histories
+      if config.recency_buckets
+    }
+    self.projections = {
+      d: keras.layers.Dense(item_dim, use_bias=False, name=f"item/{d}") for d in domains if item_dim
+    }
+
+  def set_catalogue(self, domain: DomainName, table: np.ndarray) -> None:
+    """Fills the catalogue of a domain that the model reads."""
+    if domain in self.catalogues:
+      self.catalogues[domain].assign(table.astype(np.int64))
+
+  def call(self, batches: Sequence[tuple[DomainName, dict[str, tf.Tensor]]]) -> list[Embedded]:
+    """The embedded batches.
+
+    Args:
+      batches: Pairs of the domain of the candidates and the tensors of `lcn_tf.data.records`.
+    """
+    plan = _Lookups()
+    items: dict[DomainName, list[tf.Tensor]] = {}
+    for domain, batch in batches:
+      items.setdefault(domain, []).append(batch["candidate_items"])
+      for d in self.histories:
+        items.setdefault(d, []).append(batch[f"{d}_items"])
+    item_parts = {}
+    for d, ids in items.items():
+      flat = tf.cast(tf.concat([tf.reshape(part, [-1]) for part in ids], axis=0), tf.int64)
+      index = None
+      if self.deduplicate:
+        flat, index = tf.unique(flat, out_idx=tf.int64)
+      fields = tf.gather(self.catalogues[d], flat)
+      item_parts[d] = (index, fields, plan.add(self.schema.catalogue_features(d), fields))
+    batch_parts = []
+    for _, batch in batches:
+      user = plan.add(self.schema.user_fields, tf.cast(batch["user_fields"], tf.int64))
+      context = plan.add(self.schema.context_fields, tf.cast(batch["candidate_context"], tf.int64))
+      cross = {
+        d: plan.add(self.schema.domain(d).cross_fields, tf.cast(batch[f"{d}_cross"], tf.int64)) for d in self.histories
+      }
+      batch_parts.append((user, context, cross))
+    plan.run(self.tables)
+
+    item_rows: dict[DomainName, list[tuple[tf.Tensor, tf.Tensor]]] = {}
+    for d, (index, fields, handles) in item_parts.items():
+      rows = tf.concat(plan.features(handles), axis=-1)
+      if self.projections:
+        rows = self.projections[d](rows)
+      if index is not None:
+        rows, fields = tf.gather(rows, index), tf.gather(fields, index)
+      parts = zip(_split_like(rows, items[d]), _split_like(fields, items[d]), strict=True)
+      item_rows[d] = list(parts)
+
+    embedded = []
+    for (domain, batch), (user, context, cross) in zip(batches, batch_parts, strict=True):
+      embedding, fields = item_rows[domain].pop(0)
+      times = batch["candidate_times"]
+      candidates = Candidates(embedding, batch["candidate_items"], fields, times)
+      histories = {}
+      for d in self.histories:
+        embedding, fields = item_rows[d].pop(0)
+        history_items = batch[f"{d}_items"]
+        visible = visibility(
+          batch[f"{d}_first_visible"],
+          batch[f"{d}_length"],
+          self.schema.domain(d).max_length,
+          tf.shape(history_items)[1],
+        )
+        histories[d] = Behaviours(
+          embedding=embedding,
+          items=history_items,
+          fields=fields,
+          times=batch[f"{d}_times"],
+          side=_join(plan.features(cross[d]), history_items, self.compute_dtype),
+          recency=self._recency(d),
+          visible=visible,
+        )
+      embedded.append(
+        Embedded(
+          profile=_join(plan.features(user), batch["user_fields"], self.compute_dtype, rank=1),
+          context=_join(plan.features(context), batch["candidate_items"], self.compute_dtype),
+          candidates=candidates,
+          histories=histories,
+        )
+      )
+    return embedded
+
+  def _recency(self, domain: DomainName) -> tf.Tensor:
+    table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])
+    return tf.convert_to_tensor(tf.cast(table, self.compute_dtype))
+
+
+class _Lookups:
+  """Collects the table look-ups of a batch, so that each table is read once."""
+
+  def __init__(self) -> None:
+    self.requests: list[tuple[str, tf.Tensor]] = []
+
+  def add(self, features: tuple[Feature, ...], indices: tf.Tensor) -> list[tuple[int, bool]]:
+    """Registers the columns of `indices` `[..., columns]`; returns handles for `features`."""
+    handles, column = [], 0
+    for feature in features:
+      many = feature.max_values > 1
+      part = indices[..., column : column + feature.max_values] if many else indices[..., column]
+      handles.append((len(self.requests), many))
+      self.requests.append((feature.vocabulary, part))
+      column += feature.max_values
+    return handles
+
+  def run(self, tables: Tables) -> None:
+    self.results = tables(self.requests) if self.requests else []
+
+  def features(self, handles: list[tuple[int, bool]]) -> list[tf.Tensor]:
+    """The embeddings of each feature; those of several values averaged."""
+    parts = []
+    for position, many in handles:
+      rows = self.results[position]
+      if many:
+        count = tf.reduce_sum(tf.cast(self.requests[position][1] != 0, rows.dtype), axis=-1, keepdims=True)
+        rows = tf.reduce_sum(rows, axis=-2) / tf.maximum(count, 1)
+      parts.append(rows)
+    return parts
+
+
+def _join(parts: list[tf.Tensor], like: tf.Tensor, dtype: Any, rank: int = 2) -> tf.Tensor:
+  """Embeddings side by side; of width 0 where there are none."""
+  if parts:
+    return tf.concat(parts, axis=-1)
+  zeros = tf.zeros(tf.concat([tf.shape(like)[:rank], [0]], axis=0), dtype)
+  zeros.set_shape(like.shape[:rank].concatenate([0]))
+  return zeros
+
+
+def _split_like(rows: tf.Tensor, parts: list[tf.Tensor]) -> list[tf.Tensor]:
+  """Rows `[sum of sizes, ...]` cut and shaped like `parts`, with the rows' own axes behind."""
+  pieces = tf.split(rows, [tf.size(part) for part in parts], num=len(parts))
+  result = []
+  for piece, part in zip(pieces, parts, strict=True):
+    piece = tf.reshape(piece, tf.concat([tf.shape(part), tf.shape(rows)[1:]], axis=0))
+    piece.set_shape(part.shape.concatenate(rows.shape[1:]))
+    result.append(piece)
+  return result

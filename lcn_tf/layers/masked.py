@@ -1,0 +1,101 @@
+"""Softmax, mean, top-k and gather over the behaviours that a candidate may see.
+
+A row without a visible behaviour gives zeros, never NaN and never an average of padding. Masks are bool and broadcast
+against the scores, so `[B, 1, L]` serves all candidates of a request.
+"""
+
+import tensorflow as tf
+
+
+def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+  """Softmax over the last axis among the entries that the mask keeps.
+
+  Args:
+    scores: `[..., L]` float.
+    mask: `[..., L]` bool, broadcast against `scores`.
+
+  Returns:
+    float32 `[..., L]`, also under a float16 policy. Masked entries are 0; rows without an entry are all 0.
+  """
+  scores = tf.where(mask, tf.cast(scores, tf.float32), tf.float32.min)
+  highest = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
+  weights = tf.exp(scores - highest) * tf.cast(mask, tf.float32)
+  return weights / tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1e-9)
+
+
+def masked_mean(values: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
+  """Mean of the rows that each candidate sees, as one matrix product over the shared history.
+
+  Args:
+    values: `[B, L, D]` float, finite also where invisible.
+    visible: `[B, N, L]` bool, or `[B, 1, L]`.
+
+  Returns:
+    `[B, N, D]` (or `[B, 1, D]`) of `values`' type; zeros where nothing is visible.
+  """
+  weights = tf.cast(visible, tf.float32)
+  weights /= tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1.0)
+  return tf.matmul(tf.cast(weights, values.dtype), values)
+
+
+def masked_top_k(scores: tf.Tensor, mask: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """The k highest scores of the last axis among the entries that the mask keeps.
+
+  Ties go to the lower index: with histories newest first, to the more recent behaviour. However low the score of a
+  kept entry (-inf included), no masked entry comes before it. No gradient passes.
+
+  Args:
+    scores: `[..., L]` float, not NaN.
+    mask: `[..., L]` bool, broadcast against `scores`.
+    k: Static width of the result, also where L < k.
+
+  Returns:
+    indices: int32 `[..., k]`, by falling score; 0 where not valid.
+    valid: bool `[..., k]`; fewer than k kept entries are all returned, the rest is not valid.
+  """
+  scores = tf.maximum(tf.cast(tf.stop_gradient(scores), tf.float32), tf.float32.min)
+  scores = tf.where(mask, scores, -float("inf"))
+  missing = tf.maximum(k - tf.shape(scores)[-1], 0)
+  padding = [[0, 0]] * (len(scores.shape) - 1) + [[0, missing]]
+  scores = tf.pad(scores, padding, constant_values=-float("inf"))
+  values, indices = tf.math.top_k(scores, k)
+  valid = values >= tf.float32.min
+  return tf.where(valid, indices, 0), valid
+
+
+def gather_rows(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+  """The rows of each request's history that its candidates chose.
+
+  Args:
+    values: `[B, L, ...]`.
+    indices: `[B, N, K]` integers in [0, L).
+
+  Returns:
+    `[B, N, K, ...]`. The gradient is added to the chosen rows only.
+  """
+  # int32 index arithmetic of the gradient would be placed on the host
+  return tf.gather(values, tf.cast(indices, tf.int64), axis=1, batch_dims=1)
+
+
+class Picked:
+  """Which of L columns each row keeps, to pick scores from `[B, N, L]` and to place weights back there.
+
+  Args:
+    like: A tensor `[B, N, L]`.
+    indices: `[B, N, K]` integers in [0, L).
+  """
+
+  def __init__(self, like: tf.Tensor, indices: tf.Tensor):
+    self._shape = tf.shape(like, out_type=tf.int64)
+    rows = self._shape[0] * self._shape[1]
+    offsets = tf.reshape(tf.range(rows) * self._shape[2], [self._shape[0], self._shape[1], 1])
+    self._flat = tf.cast(indices, tf.int64) + offsets
+
+  def pick(self, values: tf.Tensor) -> tf.Tensor:
+    """`[B, N, K]` of `values` `[B, N, L]`."""
+    return tf.gather(tf.reshape(values, [-1]), self._flat)
+
+  def place(self, weights: tf.Tensor) -> tf.Tensor:
+    """`[B, N, L]` with `weights` `[B, N, K]` added at the kept columns, zeros elsewhere."""
+    total = tf.reduce_prod(self._shape)
+    return tf.reshape(tf.math.unsorted_segment_sum(weights, self._flat, total), self._shape)

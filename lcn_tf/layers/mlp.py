@@ -1,0 +1,61 @@
+"""The hidden layers of a scorer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+
+@keras.saving.register_keras_serializable("lcn_tf")
+class MLP(keras.layers.Layer):
+  """Dense hidden layers, each followed by the activation and dropout; the caller adds what makes a logit.
+
+      x_{l+1} = dropout(activation(x_l W_l + b_l))
+
+  Glorot-uniform weights, zero biases.
+
+  Departures from the paper: none (LCN, section 4.1: 512-256 and 256-128; its activation is not named).
+
+  Args:
+    units: Widths of the layers; empty = the identity.
+    activation: Name of a Keras activation.
+    dropout: Share of each layer's outputs that training drops.
+
+  Call arguments:
+    inputs: `[..., W]`, any number of leading axes.
+    training: Whether dropout is on.
+
+  Returns:
+    `[..., units[-1]]`.
+
+  Raises:
+    ValueError: A width is not positive, `dropout` is not in [0, 1), or Keras has no such activation.
+  """
+
+  def __init__(self, units: Sequence[int], activation: str = "relu", dropout: float = 0.0, **kwargs: Any):
+    super().__init__(**kwargs)
+    if any(width < 1 for width in units):
+      raise ValueError(f"units: expected positive widths, found {list(units)}")
+    if not 0 <= dropout < 1:
+      raise ValueError(f"dropout: expected a number in [0, 1), found {dropout}")
+    keras.activations.get(activation)
+    self.units = tuple(units)
+    self.activation = activation
+    self.dropout = dropout
+    self._hidden = [
+      keras.layers.Dense(width, activation, name=f"dense_{index}", dtype=self.dtype_policy)
+      for index, width in enumerate(self.units)
+    ]
+    self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+  def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    for dense in self._hidden:
+      inputs = dense(inputs)
+      if self.dropout:
+        inputs = self._dropout(inputs, training=training)
+    return inputs
+
+  def get_config(self) -> dict[str, Any]:
+    config = {"units": self.units, "activation": self.activation, "dropout": self.dropout}
+    return {**super().get_config(), **config}

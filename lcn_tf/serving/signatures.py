@@ -1,0 +1,43 @@
+"""The serving signature: the third reading of the schema."""
+
+import tensorflow as tf
+
+from lcn_tf.schema import DOMAINS, Schema, columns
+
+
+def request_spec(schema: Schema) -> dict[str, tf.TensorSpec]:
+  """What `rank` takes: the tensors of `lcn_tf.data.records` that do not need a label, any B, N and L.
+
+  Several users' requests are rows of B. Candidates that share one moment may be given `first_visible` as `[B, 1]`.
+  """
+  context, user = columns(schema.context_fields), columns(schema.user_fields)
+  shapes: dict[str, tuple[list[int | None], tf.DType]] = {
+    "user_fields": ([None, user], tf.int32),
+    "candidate_items": ([None, None], tf.int32),
+    "candidate_times": ([None, None], tf.int64),
+    "candidate_context": ([None, None, context], tf.int32),
+  }
+  for d in DOMAINS:
+    shapes[f"{d}_items"] = ([None, None], tf.int32)
+    shapes[f"{d}_times"] = ([None, None], tf.int64)
+    shapes[f"{d}_cross"] = ([None, None, columns(schema.domain(d).cross_fields)], tf.int32)
+    shapes[f"{d}_length"] = ([None], tf.int32)
+    shapes[f"{d}_first_visible"] = ([None, None], tf.int32)
+  return {name: tf.TensorSpec(shape, dtype, name) for name, (shape, dtype) in shapes.items()}
+
+
+def example_batch(schema: Schema, requests: int = 1, candidates: int = 1, length: int = 1) -> dict[str, tf.Tensor]:
+  """A batch of zeros with every tensor of `lcn_tf.data.records`, to build models with."""
+  sizes = [requests, candidates]
+  batch = {}
+  for name, spec in request_spec(schema).items():
+    axis = length if name.endswith(("_items", "_times", "_cross")) and not name.startswith("candidate") else candidates
+    shape = [requests, axis, *spec.shape[2:]] if spec.shape.rank > 1 else [requests]
+    if name == "user_fields":
+      shape = [requests, spec.shape[1]]
+    batch[name] = tf.zeros(shape, spec.dtype)
+  batch["user"] = tf.zeros([requests], tf.int64)
+  batch["candidate_mask"] = tf.zeros(sizes, tf.bool)
+  batch["label"] = tf.zeros(sizes, tf.float32)
+  batch["weight"] = tf.zeros(sizes, tf.float32)
+  return batch

@@ -1,0 +1,147 @@
+"""What happens between steps: Keras callbacks, to which users can add theirs."""
+
+import math
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tensorflow import keras
+
+from lcn_tf import metrics
+from lcn_tf.errors import UserError
+from lcn_tf.serving.signatures import request_spec
+
+Logs = dict[str, Any]
+
+
+class Progress(tf.Module):
+  """Where a job is; part of its checkpoints.
+
+  Attributes:
+    epoch: Epochs that are finished.
+    step: Steps of the next epoch that are done.
+    best: The best validation AUC so far, in `best_epoch`.
+  """
+
+  def __init__(self) -> None:
+    super().__init__()
+    self.epoch = tf.Variable(0, dtype=tf.int64)
+    self.step = tf.Variable(0, dtype=tf.int64)
+    self.best = tf.Variable(-1.0, dtype=tf.float64)
+    self.best_epoch = tf.Variable(-1, dtype=tf.int64)
+
+
+class Validation(keras.callbacks.Callback):
+  """Scores the validation split after each epoch: exact `val_auc`, `val_gauc` and `val_logloss` in the epoch's logs.
+
+  It comes first in the list of callbacks, so that the others see them.
+
+  Args:
+    batches: Gives the split's batches, flat dicts, from the start.
+  """
+
+  def __init__(self, batches: Callable[[], Iterable[dict[str, tf.Tensor]]]):
+    super().__init__()
+    self._batches = batches
+
+  def set_model(self, model: Any) -> None:
+    super().set_model(model)
+    spec = request_spec(model.schema)
+    self._score = tf.function(lambda request: tf.sigmoid(model(request, training=False)), input_signature=[spec], autograph=False)
+
+  def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+    names = set(request_spec(self.model.schema))
+    scored = metrics.Accumulator()
+    for batch in self._batches():
+      real = batch["candidate_mask"].numpy()
+      probability = self._score({name: tensor for name, tensor in batch.items() if name in names}).numpy()
+      users = np.broadcast_to(batch["user"].numpy()[:, np.newaxis], real.shape)
+      scored.add(probability[real], batch["label"].numpy()[real], users[real], batch["weight"].numpy()[real])
+    result = scored.result()
+    if logs is not None:
+      arguments = result.scores, result.labels
+      logs["val_auc"] = metrics.auc(*arguments, result.weights)
+      logs["val_gauc"] = metrics.gauc(*arguments, result.users, result.weights)
+      logs["val_logloss"] = metrics.logloss(*arguments, result.weights)
+
+
+class Checkpoints(keras.callbacks.Callback):
+  """Saves the job after each epoch (and every so many steps), keeps the best epoch by validation AUC, and stops early.
+
+  Args:
+    folder: `last/` and `best/` are made there; a checkpoint is written whole or not at all.
+    progress: Updated here.
+    every: Steps between checkpoints within an epoch; 0 = none.
+    patience: Epochs without a better validation AUC before training stops; 0 = never.
+  """
+
+  def __init__(self, folder: pathlib.Path, progress: Progress, every: int = 0, patience: int = 0):
+    super().__init__()
+    self._folder = folder
+    self._progress = progress
+    self._every = every
+    self._patience = patience
+    self._saved = 0
+
+  def set_model(self, model: Any) -> None:
+    super().set_model(model)
+    contents = {"model": model, "optimizer": model.optimizer, "progress": self._progress}
+    self._last = tf.train.CheckpointManager(tf.train.Checkpoint(**contents), str(self._folder / "last"), 2)
+    self._best = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(self._folder / "best"), 1)
+
+  def restore(self) -> bool:
+    """Takes up the last checkpoint, if there is one."""
+    path = self._last.latest_checkpoint
+    if path:
+      self._last.checkpoint.restore(path).assert_existing_objects_matched()
+      logging.info("resumed from %s: %d epochs and %d steps", path, self._progress.epoch, self._progress.step)
+    return bool(path)
+
+  @property
+  def _number(self) -> int:
+    return int(self.model.optimizer.iterations.numpy())
+
+  def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+    self._offset = int(self._progress.step)
+    self._saved = 0
+
+  def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+    done = batch + 1
+    if self._every and done - self._saved >= self._every:
+      self._saved = done
+      self._progress.step.assign(self._offset + done)
+      self._last.save(self._number)
+
+  def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+    value = (logs or {}).get("val_auc", math.nan)
+    self._progress.epoch.assign(epoch + 1)
+    self._progress.step.assign(0)
+    if value > float(self._progress.best):
+      self._progress.best.assign(value)
+      self._progress.best_epoch.assign(epoch)
+      self._best.save(self._number)
+    self._last.save(self._number)
+    if self.stopped_early:
+      logging.info("stopping: no better validation AUC for %d epochs", self._patience)
+      self.model.stop_training = True
+
+  @property
+  def stopped_early(self) -> bool:
+    """Whether patience has run out."""
+    since = int(self._progress.epoch) - 1 - int(self._progress.best_epoch)
+    return bool(self._patience) and int(self._progress.best_epoch) >= 0 and since >= self._patience
+
+
+class StopOnNaN(keras.callbacks.Callback):
+  """Ends the job when the loss is not finite, naming the step."""
+
+  def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+    loss = (logs or {}).get("loss", 0.0)
+    if not math.isfinite(loss):
+      step = int(self.model.optimizer.iterations.numpy())
+      raise UserError(
+        f"step {step}: the loss is {loss}. The checkpoints before it are kept; a lower train.learning_rate may help."
+      )

@@ -1,0 +1,32 @@
+"""A whole job: train, export the best epoch, evaluate what was exported."""
+
+import pathlib
+from typing import Any
+
+from lcn_tf.config import Experiment
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.evaluation import evaluate
+from lcn_tf.serving.export import export_run
+from lcn_tf.training.trainer import train
+
+
+def run_job(
+  experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path, bootstrap: int = 200
+) -> dict[str, Any]:
+  """Trains (or resumes), exports to `run_dir/export/<version>` and scores the test split with that SavedModel.
+
+  Returns:
+    What `run_dir/metrics.json` holds.
+  """
+  run = pathlib.Path(run_dir)
+  train(experiment, record_set, run)
+  version = export_run(run, run / "export")
+  return evaluate(
+    version,
+    record_set,
+    "test",
+    run,
+    history_csv=run / "history.csv",
+    config_yaml=run / "experiment.yaml",
+    bootstrap=bootstrap,
+  )

@@ -1,0 +1,188 @@
+"""One training job, top to bottom."""
+
+import dataclasses
+import pathlib
+import sys
+import time
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+from tensorflow import keras
+
+from lcn_tf import config as config_lib
+from lcn_tf.config import Experiment
+from lcn_tf.data.dataset import evaluation_batches, steps_per_epoch, training_batches
+from lcn_tf.data.diagnosis import guard
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.models.build import build_model
+from lcn_tf.schema import DOMAINS, Schema, with_sizes
+from lcn_tf.training.callbacks import Checkpoints, Progress, StopOnNaN, Validation
+from lcn_tf.training.optimizers import make_optimizer
+from lcn_tf.training.strategy import make_strategy
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What a finished job leaves in memory; its files are in the run folder."""
+
+  model: keras.Model
+  steps: int
+  seconds: float
+  candidates_per_second: float
+
+
+def train(
+  experiment: Experiment,
+  record_set: RecordSet,
+  run_dir: str | pathlib.Path,
+  callbacks: tuple[keras.callbacks.Callback, ...] = (),
+) -> Job:
+  """Trains `experiment` on the `train` split; calling it again with the same arguments takes up where it stopped.
+
+  Args:
+    callbacks: The caller's own, run after the job's.
+
+  Raises:
+    UserError: The records have another schema, the folder holds another experiment, a broken record, a loss that is
+      not finite.
+  """
+  config, schema = experiment.train, record_set.record_schema
+  check_schema(experiment.record_schema, record_set)
+  run = open_run(experiment, record_set, run_dir)
+  keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
+  strategy = make_strategy(config)
+  requests = config.global_batch_size // schema.candidates
+  if requests % strategy.num_replicas_in_sync:
+    raise UserError(
+      f"train.global_batch_size {config.global_batch_size} is {requests} requests of {schema.candidates} candidates, "
+      f"which {strategy.num_replicas_in_sync} replicas cannot share equally"
+    )
+  with strategy.scope():
+    model = build_model(
+      schema,
+      experiment.model,
+      seed=config.seed,
+      deduplicate=not config.jit_compile,
+      catalogues={d: record_set.catalogue(d) for d in DOMAINS},
+    )
+    model.compile(
+      optimizer=make_optimizer(model, config),
+      steps_per_execution=config.steps_per_execution,
+      jit_compile=config.jit_compile,
+    )
+  logging.info(
+    "%s: %d replicas, %d requests x %d candidates a step, %d weights in tables, %d elsewhere",
+    experiment.name,
+    strategy.num_replicas_in_sync,
+    requests,
+    schema.candidates,
+    sum(v.shape.num_elements() for v in model.table_variables()),
+    sum(v.shape.num_elements() for v in model.dense_variables()),
+  )
+
+  progress = Progress()
+  checkpoints = Checkpoints(run / "checkpoints", progress, config.checkpoint_every, config.early_stopping)
+  checkpoints.set_model(model)
+  checkpoints.restore()
+
+  steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
+
+  def stream(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    return training_batches(
+      record_set,
+      domains=model.domains,
+      requests=requests,
+      replicas=strategy.num_replicas_in_sync // context.num_input_pipelines,
+      seed=config.seed,
+      skip=int(progress.epoch) * steps + int(progress.step),
+      length_buckets=config.length_buckets,
+      shuffle_buffer=config.shuffle_buffer,
+      on_corrupt=config.on_corrupt,
+      workers=context.num_input_pipelines,
+      worker=context.input_pipeline_id,
+    )
+
+  def validation() -> tf.data.Dataset:
+    return evaluation_batches(record_set, "validation", requests=max(requests, 64), on_corrupt=config.on_corrupt)
+
+  began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
+  with guard(record_set, "train", model.domains):
+    while int(progress.epoch) < config.epochs and not checkpoints.stopped_early:
+      epoch, within = int(progress.epoch), int(progress.step)
+      model.fit(
+        strategy.distribute_datasets_from_function(stream),
+        initial_epoch=epoch,
+        # what an interrupted job left of an epoch is a fit of its own: Keras knows one length of epochs
+        epochs=epoch + 1 if within else config.epochs,
+        steps_per_epoch=steps - within,
+        verbose=1 if sys.stderr.isatty() else 2,
+        callbacks=[
+          StopOnNaN(),
+          Validation(validation),
+          keras.callbacks.CSVLogger(str(run / "history.csv"), append=epoch > 0),
+          keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False, write_steps_per_second=True),
+          checkpoints,
+          *callbacks,
+        ],
+      )
+  done = int(model.optimizer.iterations.numpy()) - before
+  seconds = time.monotonic() - began
+  rate = done * requests * schema.candidates / max(seconds, 1e-9)
+  logging.info("%d steps in %.1f s, validation included: %.0f candidate slots/s", done, seconds, rate)
+  return Job(model, done, seconds, rate)
+
+
+def check_schema(asked: Schema, record_set: RecordSet) -> None:
+  """Checks that the records hold what the experiment's schema asks for.
+
+  Raises:
+    UserError: Names the first difference.
+  """
+  there = record_set.record_schema
+  sizes = {name: vocabulary.size for name, vocabulary in there.vocabularies.items()}
+  if set(asked.vocabularies) == set(sizes):
+    asked = with_sizes(asked, sizes, {d: there.domain(d).items for d in DOMAINS})
+  difference = _difference(asked.model_dump(mode="json"), there.model_dump(mode="json"), "schema")
+  if difference:
+    raise UserError(f"{record_set.path} was built with another schema: {difference}. Build the records again.")
+
+
+def _difference(asked: Any, found: Any, path: str) -> str:
+  """Where two trees differ first, or an empty string."""
+  if isinstance(asked, dict) and isinstance(found, dict):
+    for key in sorted(set(asked) | set(found)):
+      difference = _difference(asked.get(key), found.get(key), f"{path}.{key}")
+      if difference:
+        return difference
+    return ""
+  return "" if asked == found else f"{path} is {asked!r} in the config, {found!r} in the records"
+
+
+def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
+  """Makes the run folder, with the effective experiment and the facts of the records in it.
+
+  Raises:
+    UserError: It holds another experiment, or was begun with other records.
+  """
+  run = pathlib.Path(run_dir)
+  file = run / "experiment.yaml"
+  if file.is_file():
+    there = config_lib.load(str(file))
+    difference = _difference(
+      experiment.model_dump(mode="json", by_alias=True), there.model_dump(mode="json", by_alias=True), "experiment"
+    )
+    if difference:
+      raise UserError(f"{run} holds another experiment: {difference.replace('in the records', 'there')}. Use another --run_dir.")
+    before = RecordSet.open(run)
+    if before.fingerprint != record_set.fingerprint:
+      raise UserError(
+        f"{run} was begun with other records: fingerprint {before.fingerprint}, {record_set.path} has "
+        f"{record_set.fingerprint}. Use another --run_dir."
+      )
+    return run
+  run.mkdir(parents=True, exist_ok=True)
+  file.write_text(config_lib.dump(experiment))
+  record_set.save(run)
+  return run

@@ -1,0 +1,33 @@
+"""Trains one experiment, exports its best epoch and evaluates what was exported.
+
+    python -m pipelines.train --config C --records DIR --run_dir RUN [--set key.path=value ...]
+
+The same command again resumes.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from lcn_tf import config, entry
+
+_CONFIG = flags.DEFINE_string("config", None, "The experiment, a YAML file.", required=True)
+_RECORDS = flags.DEFINE_string("records", None, "The record set that pipelines.build_records made.", required=True)
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "Where checkpoints, model and report go.", required=True)
+_SET = flags.DEFINE_multi_string("set", [], "key.path=value, instead of what the config says. May be repeated.")
+_BOOTSTRAP = flags.DEFINE_integer("bootstrap", 200, "Bootstrap replicates of the confidence intervals.", lower_bound=0)
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  experiment = config.load(_CONFIG.value, _SET.value)
+  # TensorFlow only now: a wrong config is told at once
+  from lcn_tf.data.record_set import RecordSet
+  from lcn_tf.training.job import run_job
+
+  metrics = run_job(experiment, RecordSet.open(_RECORDS.value), _RUN_DIR.value, bootstrap=_BOOTSTRAP.value)
+  logging.info("test: auc %.4f, gauc %.4f, logloss %.4f", metrics["auc"], metrics["gauc"], metrics["logloss"])
+
+
+if __name__ == "__main__":
+  entry.run(main)

@@ -1,0 +1,194 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lcn_tf.interest.lap import LAP
+from lcn_tf.layers.structures import Behaviours, Candidates
+from tests.reference import lap as twin
+from tests.support.layers import check_extractor, check_layer, random_inputs, tensors
+
+MSA = ("query", "key", "value")
+FSA = ("query", "key", "value", "output", "ffn_in", "ffn_in_bias", "ffn_out", "ffn_out_bias")
+SMALL = {"num_heads": 2, "head_dim": 3, "msa_dim": 4, "output_dim": 5, "ffn_dim": 7}
+
+
+def _lap(**options):
+  """A small layer whose biases are not zero."""
+  layer = LAP(**{"top_k": (6, 3), **SMALL, **options})
+  original = layer.make_weights
+
+  def make_weights(*arguments):
+    original(*arguments)
+    random = np.random.default_rng(0)
+    for weight in layer.weights:
+      weight.assign(0.5 * random.normal(size=weight.shape))
+
+  layer.make_weights = make_weights
+  return layer
+
+
+def _weights(layer):
+  levels = {"msa": MSA, "fsa": FSA}
+  return {
+    level: {name: getattr(layer, f"{level}_{name}").numpy() for name in names}
+    for level, names in levels.items()
+    if level in layer.levels
+  }
+
+
+def _twin(layer, candidates, behaviours):
+  options = {name: getattr(layer, name) for name in ("levels", "top_k", "csa_norm", "fsa_side", "activation")}
+  return twin.lap(candidates, behaviours, _weights(layer), **options)
+
+
+def _toy(rows, candidate, visible=None):
+  """One request, one candidate, no side information."""
+  rows = np.array([rows], np.float32)
+  length = rows.shape[1]
+  visible = np.ones([1, 1, length], bool) if visible is None else np.array([[visible]])
+  return tensors(
+    (
+      Candidates(np.array([[candidate]], np.float32), np.ones([1, 1], np.int32), np.ones([1, 1, 1], np.int64), [[9]]),
+      Behaviours(
+        rows,
+        np.ones([1, length], np.int32),
+        np.ones([1, length, 1], np.int64),
+        np.ones([1, length], np.int64),
+        np.zeros([1, length, 0], np.float32),
+        np.zeros([0, 2], np.float32),
+        visible,
+      ),
+    )
+  )
+
+
+def _jacobian_support(layer, candidates, behaviours, columns):
+  """Behaviours `[L]` of request 0 on which the given outputs of its candidate 0 depend."""
+  candidates, behaviours = tensors((candidates, behaviours))
+  with tf.GradientTape() as tape:
+    tape.watch(behaviours.embedding)
+    output = layer(candidates, behaviours)[0, 0, columns]
+  jacobian = tape.jacobian(output, behaviours.embedding)[:, 0].numpy()
+  return (jacobian != 0).any(axis=(0, 2))
+
+
+def test_survives_every_use_that_keras_makes_of_a_layer():
+  bad = {
+    "levels": [["csa", "dsa"], []],
+    "top_k": [[5, 10], [0, 0], [5]],
+    "num_heads": 0,
+    "head_dim": -1,
+    "msa_dim": 0,
+    "output_dim": 0,
+    "ffn_dim": 0,
+    "csa_norm": "sparsemax",
+  }
+  options = {**SMALL, "top_k": (20, 12), "levels": ("csa", "msa", "fsa"), "csa_norm": "sigmoid", "fsa_side": False}
+  check_layer(LAP, {**options, "activation": "gelu"}, random_inputs(0), bad=bad)
+
+
+def test_shares_the_properties_of_all_extractors_and_equals_its_twin():
+  check_extractor(_lap, _twin)
+
+
+@pytest.mark.parametrize("top_k", [(1, 1), (5, 2), (11, 11), (40, 30)])
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"levels": ("csa",)},
+    {"levels": ("msa",)},
+    {"levels": ("fsa",), "csa_norm": "none"},
+    {"levels": ("csa", "msa"), "csa_norm": "sigmoid"},
+    {"levels": ("csa", "fsa"), "activation": "gelu"},
+    {"levels": ("msa", "fsa")},
+    {"fsa_side": False, "csa_norm": "none"},
+  ],
+  ids=lambda options: "-".join(str(value) for value in options.values()),
+)
+def test_every_variant_equals_its_twin(options, top_k):
+  candidates, behaviours = random_inputs(sum(top_k))
+  layer = _lap(**options, top_k=top_k)
+  actual = layer(*tensors((candidates, behaviours)))
+  np.testing.assert_allclose(actual, _twin(layer, candidates, behaviours), rtol=2e-4, atol=2e-5)
+
+
+def test_complete_scope_is_an_unscaled_inner_product_attention():
+  interest = LAP(levels=("csa",))(*_toy([(1, 0), (0, 1), (1, 1)], (1, 0)))
+  # the weights .4223, .1554, .4223; with a stray 1 / sqrt(2) it would be (.8022, .5989)
+  np.testing.assert_allclose(interest[0, 0], [0.8446, 0.5777], atol=5e-5)
+
+
+def test_complete_scope_without_softmax_sums_the_raw_products():
+  interest = LAP(levels=("csa",), csa_norm="none")(*_toy([(1, 0), (0, 1), (1, 1), (5, 5)], (1, 0), [1, 1, 1, 0]))
+  np.testing.assert_allclose(interest[0, 0], [2.0, 1.0])
+
+
+def test_one_level_is_as_wide_as_the_items():
+  assert LAP(levels=("csa",))(*tensors(random_inputs(1))).shape == (3, 4, 6)
+
+
+def test_all_levels_come_in_the_order_complete_median_focused():
+  inputs = tensors(random_inputs(2))
+  layer = _lap()
+  whole = layer(*inputs)
+  assert whole.shape == (3, 4, 6 + 5 + 5)
+  np.testing.assert_allclose(whole[..., :6], LAP(levels=("csa",))(*inputs), rtol=1e-6)
+  median = _lap(levels=("msa",))
+  median(*inputs)
+  median.set_weights([layer.msa_query, layer.msa_key, layer.msa_value])
+  np.testing.assert_allclose(whole[..., 6:11], median(*inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_have_the_sizes_of_the_paper():
+  candidates, behaviours = random_inputs(3, D=64, S=24, R=5)
+  behaviours = behaviours._replace(recency=np.zeros([5, 8], np.float32))
+  layer = LAP()
+  layer(*tensors((candidates, behaviours)))
+  msa = sum(int(tf.size(getattr(layer, f"msa_{name}"))) for name in MSA)
+  attention = sum(int(tf.size(getattr(layer, f"fsa_{name}"))) for name in FSA[:4])
+  feed_forward = sum(int(tf.size(getattr(layer, f"fsa_{name}"))) for name in FSA[4:])
+  assert (msa, attention, feed_forward) == (16_384, 20_480, 33_088)
+
+
+def test_focused_scope_learns_only_from_what_both_levels_kept():
+  candidates, behaviours = random_inputs(4, L=20)
+  layer = _lap(activation="linear")
+  seen = behaviours.visible[0, 0]
+  complete, median, focused = (
+    _jacobian_support(layer, candidates, behaviours, columns)
+    for columns in (slice(0, 6), slice(6, 11), slice(11, None))
+  )
+  np.testing.assert_array_equal(complete, seen)
+  assert median.sum() == 6
+  assert focused.sum() == 3
+  assert not (median & ~seen).any()
+  assert not (focused & ~median).any()
+
+
+def test_a_behaviour_that_is_not_kept_moves_the_complete_scope_only():
+  candidates, behaviours = random_inputs(5, L=20)
+  layer = _lap()
+  before = layer(*tensors((candidates, behaviours))).numpy()[0, 0]
+  scores = behaviours.embedding[0] @ candidates.embedding[0, 0]
+  worst = min(np.flatnonzero(behaviours.visible[0, 0]), key=lambda i: scores[i])
+  behaviours.embedding[0, worst] -= 0.1 * candidates.embedding[0, 0]
+  after = layer(*tensors((candidates, behaviours))).numpy()[0, 0]
+  assert (after[:6] != before[:6]).all()
+  np.testing.assert_allclose(after[6:], before[6:], rtol=1e-6)
+
+
+def test_with_everything_kept_the_ranking_of_complete_scope_does_not_matter():
+  candidates, behaviours = random_inputs(6)
+  layer = _lap(top_k=(11, 11))
+  other = _lap(top_k=(30, 30))
+  inputs = tensors((candidates, behaviours))
+  np.testing.assert_allclose(layer(*inputs), other(*inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_no_history_gives_zeros_although_the_feed_forward_layer_has_biases():
+  candidates, behaviours = random_inputs(7)
+  layer = _lap()
+  unseen = behaviours._replace(visible=np.zeros_like(behaviours.visible))
+  interest = layer(*tensors((candidates, unseen)))
+  assert (layer.fsa_ffn_out_bias.numpy() != 0).all()
+  np.testing.assert_array_equal(interest, np.zeros([3, 4, 16]))

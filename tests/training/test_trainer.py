@@ -1,0 +1,175 @@
+"""The trainer on real TFRecords: replicas, resuming, what it leaves, what stops it."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow import keras
+
+from lcn_tf import config
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.records import encode
+from lcn_tf.errors import UserError
+from lcn_tf.training.trainer import check_schema, train
+from tests.support.experiments import small_experiment
+from tests.support.record_sets import random_request, small_schema, write_record_set, write_shard
+
+
+@pytest.fixture(scope="module")
+def record_set(tmp_path_factory):
+  sizes = {"train": 64, "validation": 16, "test": 16}
+  return write_record_set(tmp_path_factory.mktemp("records"), small_schema(), records=sizes)
+
+
+class Losses(keras.callbacks.Callback):
+  """Collects the running mean of the loss after every step."""
+
+  def __init__(self):
+    super().__init__()
+    self.values = []
+
+  def on_train_batch_end(self, batch, logs=None):
+    self.values.append(logs["loss"])
+
+
+class Stop(keras.callbacks.Callback):
+  """Kills the job at a step."""
+
+  def __init__(self, step):
+    super().__init__()
+    self.step = step
+
+  def on_train_batch_end(self, batch, logs=None):
+    if int(self.model.optimizer.iterations.numpy()) == self.step:
+      raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("extractor, crp", [("lap", True), ("average_pooling", False)])
+def test_one_two_and_four_replicas_give_the_same_losses(record_set, tmp_path, extractor, crp):
+  curves = {}
+  for replicas in (1, 2, 4):
+    losses = Losses()
+    experiment = small_experiment(extractor, crp=crp, replicas=replicas, learning_rate=0.01)
+    train(experiment, record_set, tmp_path / str(replicas), (losses,))
+    curves[replicas] = losses.values
+  assert len(curves[1]) == 8
+  assert curves[1][3] < curves[1][0]
+  np.testing.assert_allclose(curves[2], curves[1], rtol=1e-4)
+  np.testing.assert_allclose(curves[4], curves[1], rtol=1e-4)
+
+
+def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(record_set, tmp_path):
+  experiment = small_experiment(crp=True, checkpoint_every=1)
+  unbroken = train(experiment, record_set, tmp_path / "unbroken").model
+  with pytest.raises(KeyboardInterrupt):
+    train(experiment, record_set, tmp_path / "broken", (Stop(3),))
+  job = train(experiment, record_set, tmp_path / "broken")
+  assert job.steps == 8 - 3
+  for one, other in zip(unbroken.variables, job.model.variables, strict=True):
+    if "catalogue" not in one.name and one.shape.rank:
+      np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
+
+
+def test_a_finished_job_is_not_run_again(record_set, tmp_path):
+  experiment = small_experiment("average_pooling")
+  train(experiment, record_set, tmp_path)
+  assert train(experiment, record_set, tmp_path).steps == 0
+
+
+def test_it_leaves_the_effective_config_history_and_checkpoints(record_set, tmp_path):
+  experiment = small_experiment("average_pooling", learning_rate=0.002)
+  train(experiment, record_set, tmp_path)
+  assert config.load(str(tmp_path / "experiment.yaml")) == experiment
+  lines = (tmp_path / "history.csv").read_text().splitlines()
+  assert {"epoch", "loss", "val_auc", "val_gauc", "val_logloss"} <= set(lines[0].split(","))
+  assert len(lines) == 1 + 2
+  assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints" / "best"))
+  assert list((tmp_path / "tensorboard").rglob("events.*"))
+
+
+def test_training_learns_a_label_that_an_item_decides(tmp_path):
+  """Labels follow the candidate item's parity: the loss must fall far below that of a constant."""
+  schema = small_schema()
+  rng = np.random.default_rng(0)
+  record_set = write_record_set(tmp_path / "r", schema, records={"train": 256, "validation": 32, "test": 32})
+  for domains in record_set.splits.values():
+    for shard in domains["target"].shards:
+      requests = [
+        dataclasses.replace(request, labels=(request.items % 2).astype(np.float32))
+        for request in (random_request(schema, rng, user=i + 1) for i in range(shard.records))
+      ]
+      write_shard(tmp_path / "r" / shard.file, [encode(r, schema) for r in requests], record_set.compression)
+  losses = Losses()
+  train(small_experiment(epochs=6, learning_rate=0.02), record_set, tmp_path / "run", (losses,))
+  history = (tmp_path / "run" / "history.csv").read_text().splitlines()
+  column = history[0].split(",").index("val_auc")
+  assert float(history[-1].split(",")[column]) > 0.95
+  assert losses.values[-1] < 0.5
+
+
+def test_a_loss_that_is_not_finite_stops_the_job_and_names_the_step(record_set, tmp_path):
+  class Poison(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+      if batch == 1:
+        self.model.logit.bias.assign([math.nan])
+
+  with pytest.raises(UserError, match=r"step 3: the loss is nan"):
+    train(small_experiment("average_pooling"), record_set, tmp_path, (Poison(),))
+
+
+def test_early_stopping_keeps_the_best_epoch(record_set, tmp_path):
+  # labels are noise here, so validation cannot improve for long
+  train(small_experiment("average_pooling", epochs=12, early_stopping=1), record_set, tmp_path)
+  rows = (tmp_path / "history.csv").read_text().splitlines()
+  assert 2 <= len(rows) - 1 < 12
+
+
+def test_another_experiment_in_the_same_folder_is_refused(record_set, tmp_path):
+  train(small_experiment("average_pooling", epochs=1), record_set, tmp_path)
+  with pytest.raises(UserError, match=r"holds another experiment: experiment\.train\.learning_rate is 0\.5"):
+    train(small_experiment("average_pooling", epochs=1, learning_rate=0.5), record_set, tmp_path)
+
+
+def test_records_of_another_schema_are_refused(record_set):
+  other = small_schema(max_length=12, sized=False)
+  with pytest.raises(UserError, match=r"schema\.source\.max_length is 24 in the config, 48 in the records"):
+    check_schema(other, record_set)
+
+
+def test_more_requests_than_the_split_holds_are_refused(record_set, tmp_path):
+  with pytest.raises(UserError, match=r"fewer than the 1024 of one global batch"):
+    train(small_experiment("average_pooling", global_batch_size=4096), record_set, tmp_path)
+
+
+def test_requests_that_replicas_cannot_share_are_refused(record_set, tmp_path):
+  with pytest.raises(UserError, match=r"16 requests of 4 candidates, which 3 replicas cannot share equally"):
+    train(small_experiment("average_pooling", replicas=3), record_set, tmp_path)
+
+
+def test_a_broken_record_stops_the_job_and_is_named(tmp_path):
+  record_set = write_record_set(tmp_path / "records", small_schema(), compression="none")
+  shard = tmp_path / "records" / record_set.splits["train"]["target"].shards[1].file
+  data = bytearray(shard.read_bytes())
+  data[len(data) // 2] ^= 0xFF
+  shard.write_bytes(data)
+  with pytest.raises(UserError, match=rf"{shard.name}: record \d+ \(offset \d+\)"):
+    train(small_experiment("average_pooling"), record_set, tmp_path / "run")
+
+
+def test_a_broken_record_can_be_skipped(tmp_path):
+  record_set = write_record_set(tmp_path / "records", small_schema(), compression="none")
+  shard = tmp_path / "records" / record_set.splits["train"]["target"].shards[1].file
+  data = bytearray(shard.read_bytes())
+  data[len(data) // 2] ^= 0xFF
+  shard.write_bytes(data)
+  job = train(small_experiment("average_pooling", on_corrupt="skip"), record_set, tmp_path / "run")
+  assert job.steps == 8
+
+
+def test_the_record_set_of_a_run_is_kept_beside_it(record_set, tmp_path):
+  train(small_experiment("average_pooling", epochs=1), record_set, tmp_path)
+  assert RecordSet.open(tmp_path).fingerprint == record_set.fingerprint
+  assert json.loads((tmp_path / "dataset.json").read_text())["fingerprint"] == record_set.fingerprint

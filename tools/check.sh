@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Lint, format, types, tests: the same here and in CI.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+make --no-print-directory setup
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+make --no-print-directory test
