@@ -88,6 +88,7 @@ def training_batches(
       raise UserError(f"{record_set.path}: the train split has too few {domain}-domain records: {nominal}")
     sources[domain] = _share(files, workers, worker, steps * rows if domain == domains[0] else 1)
 
+  @tf.autograph.experimental.do_not_convert
   def one_epoch(number: tf.Tensor) -> tf.data.Dataset:
     streams = {}
     for domain in domains:
@@ -102,6 +103,7 @@ def training_batches(
       streams[domain] = _grouped(stream.take(steps * rows), rows, key, max(1, min(_GROUPED, shuffle_buffer // rows)))
     return tf.data.Dataset.zip(streams)
 
+  @tf.autograph.experimental.do_not_convert
   def parse(serialized: dict[DomainName, tf.Tensor]) -> dict[DomainName, Batch]:
     batches = {}
     for domain, one in serialized.items():
@@ -252,6 +254,7 @@ def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dat
 def _grouped(serialized: tf.data.Dataset, rows: int, key: tf.Tensor, window: int) -> tf.data.Dataset:
   """Batches `[rows]` of records of similar size, sorted out among `window` batches; the batches are not in order."""
 
+  @tf.autograph.experimental.do_not_convert
   def regroup(index: tf.Tensor, some: tf.Tensor) -> tf.Tensor:
     by_size = tf.argsort(tf.strings.length(some), stable=True)
     batches = tf.reshape(tf.gather(some, by_size), [-1, rows])

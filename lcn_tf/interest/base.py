@@ -27,7 +27,11 @@ class Extractor(keras.layers.Layer):
       with tf.init_scope(), tf.name_scope(self.name):
         self.make_weights(item, item + side + (recency[1] if recency[0] else 0))
       self._weights_made = True
-    return super().__call__(candidates, behaviours, **kwargs)
+    # Keras casts the first argument alone
+    floats = {
+      name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in ("embedding", "side", "recency")
+    }
+    return super().__call__(candidates, behaviours._replace(**floats), **kwargs)
 
   def weight(self, name: str, shape: list[int], initializer: str = "glorot_uniform") -> tf.Variable:
     return self.add_weight(name, shape, initializer=initializer)

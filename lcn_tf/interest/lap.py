@@ -114,30 +114,57 @@ class LAP(Extractor):
       self.fsa_ffn_out_bias = self.weight("fsa/ffn_out_bias", [self.output_dim], "zeros")
 
   def call(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
-    query, items = candidates.embedding, behaviours.embedding
-    scores_BNL = tf.matmul(query, items, transpose_b=True)
-    interests = []
+    query, items, visible = candidates.embedding, behaviours.embedding, behaviours.visible
+    rows_BLX = static_rows(behaviours)
+    pools, interests = [], []
+    if "msa" in self.levels:
+      # [E, side information, recency] W_k (e_v W_q)^T, with the query carried through W_k^T
+      msa_query_BNX = tf.matmul(tf.matmul(query, self.msa_query), self.msa_key, transpose_b=True)
+      msa_query_BNX *= self.msa_dim**-0.5
+      scores_BNL, msa_scores_BNL = self._both_scores(query, msa_query_BNX[..., : rows_BLX.shape[-1]], rows_BLX)
+    else:
+      scores_BNL = tf.matmul(query, items, transpose_b=True)
     if "csa" in self.levels:
-      interests.append(tf.matmul(self._csa_weights(scores_BNL, behaviours.visible), items))
+      pools.append(self._csa_weights(scores_BNL, visible))
     if self.levels != ["csa"]:
       kept = self.top_k[0] if "msa" in self.levels else self.top_k[1]
-      indices_BNK, valid_BNK = masked_top_k(scores_BNL, behaviours.visible, kept)
-      rows_BLD = static_rows(behaviours)
+      indices_BNK, valid_BNK = masked_top_k(scores_BNL, visible, kept)
+    if "msa" in self.levels:
+      picked = Picked(msa_scores_BNL, indices_BNK)
+      scores_BNK = picked.pick(msa_scores_BNL)
+      recency = behaviours.recency
+      if recency.shape[0]:
+        bucket_scores_BNR = tf.matmul(msa_query_BNX[..., rows_BLX.shape[-1] :], recency, transpose_b=True)
+        buckets = Picked(bucket_scores_BNR, kept_buckets(candidates, behaviours, indices_BNK))
+        scores_BNK += buckets.pick(bucket_scores_BNR)
+      weights_BNK = tf.cast(masked_softmax(scores_BNK, valid_BNK), query.dtype)
+      pools.append(picked.place(weights_BNK))
+    if pools:
+      pooled = tf.split(tf.matmul(tf.concat(pools, axis=1), rows_BLX), len(pools), axis=1)
+      if "csa" in self.levels:
+        interests.append(pooled[0][..., : items.shape[-1]])
       if "msa" in self.levels:
-        interest, scores_BNK = self._msa(candidates, behaviours, rows_BLD, indices_BNK, valid_BNK)
-        interests.append(interest)
-        if "fsa" in self.levels:
-          chosen, valid_BNK = masked_top_k(scores_BNK, valid_BNK, self.top_k[1])
-          indices_BNK = tf.gather(indices_BNK, tf.cast(chosen, tf.int64), axis=2, batch_dims=2)
-      if "fsa" in self.levels:
-        if self.fsa_side:
-          rows_BNKD = gather_rows(rows_BLD, indices_BNK)
-          recency = kept_recency(candidates, behaviours, indices_BNK)
-          rows_BNKD = rows_BNKD if recency is None else tf.concat([rows_BNKD, recency], axis=-1)
-        else:
-          rows_BNKD = gather_rows(items, indices_BNK)
-        interests.append(self._fsa(query, rows_BNKD, valid_BNK))
+        parts = [pooled[-1]]
+        if recency.shape[0]:
+          parts.append(tf.matmul(buckets.place(weights_BNK), recency))
+        interests.append(tf.matmul(tf.concat(parts, axis=-1), self.msa_value))
+    if "fsa" in self.levels:
+      if "msa" in self.levels:
+        chosen, valid_BNK = masked_top_k(scores_BNK, valid_BNK, self.top_k[1])
+        indices_BNK = tf.gather(indices_BNK, tf.cast(chosen, tf.int64), axis=2, batch_dims=2)
+      interests.append(self._fsa(query, self._fsa_rows(candidates, behaviours, indices_BNK), valid_BNK))
     return tf.concat(interests, axis=-1)
+
+  def _both_scores(self, query: tf.Tensor, msa_query: tf.Tensor, rows_BLX: tf.Tensor) -> list[tf.Tensor]:
+    """CSA's and MSA's scores of the whole history as one matrix product, `[B, N, L]` each.
+
+    MSA's are needed of the kept behaviours only, but picking them from all costs less than gathering [B, N, K, X] rows
+    of them, above all in the gradient: two products more instead of a scatter of rows.
+    """
+    side = rows_BLX.shape[-1] - query.shape[-1]
+    csa_query = tf.pad(query, [[0, 0], [0, 0], [0, side]]) if side else query
+    both = tf.matmul(tf.concat([csa_query, msa_query], axis=1), rows_BLX, transpose_b=True)
+    return tf.split(both, 2, axis=1)
 
   def _csa_weights(self, scores_BNL: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
     if self.csa_norm == "softmax":
@@ -145,37 +172,13 @@ class LAP(Extractor):
     weights = tf.sigmoid(scores_BNL) if self.csa_norm == "sigmoid" else scores_BNL
     return weights * tf.cast(visible, scores_BNL.dtype)
 
-  def _msa(
-    self,
-    candidates: Candidates,
-    behaviours: Behaviours,
-    rows_BLD: tf.Tensor,
-    indices_BNK: tf.Tensor,
-    valid_BNK: tf.Tensor,
-  ) -> tuple[tf.Tensor, tf.Tensor]:
-    """R_m and the scores s_m.
-
-    The kept rows are never gathered: scores of the whole history are one matrix product, of which the kept ones are
-    picked, and the weights go back into a [B, N, L] matrix that pools by another. On a CPU that takes a third less time
-    than [B, N, K, D] rows at L = 10 K, and the gradient, which is two more products instead of a scatter, most of it.
-    """
-    width = rows_BLD.shape[-1]
-    query_BND = tf.matmul(tf.matmul(candidates.embedding, self.msa_query), self.msa_key, transpose_b=True)
-    all_scores_BNL = tf.matmul(query_BND[..., :width], rows_BLD, transpose_b=True)
-    kept = Picked(all_scores_BNL, indices_BNK)
-    scores_BNK = kept.pick(all_scores_BNL)
-    recency = behaviours.recency
-    if recency.shape[0]:
-      buckets_BNK = kept_buckets(candidates, behaviours, indices_BNK)
-      bucket_scores_BNR = tf.matmul(query_BND[..., width:], recency, transpose_b=True)
-      by_bucket = Picked(bucket_scores_BNR, buckets_BNK)
-      scores_BNK += by_bucket.pick(bucket_scores_BNR)
-    scores_BNK *= self.msa_dim**-0.5
-    weights_BNK = tf.cast(masked_softmax(scores_BNK, valid_BNK), rows_BLD.dtype)
-    pooled_BND = tf.matmul(kept.place(weights_BNK), rows_BLD)
-    if recency.shape[0]:
-      pooled_BND = tf.concat([pooled_BND, tf.matmul(by_bucket.place(weights_BNK), recency)], axis=-1)
-    return tf.matmul(pooled_BND, self.msa_value), scores_BNK
+  def _fsa_rows(self, candidates: Candidates, behaviours: Behaviours, indices_BNK: tf.Tensor) -> tf.Tensor:
+    """The rows that FSA attends to, `[B, N, K, D + S]`."""
+    if not self.fsa_side:
+      return gather_rows(behaviours.embedding, indices_BNK)
+    rows_BNKX = gather_rows(static_rows(behaviours), indices_BNK)
+    recency = kept_recency(candidates, behaviours, indices_BNK)
+    return rows_BNKX if recency is None else tf.concat([rows_BNKX, recency], axis=-1)
 
   def _fsa(self, query: tf.Tensor, rows_BNKD: tf.Tensor, valid_BNK: tf.Tensor) -> tf.Tensor:
     query_BNHE = tf.einsum("bnd,hde->bnhe", query, self.fsa_query)

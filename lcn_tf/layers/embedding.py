@@ -1,5 +1,6 @@
 """From a batch of records to embeddings: every table is read once per batch, at the batch's distinct rows."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, columns
 
 
 class Tables(keras.layers.Layer):
-  """One embedding table `[size, width]` per vocabulary; row 0 reads as zeros and is never trained.
+  """One embedding table `[size, width]` per vocabulary.
+
+  Row 0 begins as zeros and stays so: whoever reads rows masks what is padding, so no gradient reaches it.
 
   Args:
     sizes: Rows by vocabulary.
@@ -34,8 +37,9 @@ class Tables(keras.layers.Layer):
     for name, size in sizes.items():
       width = widths[name]
       limit = np.sqrt(6.0 / (size + width)) if init == "glorot" else width**-0.5
-      initializer = keras.initializers.RandomUniform(-limit, limit)
-      self.tables[name] = self.add_weight(f"{name}/table", [size, width], initializer=initializer)
+      self.tables[name] = self.add_weight(
+        f"{name}/table", [size, width], initializer=functools.partial(_uniform_but_padding, limit)
+      )
 
   def call(self, lookups: Sequence[tuple[str, tf.Tensor]]) -> list[tf.Tensor]:
     """Embeddings `[..., width]` of each (vocabulary, indices `[...]` int64), in order."""
@@ -59,9 +63,13 @@ class Tables(keras.layers.Layer):
     return results
 
   def _rows(self, name: str, indices: tf.Tensor) -> tf.Tensor:
-    rows = tf.gather(self.tables[name], indices)
-    rows *= tf.cast(indices != 0, rows.dtype)[:, tf.newaxis]
-    return tf.cast(rows, self.compute_dtype)
+    return tf.cast(tf.gather(self.tables[name], indices), self.compute_dtype)
+
+
+def _uniform_but_padding(limit: float, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
+  """Uniform in [-limit, limit], row 0 zeros."""
+  rows = keras.initializers.RandomUniform(-limit, limit)(shape, dtype, **kwargs)
+  return tf.concat([tf.zeros_like(rows[:1]), rows[1:]], axis=0)
 
 
 class Embedded(NamedTuple):
@@ -254,8 +262,9 @@ class _Lookups:
     for position, many in handles:
       rows = self.results[position]
       if many:
-        count = tf.reduce_sum(tf.cast(self.requests[position][1] != 0, rows.dtype), axis=-1, keepdims=True)
-        rows = tf.reduce_sum(rows, axis=-2) / tf.maximum(count, 1)
+        real = tf.cast(self.requests[position][1] != 0, rows.dtype)
+        share = real / tf.maximum(tf.reduce_sum(real, axis=-1, keepdims=True), 1)
+        rows = tf.matmul(share[..., tf.newaxis, :], rows)[..., 0, :]
       parts.append(rows)
     return parts
 

@@ -17,10 +17,13 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
   Returns:
     float32 `[..., L]`, also under a float16 policy. Masked entries are 0; rows without an entry are all 0.
   """
-  scores = tf.where(mask, tf.cast(scores, tf.float32), tf.float32.min)
-  highest = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
-  weights = tf.exp(scores - highest) * tf.cast(mask, tf.float32)
-  return weights / tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1e-9)
+  seen = tf.cast(tf.reduce_any(mask, axis=-1, keepdims=True), tf.float32)
+  return tf.nn.softmax(_fill(scores, mask)) * seen
+
+
+def _fill(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+  """The scores in float32, with the lowest finite number where masked; one node where softmax and top-k share them."""
+  return tf.where(mask, tf.cast(scores, tf.float32), tf.float32.min)
 
 
 def masked_mean(values: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
@@ -41,11 +44,11 @@ def masked_mean(values: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
 def masked_top_k(scores: tf.Tensor, mask: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
   """The k highest scores of the last axis among the entries that the mask keeps.
 
-  Ties go to the lower index: with histories newest first, to the more recent behaviour. However low the score of a
-  kept entry (-inf included), no masked entry comes before it. No gradient passes.
+  Ties go to the lower index: with histories newest first, to the more recent behaviour. No masked entry comes before a
+  kept one. No gradient passes.
 
   Args:
-    scores: `[..., L]` float, not NaN.
+    scores: `[..., L]` float, finite.
     mask: `[..., L]` bool, broadcast against `scores`.
     k: Static width of the result, also where L < k.
 
@@ -53,14 +56,15 @@ def masked_top_k(scores: tf.Tensor, mask: tf.Tensor, k: int) -> tuple[tf.Tensor,
     indices: int32 `[..., k]`, by falling score; 0 where not valid.
     valid: bool `[..., k]`; fewer than k kept entries are all returned, the rest is not valid.
   """
-  scores = tf.maximum(tf.cast(tf.stop_gradient(scores), tf.float32), tf.float32.min)
-  scores = tf.where(mask, scores, -float("inf"))
-  missing = tf.maximum(k - tf.shape(scores)[-1], 0)
-  padding = [[0, 0]] * (len(scores.shape) - 1) + [[0, missing]]
-  scores = tf.pad(scores, padding, constant_values=-float("inf"))
-  values, indices = tf.math.top_k(scores, k)
-  valid = values >= tf.float32.min
-  return tf.where(valid, indices, 0), valid
+  filled = tf.stop_gradient(_fill(scores, mask))
+  there = tf.minimum(k, tf.shape(filled)[-1])
+  values, indices = tf.math.top_k(filled, there)
+  padding = [[0, 0]] * (len(filled.shape) - 1) + [[0, k - there]]
+  valid = tf.pad(values > tf.float32.min, padding)
+  indices = tf.where(valid, tf.pad(indices, padding), 0)
+  for tensor in (indices, valid):
+    tensor.set_shape([*filled.shape[:-1], k])
+  return indices, valid
 
 
 def gather_rows(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:

