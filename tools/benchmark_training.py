@@ -25,18 +25,25 @@ from lcn_tf.config import Experiment
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
 
-_MODEL = flags.DEFINE_string("model", "lcn", "lcn (no CRP), lcn_crp, average_pooling or any other extractor's name.")
-_HISTORIES = flags.DEFINE_integer("histories", 1, "Histories read: 1 or 2.", 1, 2)
-_SEQ_LEN = flags.DEFINE_integer("seq_len", 1000, "Behaviours L of each history.", 1)
-_REQUESTS = flags.DEFINE_integer("requests", 32, "Requests B of a step, over all replicas.", 1)
-_CANDIDATES = flags.DEFINE_integer("candidates", 16, "Candidates N of a request.", 1)
-_ITEMS = flags.DEFINE_integer("items", 200_000, "Items of each domain.", 10)
-_DIM = flags.DEFINE_integer("dim", 64, "Width of an item: its id and one more field, half of it each.", 2)
-_TOPK = flags.DEFINE_list("topk", [], "Kept behaviours: K1,K2 of LAP (L/10, L/20 if not given), K of others.")
-_STEPS = flags.DEFINE_integer("steps", 20, "Steps that are timed.", 1)
-_REPLICAS = flags.DEFINE_integer("replicas", 1, "Logical CPU devices, or GPUs.", 1)
-_RECORDS = flags.DEFINE_bool("records", False, "Also write and read TFRecords.")
-_PRESET = flags.DEFINE_enum("preset", "lcn", ["lcn", "twin"], "Optimizers.")
+_FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string(
+  "model", "lcn", "lcn (no CRP), lcn_crp, average_pooling or any other extractor's name.", flag_values=_FLAGS
+)
+_HISTORIES = flags.DEFINE_integer("histories", 1, "Histories read: 1 or 2.", 1, 2, flag_values=_FLAGS)
+_SEQ_LEN = flags.DEFINE_integer("seq_len", 1000, "Behaviours L of each history.", 1, flag_values=_FLAGS)
+_REQUESTS = flags.DEFINE_integer("requests", 32, "Requests B of a step, over all replicas.", 1, flag_values=_FLAGS)
+_CANDIDATES = flags.DEFINE_integer("candidates", 16, "Candidates N of a request.", 1, flag_values=_FLAGS)
+_ITEMS = flags.DEFINE_integer("items", 200_000, "Items of each domain.", 10, flag_values=_FLAGS)
+_DIM = flags.DEFINE_integer(
+  "dim", 64, "Width of an item: its id and one more field, half of it each.", 2, flag_values=_FLAGS
+)
+_TOPK = flags.DEFINE_list(
+  "topk", [], "Kept behaviours: K1,K2 of LAP (L/10, L/20 if not given), K of others.", flag_values=_FLAGS
+)
+_STEPS = flags.DEFINE_integer("steps", 20, "Steps that are timed.", 1, flag_values=_FLAGS)
+_REPLICAS = flags.DEFINE_integer("replicas", 1, "Logical CPU devices, or GPUs.", 1, flag_values=_FLAGS)
+_RECORDS = flags.DEFINE_bool("records", False, "Also write and read TFRecords.", flag_values=_FLAGS)
+_PRESET = flags.DEFINE_enum("preset", "lcn", ["lcn", "twin"], "Optimizers.", flag_values=_FLAGS)
 _CATEGORIES = 1000
 
 
@@ -101,7 +108,7 @@ def random_requests(schema: Schema, count: int, rng: np.random.Generator) -> lis
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
+  entry.parse(_FLAGS, argv)
   import tensorflow as tf
 
   from lcn_tf.data import records

@@ -13,19 +13,22 @@ from absl import flags
 from lcn_tf import entry
 from lcn_tf.evaluation import output, paired
 
+_FLAGS = flags.FlagValues()
 _A = flags.DEFINE_multi_string(
-  "a", None, "predictions.parquet of the first model; one per training seed", required=True
+  "a", None, "predictions.parquet of the first model; one per training seed", required=True, flag_values=_FLAGS
 )
 _B = flags.DEFINE_multi_string(
-  "b", None, "predictions.parquet of the second model; one per training seed", required=True
+  "b", None, "predictions.parquet of the second model; one per training seed", required=True, flag_values=_FLAGS
 )
-_BOOTSTRAP = flags.DEFINE_integer("bootstrap", 1000, "bootstrap samples of the users", lower_bound=1)
-_LEVEL = flags.DEFINE_float("level", 0.95, "of the intervals")
-_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap")
+_BOOTSTRAP = flags.DEFINE_integer(
+  "bootstrap", 1000, "bootstrap samples of the users", lower_bound=1, flag_values=_FLAGS
+)
+_LEVEL = flags.DEFINE_float("level", 0.95, "of the intervals", flag_values=_FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
+  entry.parse(_FLAGS, argv)
   found = paired.compare(_A.value, _B.value, replicates=_BOOTSTRAP.value, level=_LEVEL.value, seed=_SEED.value)
   print(json.dumps(output.jsonable(found), indent=1, allow_nan=False))
 

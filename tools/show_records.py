@@ -19,22 +19,32 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema
 
-FLAGS = flags.FLAGS
+_FLAGS = flags.FlagValues()
+_RECORDS = flags.DEFINE_string("records", None, "Folder of the record set.", required=True, flag_values=_FLAGS)
+_SPLIT = flags.DEFINE_string("split", "train", "train, validation or test.", flag_values=_FLAGS)
+_DOMAIN = flags.DEFINE_enum("domain", "target", DOMAINS, "Of the candidates.", flag_values=_FLAGS)
+_COUNT = flags.DEFINE_integer("count", 3, "Records to show.", lower_bound=1, flag_values=_FLAGS)
+_SKIP = flags.DEFINE_integer("skip", 0, "Records to pass over first.", lower_bound=0, flag_values=_FLAGS)
+_BEHAVIOURS = flags.DEFINE_integer(
+  "behaviours", 5, "Behaviours of each history to show.", lower_bound=0, flag_values=_FLAGS
+)
+_VERIFY = flags.DEFINE_bool("verify", False, "Check every shard and record instead.", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
   """Shows or verifies the records that the flags name."""
-  del argv
-  record_set = RecordSet.open(FLAGS.records)
-  if FLAGS.verify:
+  entry.parse(_FLAGS, argv)
+  record_set = RecordSet.open(_RECORDS.value)
+  if _VERIFY.value:
     problems = diagnosis.verify(record_set)
     if problems:
       raise UserError("\n".join([f"{len(problems)} problems in {record_set.path}", *problems]))
     total = sum(part.records for domains in record_set.splits.values() for part in domains.values())
     print(f"{record_set.path}: {total} records, every one valid; every checksum agrees.")
     return
-  shown = show(record_set, FLAGS.split, FLAGS.domain, FLAGS.behaviours)
-  for text in itertools.islice(shown, FLAGS.skip, FLAGS.skip + FLAGS.count):
+  domain: DomainName = "source" if _DOMAIN.value == "source" else "target"
+  shown = show(record_set, _SPLIT.value, domain, _BEHAVIOURS.value)
+  for text in itertools.islice(shown, _SKIP.value, _SKIP.value + _COUNT.value):
     print(text, end="\n\n")
 
 
@@ -116,11 +126,4 @@ def _item_names(record_set: RecordSet, domain: DomainName) -> dict[int, str]:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("records", None, "Folder of the record set.", required=True)
-  flags.DEFINE_string("split", "train", "train, validation or test.")
-  flags.DEFINE_enum("domain", "target", DOMAINS, "Of the candidates.")
-  flags.DEFINE_integer("count", 3, "Records to show.", lower_bound=1)
-  flags.DEFINE_integer("skip", 0, "Records to pass over first.", lower_bound=0)
-  flags.DEFINE_integer("behaviours", 5, "Behaviours of each history to show.", lower_bound=0)
-  flags.DEFINE_bool("verify", False, "Check every shard and record instead.")
   entry.run(main)

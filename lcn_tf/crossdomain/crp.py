@@ -12,7 +12,6 @@ from lcn_tf.crossdomain.pairs import (
   Pairs,
   Positives,
   global_positives,
-  global_sum,
   negatives_of,
   row_noise,
   row_of,
@@ -20,6 +19,7 @@ from lcn_tf.crossdomain.pairs import (
 )
 from lcn_tf.layers.masked import masked_mean
 from lcn_tf.layers.mlp import MLP
+from lcn_tf.layers.replicas import global_sum
 
 NEGATIVES = ("candidates", "history_query")
 

@@ -1,12 +1,12 @@
 """A record set: the folder that `pipelines.build_records` leaves and that everything else reads.
 
-    dataset.json                     this file's `RecordSet`: schema with sizes, shards, counts, checksums, fingerprint
-    {train,validation,test}/{target,source}/part-00000-of-00008.tfrecord.gz
-    vocabularies/<name>.parquet      index, value, count (in the training interactions)
-    catalogue/<domain>.npy           [items, fields] int32: of every item, the index of its id and inherent fields
-    items/<domain>.parquet           row, item_id: which item each catalogue row is
-    users.parquet                    user, user_id: which user each index is
-    rejected.parquet                 what was left out, with the reason
+dataset.json                     this file's `RecordSet`: schema with sizes, shards, counts, checksums, fingerprint
+{train,validation,test}/{target,source}/part-00000-of-00008.tfrecord.gz
+vocabularies/<name>.parquet      index, value, count (in the training interactions)
+catalogue/<domain>.npy           [items, fields] int32: of every item, the index of its id and inherent fields
+items/<domain>.parquet           row, item_id: which item each catalogue row is
+users.parquet                    user, user_id: which user each index is
+rejected.parquet                 what was left out, with the reason
 """
 
 import pathlib
@@ -20,7 +20,6 @@ from lcn_tf.schema import DomainName, Schema, Strict, columns
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-FORMAT = 1
 
 
 class Shard(Strict):
@@ -47,7 +46,7 @@ class Part(Strict):
 class RecordSet(Strict):
   """What `dataset.json` says, and where it lies."""
 
-  format: Literal[1] = FORMAT
+  format: Literal[1] = 1
   name: str
   fingerprint: str
   record_schema: Schema = pydantic.Field(alias="schema")

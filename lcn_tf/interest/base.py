@@ -28,9 +28,7 @@ class Extractor(keras.layers.Layer):
         self.make_weights(item, item + side + (recency[1] if recency[0] else 0))
       self._weights_made = True
     # Keras casts the first argument alone
-    floats = {
-      name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in ("embedding", "side", "recency")
-    }
+    floats = {name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in ("embedding", "side", "recency")}
     return super().__call__(candidates, behaviours._replace(**floats), **kwargs)
 
   def weight(self, name: str, shape: list[int], initializer: str = "glorot_uniform") -> tf.Variable:
@@ -39,9 +37,7 @@ class Extractor(keras.layers.Layer):
   def head_weight(self, name: str, heads: int, width: int, head_dim: int) -> tf.Variable:
     """`[heads, width, head_dim]`, Glorot-uniform as the one `[width, heads * head_dim]` matrix that it stands for."""
     limit = (6.0 / (width + heads * head_dim)) ** 0.5
-    return self.add_weight(
-      name, [heads, width, head_dim], initializer=keras.initializers.RandomUniform(-limit, limit)
-    )
+    return self.add_weight(name, [heads, width, head_dim], initializer=keras.initializers.RandomUniform(-limit, limit))
 
 
 def static_rows(behaviours: Behaviours) -> tf.Tensor:

@@ -127,7 +127,7 @@ class RequestEmbedding(keras.layers.Layer):
     item_widths = {d: sum(widths[f.vocabulary] for f in schema.catalogue_features(d)) for d in domains}
     if not item_dim and len(set(item_widths.values())) > 1:
       raise UserError(
-        f"model.item_dim is 0, so items are compared across domains by their fields' embeddings side by side, but these "
+        "model.item_dim is 0, so items are compared across domains by their fields' embeddings side by side, but these "
         f"are {item_widths['target']} wide in the target domain and {item_widths['source']} in the source domain. "
         "Set model.item_dim (64, say), or give both domains as wide fields."
       )
@@ -148,9 +148,7 @@ class RequestEmbedding(keras.layers.Layer):
       for d in self.histories
       if config.recency_buckets
     }
-    self.projections = {
-      d: keras.layers.Dense(item_dim, use_bias=False, name=f"item/{d}") for d in domains if item_dim
-    }
+    self.projections = {d: keras.layers.Dense(item_dim, use_bias=False, name=f"item/{d}") for d in domains if item_dim}
 
   def set_catalogue(self, domain: DomainName, table: np.ndarray) -> None:
     """Fills the catalogue of a domain that the model reads."""
@@ -280,7 +278,12 @@ def _join(parts: list[tf.Tensor], like: tf.Tensor, dtype: Any, rank: int = 2) ->
 
 def _split_like(rows: tf.Tensor, parts: list[tf.Tensor]) -> list[tf.Tensor]:
   """Rows `[sum of sizes, ...]` cut and shaped like `parts`, with the rows' own axes behind."""
-  pieces = tf.split(rows, [tf.size(part) for part in parts], num=len(parts))
+  sizes = [tf.size(part) for part in parts]
+  if rows.dtype.is_floating:
+    pieces = tf.split(rows, sizes, num=len(parts))
+  else:  # tf.split has no GPU kernel for integers; its gradient is what slices lack
+    ends = tf.cumsum(tf.stack([0, *sizes]))
+    pieces = [rows[ends[i] : ends[i + 1]] for i in range(len(parts))]
   result = []
   for piece, part in zip(pieces, parts, strict=True):
     piece = tf.reshape(piece, tf.concat([tf.shape(part), tf.shape(rows)[1:]], axis=0))

@@ -28,6 +28,5 @@ def build_model(
     model.embedder.set_catalogue(domain, table)
   example = example_batch(schema)
   model(example)
-  if model.crp:
-    model.build_crp(example)
+  model.build_crp(example)
   return model

@@ -12,6 +12,7 @@ from lcn_tf.errors import UserError, unknown
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.layers.embedding import Embedded, RequestEmbedding
 from lcn_tf.layers.mlp import MLP
+from lcn_tf.layers.replicas import global_sum
 from lcn_tf.schema import DomainName, Schema
 
 Batch = dict[str, tf.Tensor]
@@ -43,7 +44,8 @@ class CTR(tfrs.Model):
     self.extractors = {d: make_extractor(config, d) for d in config.histories} if config.extractor != "none" else {}
     self.mlp = MLP(config.mlp.units, config.mlp.activation, config.mlp.dropout, name="mlp")
     self.logit = keras.layers.Dense(1, name="logit", dtype="float32")
-    self.crp = None
+    self.crp: CrossRepresentationProduction | None = None
+    self.crp_weight = config.crp.weight if config.crp else 0.0
     if config.crp:
       if set(config.histories) != {"target", "source"}:
         raise UserError(f"model.crp reads both histories, but model.histories is {list(config.histories)}")
@@ -96,7 +98,7 @@ class CTR(tfrs.Model):
       batches = [domain_batch(d, inputs[d], embedded[d]) for d in self.domains]
       step = tf.cast(self.optimizer.iterations, tf.int32)
       losses["crp_loss"] = self.crp(*batches, seed=tf.stack([tf.constant(self.seed, tf.int32), step]))["total"]
-      losses["loss"] += self.config.crp.weight * losses["crp_loss"]
+      losses["loss"] += self.crp_weight * losses["crp_loss"]
     return losses
 
   # AutoGraph would rewrite all of tf-keras (it knows `keras` only): tracing a step took three times as long.
@@ -112,12 +114,15 @@ class CTR(tfrs.Model):
     return {name: tracker.result() for name, tracker in self.trackers.items()}
 
   def build_crp(self, example: Batch) -> None:
-    """Makes the weights of CRP's heads."""
+    """Makes the weights of CRP's heads, if the model has CRP."""
+    crp = self.crp
+    if crp is None:
+      return
 
     def run() -> tf.Tensor:
       embedded = dict(zip(self.domains, self.embedder([(d, example) for d in self.domains]), strict=True))
       batches = [domain_batch(d, example, embedded[d]) for d in self.domains]
-      return self.crp(*batches, seed=tf.zeros([2], tf.int32))["total"]
+      return crp(*batches, seed=tf.zeros([2], tf.int32))["total"]
 
     tf.function(tf.distribute.get_strategy().run, autograph=False)(run)
 
@@ -160,12 +165,3 @@ def domain_batch(domain: DomainName, batch: Batch, embedded: Embedded) -> Domain
     own=embedded.histories[domain],
     other=embedded.histories[other],
   )
-
-
-def global_sum(value: tf.Tensor) -> tf.Tensor:
-  """The sum of `value` over replicas; no gradient passes."""
-  value = tf.stop_gradient(value)
-  context = tf.distribute.get_replica_context()
-  if context is None or context.num_replicas_in_sync == 1:
-    return value
-  return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

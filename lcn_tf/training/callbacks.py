@@ -50,7 +50,9 @@ class Validation(keras.callbacks.Callback):
   def set_model(self, model: Any) -> None:
     super().set_model(model)
     spec = request_spec(model.schema)
-    self._score = tf.function(lambda request: tf.sigmoid(model(request, training=False)), input_signature=[spec], autograph=False)
+    self._score = tf.function(
+      lambda request: tf.sigmoid(model(request, training=False)), input_signature=[spec], autograph=False
+    )
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
     names = set(request_spec(self.model.schema))

@@ -6,7 +6,7 @@ from typing import Any
 from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.evaluation import evaluate
-from lcn_tf.serving.export import export_run
+from lcn_tf.training.export_run import export_run
 from lcn_tf.training.trainer import train
 
 

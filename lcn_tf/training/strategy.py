@@ -7,7 +7,7 @@ from lcn_tf.errors import UserError
 
 
 def make_strategy(config: Train) -> tf.distribute.Strategy:
-  """The strategy of `config.strategy`: `MirroredStrategy` over all visible GPUs, or over `replicas` logical CPU devices.
+  """`MirroredStrategy` over all visible GPUs or `replicas` logical CPU devices, or what `config.strategy` says.
 
   Raises:
     UserError: More replicas than devices, or `multi_worker` without TF_CONFIG's cluster.
@@ -38,5 +38,7 @@ def cpu_devices(count: int) -> list[str]:
     try:
       tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     except RuntimeError:
-      raise UserError(f"train.replicas is {count}, but TensorFlow has started with {len(made or [None])} device") from None
+      raise UserError(
+        f"train.replicas is {count}, but TensorFlow has started with {len(made or [None])} device"
+      ) from None
   return [f"CPU:{i}" for i in range(count)]

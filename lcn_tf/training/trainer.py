@@ -174,7 +174,9 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
       experiment.model_dump(mode="json", by_alias=True), there.model_dump(mode="json", by_alias=True), "experiment"
     )
     if difference:
-      raise UserError(f"{run} holds another experiment: {difference.replace('in the records', 'there')}. Use another --run_dir.")
+      raise UserError(
+        f"{run} holds another experiment: {difference.replace('in the records', 'there')}. Use another --run_dir."
+      )
     before = RecordSet.open(run)
     if before.fingerprint != record_set.fingerprint:
       raise UserError(

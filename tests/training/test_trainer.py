@@ -47,7 +47,7 @@ class Stop(keras.callbacks.Callback):
       raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("extractor, crp", [("lap", True), ("average_pooling", False)])
+@pytest.mark.parametrize(("extractor", "crp"), [("lap", True), ("average_pooling", False)])
 def test_one_two_and_four_replicas_give_the_same_losses(record_set, tmp_path, extractor, crp):
   curves = {}
   for replicas in (1, 2, 4):

@@ -1,0 +1,197 @@
+"""The skeleton: one request with N candidates, padding, losses, ops."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lcn_tf.data import records
+from lcn_tf.errors import UserError
+from lcn_tf.models.build import build_model
+from lcn_tf.models.ctr import make_extractor
+from lcn_tf.training.optimizers import make_optimizer
+from tests.support.experiments import small_experiment
+from tests.support.layers import ops_without_gpu_kernel
+from tests.support.record_sets import random_request, small_schema
+
+SCHEMA = small_schema()
+
+
+def batch_of(count=6, seed=0, domain="target", candidates=None):
+  rng = np.random.default_rng(seed)
+  requests = [random_request(SCHEMA, rng, user=i + 1, domain=domain, candidates=candidates) for i in range(count)]
+  return records.parse(tf.constant([records.encode(request, SCHEMA) for request in requests]), SCHEMA)
+
+
+def catalogue(seed=0):
+  rng = np.random.default_rng(seed)
+  tables = {}
+  for d in ("target", "source"):
+    fields = SCHEMA.catalogue_features(d)
+    limits = [SCHEMA.vocabularies[f.vocabulary].size for f in fields for _ in range(f.max_values)]
+    tables[d] = rng.integers(1, limits, (SCHEMA.domain(d).items, len(limits)))
+    tables[d][:, 0] = np.arange(len(tables[d])) % SCHEMA.vocabularies[f"{d}_item"].size
+    tables[d][0] = 0
+  return tables
+
+
+def model_of(extractor="lap", crp=False, seed=0, deduplicate=True, **train):
+  experiment = small_experiment(extractor, crp=crp, **train)
+  model = build_model(SCHEMA, experiment.model, seed=seed, catalogues=catalogue(), deduplicate=deduplicate)
+  model.compile(optimizer=make_optimizer(model, experiment.train))
+  return model
+
+
+def row(batch, index):
+  return {name: tensor[index : index + 1] for name, tensor in batch.items()}
+
+
+@pytest.mark.parametrize("extractor", ["lap", "average_pooling"])
+def test_a_request_with_n_candidates_is_n_requests_with_one(extractor):
+  model, batch = model_of(extractor), batch_of(candidates=4)
+  together = model(batch).numpy()
+  for n in range(4):
+    one = {
+      name: tensor[:, n : n + 1]
+      if name.startswith(("candidate_", "label", "weight")) or "first_visible" in name
+      else tensor
+      for name, tensor in batch.items()
+    }
+    np.testing.assert_allclose(model(one).numpy()[:, 0], together[:, n], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("extractor", ["lap", "average_pooling"])
+def test_users_in_one_call_do_not_meet(extractor):
+  model, batch = model_of(extractor), batch_of()
+  together = model(batch).numpy()
+  for i in range(6):
+    np.testing.assert_allclose(model(row(batch, i)).numpy()[0], together[i], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("extractor", ["lap", "average_pooling"])
+def test_wider_padding_changes_nothing(extractor):
+  model, batch = model_of(extractor), batch_of()
+  wide = dict(batch)
+  for d in ("target", "source"):
+    for part in ("items", "times", "cross"):
+      tensor = batch[f"{d}_{part}"]
+      wide[f"{d}_{part}"] = tf.pad(tensor, [[0, 0], [0, 17]] + [[0, 0]] * (tensor.shape.rank - 2))
+  np.testing.assert_allclose(model(wide).numpy(), model(batch).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_junk_beyond_the_length_changes_nothing():
+  model, batch = model_of(), batch_of()
+  junk = dict(batch)
+  for d in ("target", "source"):
+    real = tf.sequence_mask(batch[f"{d}_length"], batch[f"{d}_items"].shape[1])
+    junk[f"{d}_items"] = tf.where(real, batch[f"{d}_items"], 7)
+    junk[f"{d}_times"] = tf.where(real, batch[f"{d}_times"], 1_999)
+    junk[f"{d}_cross"] = tf.where(real[..., tf.newaxis], batch[f"{d}_cross"], 3)
+  np.testing.assert_allclose(model(junk).numpy(), model(batch).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_looking_rows_up_once_gives_what_looking_each_up_gives():
+  once, each = model_of(deduplicate=True), model_of(deduplicate=False)
+  batch = batch_of()
+  np.testing.assert_allclose(once(batch).numpy(), each(batch).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_gets_one_gradient_row_per_distinct_id():
+  model, batch = model_of(), batch_of()
+  with tf.GradientTape() as tape:
+    loss = model.compute_loss({"target": batch})["loss"]
+  gradients = tape.gradient(loss, model.table_variables())
+  for gradient, table in zip(gradients, model.table_variables(), strict=True):
+    indices = gradient.indices.numpy()
+    assert len(set(indices)) == len(indices), table.name
+
+
+@pytest.mark.parametrize("crp", [False, True])
+def test_the_padding_row_of_every_table_stays_zero(crp):
+  model = model_of(crp=crp, learning_rate=0.1)
+  inputs = {d: batch_of(seed=i, domain=d) for i, d in enumerate(model.domains)}
+  step = model.make_train_function()
+  data = iter(tf.data.Dataset.from_tensors(inputs).repeat())
+  before = {table.name: table.numpy() for table in model.table_variables()}
+  for _ in range(3):
+    step(data)
+  for table in model.table_variables():
+    np.testing.assert_array_equal(table.numpy()[0], 0)
+    assert np.abs(table.numpy() - before[table.name]).max() > 0.01, table.name
+
+
+def test_padded_candidates_and_weights_count_as_the_formula_says():
+  model, batch = model_of(), batch_of(seed=3)
+  batch["weight"] *= tf.random.stateless_uniform(batch["weight"].shape, [1, 2])
+  logits = model(batch).numpy()
+  total = weights = 0.0
+  for i in range(6):
+    for n in range(4):
+      if batch["candidate_mask"][i, n]:
+        z, y, w = logits[i, n], float(batch["label"][i, n]), float(batch["weight"][i, n])
+        total += w * (np.log1p(np.exp(z)) - y * z)
+        weights += w
+  np.testing.assert_allclose(model.compute_loss({"target": batch})["ctr_loss"], total / weights, rtol=1e-5)
+
+
+def test_without_weight_crp_leaves_the_main_gradients_as_they_are():
+  with_crp, without = model_of(crp=True), model_of()
+  with_crp.crp_weight = 0.0
+  own = {v.name: v for v in with_crp.trainable_variables}
+  for variable in without.trainable_variables:
+    own[variable.name].assign(variable)
+  inputs = {d: batch_of(seed=i, domain=d) for i, d in enumerate(("target", "source"))}
+  gradients = []
+  for model in (with_crp, without):
+    with tf.GradientTape() as tape:
+      loss = model.compute_loss(inputs)["loss"]
+    names = [v.name for v in without.trainable_variables]
+    variables = {v.name: v for v in model.trainable_variables}
+    found = tape.gradient(loss, [variables[name] for name in names])
+    gradients.append({n: tf.convert_to_tensor(g).numpy() for n, g in zip(names, found, strict=True)})
+  for name, expected in gradients[1].items():
+    np.testing.assert_allclose(gradients[0][name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_crp_moves_item_tables_and_never_the_attention():
+  model = model_of(crp=True)
+  inputs = {d: batch_of(seed=i, domain=d) for i, d in enumerate(("target", "source"))}
+  with tf.GradientTape() as tape:
+    loss = model.compute_loss(inputs)["crp_loss"]
+  gradients = tape.gradient(loss, {v.name: v for v in model.trainable_variables})
+  for name, gradient in gradients.items():
+    if "interest_" in name:
+      assert gradient is None, name
+  assert np.abs(tf.convert_to_tensor(gradients["source_item/table:0"])).max() > 0
+
+
+def test_every_op_of_a_training_step_has_a_gpu_kernel():
+  model = model_of(crp=True)
+  inputs = {d: batch_of(seed=i, domain=d) for i, d in enumerate(model.domains)}
+  step = tf.function(lambda data: model.train_step(data), autograph=False)
+  assert ops_without_gpu_kernel(step.get_concrete_function(inputs)) == set()
+
+
+def test_xla_compiles_the_training_step():
+  model = model_of(deduplicate=False)
+  batch = {"target": batch_of()}
+  plain = model.compute_loss(batch)["loss"]
+  compiled = tf.function(lambda data: model.compute_loss(data)["loss"], autograph=False, jit_compile=True)
+  np.testing.assert_allclose(compiled(batch), plain, rtol=1e-4)
+
+
+def test_an_unknown_extractor_or_option_is_named_with_its_neighbour():
+  config = small_experiment().model
+  with pytest.raises(UserError, match=r"unknown extractor 'lapp'\. Did you mean 'lap'\?"):
+    make_extractor(config.model_copy(update={"extractor": "lapp"}), "target")
+  with pytest.raises(UserError, match=r"unknown option 'topk'\. Did you mean 'top_k'\?"):
+    make_extractor(config.model_copy(update={"options": {"topk": 3}}), "target")
+  with pytest.raises(UserError, match=r"top_k must be two sizes.*found \[3, 5\]"):
+    make_extractor(config.model_copy(update={"options": {"top_k": [3, 5]}}), "target")
+  with pytest.raises(UserError, match=r"unknown option 'top_k'.*Known: none"):
+    make_extractor(config.model_copy(update={"extractor": "average_pooling"}), "target")
+
+
+def test_domains_of_different_item_widths_need_a_projection():
+  config = small_experiment().model.model_copy(update={"item_dim": 0})
+  with pytest.raises(UserError, match=r"24 wide in the target domain and 16 in the source domain.*item_dim"):
+    build_model(SCHEMA, config)

@@ -1,0 +1,90 @@
+"""What is exported serves what was trained."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lcn_tf.data import records
+from lcn_tf.errors import UserError
+from lcn_tf.serving.signatures import request_spec
+from lcn_tf.training.export_run import export_run
+from lcn_tf.training.trainer import train
+from tests.support.experiments import small_experiment
+from tests.support.layers import ops_without_gpu_kernel
+from tests.support.record_sets import random_request, small_schema, write_record_set
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  record_set = write_record_set(tmp_path_factory.mktemp("records"), small_schema())
+  folder = tmp_path_factory.mktemp("run")
+  job = train(small_experiment(crp=True, epochs=1, early_stopping=0), record_set, folder)
+  return folder, job.model, record_set
+
+
+def request(candidates=4, count=3, seed=5):
+  schema, rng = small_schema(candidates=candidates), np.random.default_rng(seed)
+  requests = [random_request(schema, rng, user=i + 1, candidates=candidates) for i in range(count)]
+  batch = records.parse(tf.constant([records.encode(r, schema) for r in requests]), schema)
+  return {name: tensor for name, tensor in batch.items() if name in request_spec(schema)}
+
+
+def test_the_saved_model_scores_as_the_trained_model_any_number_of_candidates(run, tmp_path):
+  folder, model, _ = run
+  version = export_run(folder, tmp_path)
+  served = tf.saved_model.load(str(version)).signatures["rank"]
+  for candidates in (1, 4, 9):
+    batch = request(candidates)
+    expected = tf.sigmoid(model(batch)).numpy()
+    np.testing.assert_allclose(served(**batch)["probability"].numpy(), expected, rtol=1e-5)
+    assert expected.shape == (3, candidates)
+
+
+def test_candidates_of_one_moment_may_share_their_visibility(run, tmp_path):
+  folder, _, _ = run
+  served = tf.saved_model.load(str(export_run(folder, tmp_path))).signatures["rank"]
+  batch = request()
+  for d in ("target", "source"):
+    batch[f"{d}_first_visible"] = tf.repeat(batch[f"{d}_first_visible"][:, :1], 4, axis=1)
+  shared = batch | {f"{d}_first_visible": batch[f"{d}_first_visible"][:, :1] for d in ("target", "source")}
+  np.testing.assert_allclose(served(**shared)["probability"], served(**batch)["probability"], rtol=1e-5)
+
+
+def test_versions_are_numbers_that_rise_and_nothing_else_is_left(run, tmp_path):
+  folder, _, record_set = run
+  versions = [int(export_run(folder, tmp_path).name) for _ in range(3)]
+  assert versions == sorted(set(versions))
+  assert sorted(p.name for p in tmp_path.iterdir()) == sorted(map(str, versions))
+  description = json.loads((tmp_path / str(versions[0]) / "assets.extra" / "lcn_tf.json").read_text())
+  assert description["fingerprint"] == record_set.fingerprint
+
+
+def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+  folder, _, _ = run
+
+  def fail(*args, **kwargs):
+    raise OSError("disk full")
+
+  monkeypatch.setattr(tf.saved_model, "save", fail)
+  with pytest.raises(OSError, match="disk full"):
+    export_run(folder, tmp_path)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_every_op_of_the_serving_signature_has_a_gpu_kernel(run, tmp_path):
+  folder, _, _ = run
+  served = tf.saved_model.load(str(export_run(folder, tmp_path))).signatures["rank"]
+  assert ops_without_gpu_kernel(served) == set()
+
+
+def test_a_folder_without_a_run_or_checkpoint_is_said_to_be_so(run, tmp_path):
+  with pytest.raises(UserError, match="no run here"):
+    export_run(tmp_path, tmp_path / "out")
+  folder, _, _ = run
+  for name in ("experiment.yaml", "dataset.json"):
+    (tmp_path / name).write_text((folder / name).read_text())
+  with pytest.raises(UserError, match="no checkpoint here yet"):
+    export_run(tmp_path, tmp_path / "out")
+  assert not (tmp_path / "out").exists()

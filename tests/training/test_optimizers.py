@@ -1,0 +1,71 @@
+"""Row-wise Adam against its definition."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow import keras
+
+from lcn_tf.training.optimizers import RowwiseAdam, make_optimizer
+from tests.models.test_ctr import model_of
+from tests.support.experiments import small_experiment
+
+
+def rowwise_adam(table, steps, rate, decay, beta_1=0.9, beta_2=0.999, epsilon=1e-7):
+  """The definition, row by row: only rows in a step's gradient change, moments included."""
+  table, m, v = table.copy(), np.zeros_like(table), np.zeros_like(table)
+  for t, (indices, gradients) in enumerate(steps, start=1):
+    correction = np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    for index in sorted(set(indices)):
+      g = sum(gradient for i, gradient in zip(indices, gradients, strict=True) if i == index)
+      m[index] = beta_1 * m[index] + (1 - beta_1) * g
+      v[index] = beta_2 * v[index] + (1 - beta_2) * g * g
+      step = correction * m[index] / (np.sqrt(v[index]) + epsilon) + decay * table[index]
+      table[index] = table[index] - rate * step
+  return table
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_it_follows_its_definition(decay, repeated):
+  rng = np.random.default_rng(0)
+  start = rng.normal(size=(8, 3)).astype(np.float32)
+  steps = []
+  for _ in range(5):
+    indices = rng.integers(0, 8, 4) if repeated else rng.permutation(8)[:4]
+    steps.append((indices, rng.normal(size=(4, 3)).astype(np.float32)))
+  variable = tf.Variable(start)
+  optimizer = RowwiseAdam(0.05, row_decay=decay, unique_rows=not repeated)
+  for indices, gradients in steps:
+    optimizer.apply_gradients([(tf.IndexedSlices(tf.constant(gradients), tf.constant(indices), [8, 3]), variable)])
+  np.testing.assert_allclose(variable.numpy(), rowwise_adam(start, steps, 0.05, decay), rtol=1e-4, atol=1e-6)
+
+
+def test_with_every_row_in_every_step_it_is_adam():
+  rng = np.random.default_rng(1)
+  start = rng.normal(size=(5, 2)).astype(np.float32)
+  ours, adam = tf.Variable(start), tf.Variable(start)
+  one, other = RowwiseAdam(0.01), keras.optimizers.legacy.Adam(0.01)
+  for _ in range(4):
+    gradient = tf.constant(rng.normal(size=(5, 2)).astype(np.float32))
+    one.apply_gradients([(tf.IndexedSlices(gradient, tf.range(5), [5, 2]), ours)])
+    other.apply_gradients([(gradient, adam)])
+  np.testing.assert_allclose(ours.numpy(), adam.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("preset", "kind"), [("lcn", RowwiseAdam), ("twin", keras.optimizers.legacy.Adagrad)])
+def test_the_presets_give_tables_and_the_rest_an_optimizer_each(preset, kind):
+  model = model_of()
+  optimizer = make_optimizer(model, small_experiment(preset=preset).train)
+  dense, tables = optimizer.optimizers
+  assert isinstance(tables, kind)
+  assert float(tables.learning_rate) == pytest.approx(0.05 if preset == "twin" else 1e-3)
+  assert float(dense.learning_rate) == pytest.approx(1e-3)
+  names = {v.name for v in model.table_variables()}
+  assert all(name.endswith("/table:0") for name in names)
+  assert names.isdisjoint(v.name for v in model.dense_variables())
+
+
+def test_the_config_round_trips():
+  optimizer = RowwiseAdam(0.02, row_decay=0.3, unique_rows=True)
+  again = RowwiseAdam.from_config(optimizer.get_config())
+  assert again.get_config() == optimizer.get_config()
