@@ -1,0 +1,126 @@
+"""The commands, end to end on the synthetic generator: build, train, export, evaluate; and what they say when wrong."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from lcn_tf.errors import UserError
+from pipelines import build_records, evaluate, export, train
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs" / "synthetic").glob("*.yaml"))
+# few items and topics, so that a minute of training shows what is learned
+SMALL = ["users=1200", "target_items=40", "source_items=40", "topics=8", "interests=3", "source_only=1"]
+SMALL += ["target_only=1", "target_length=60", "source_length=80"]
+RECORDS = [f"--set=records.synthetic.{setting}" for setting in SMALL]
+TRAIN = ["--set=train.global_batch_size=512", "--set=train.learning_rate=0.01", "--set=train.epochs=4"]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("synthetic") / "records"
+  build_records.main(["build_records", f"--config={CONFIGS[0]}", f"--output={folder}", *RECORDS])
+  return folder
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_synthetic_experiment_learns_what_its_histories_tell(config, records, tmp_path):
+  run = tmp_path / "run"
+  flags = [f"--config={config}", f"--records={records}", f"--run_dir={run}", *RECORDS, *TRAIN, "--bootstrap=20"]
+  train.main(["train", *flags])
+  rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
+  losses = [float(row[rows[0].index("ctr_loss")]) for row in rows[1:]]
+  assert losses[-1] < losses[0] - 0.02
+  found = json.loads((run / "metrics.json").read_text())
+  blind = json.loads((records / "dataset.json").read_text())["notes"]["blind_auc"]
+  assert found["auc"] > blind + 0.05
+  assert {"auc", "gauc", "logloss", "candidates", "users", "confidence", "seed"} <= set(found)
+  assert "<html" in (run / "report" / "index.html").read_text()
+  assert yaml.safe_load((run / "experiment.yaml").read_text())["train"]["epochs"] == 4
+
+  export.main(["export", f"--run_dir={run}", f"--output={tmp_path / 'served'}"])
+  evaluate.main(
+    [
+      "evaluate",
+      f"--model={tmp_path / 'served'}",
+      f"--records={records}",
+      f"--output={tmp_path / 'again'}",
+      "--bootstrap=0",
+    ]
+  )
+  again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+  assert again["auc"] == pytest.approx(found["auc"], abs=1e-6)
+  assert again["candidates"] == found["candidates"]
+
+
+def wrong(tmp_path, **changes):
+  tree = yaml.safe_load(CONFIGS[0].read_text())
+  for path, value in changes.items():
+    *parents, last = path.split("__")
+    node = tree
+    for key in parents:
+      node = node[key]
+    node[last] = value
+  file = tmp_path / "wrong.yaml"
+  file.write_text(yaml.safe_dump(tree))
+  return file
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"train__learning_rat": 0.1}, r"train\.learning_rat: unknown key\. Did you mean 'learning_rate'\? Known keys: "),
+    ({"train__epochs": "many"}, r"train\.epochs: .*integer.*found 'many'"),
+    ({"train__preset": "adam"}, r"train\.preset: .*'lcn' or 'twin'; found 'adam'"),
+    ({"model__embedding__dims": {"genre": 8}}, r"model\.embedding\.dims: the schema has no vocabulary 'genre'"),
+    ({"train__global_batch_size": 1000}, r"global_batch_size 1000 is not a multiple of schema\.candidates 16"),
+    ({"records__split": {"train": 0.9, "validation": 0.2}}, r"records\.split: .*leave no part"),
+    ({"schema__vocabularies": {"nothing": {}}}, r"schema: vocabularies: unknown vocabulary 'nothing'"),
+  ],
+)
+def test_a_wrong_config_is_told_in_one_message(tmp_path, changes, message):
+  file = wrong(tmp_path, **changes)
+  with pytest.raises(UserError, match=rf"{file}: .*{message}"):
+    train.main(["train", f"--config={file}", "--records=none", f"--run_dir={tmp_path / 'run'}"])
+  assert not (tmp_path / "run").exists()
+
+
+def test_wrong_paths_are_told_and_nothing_is_made(tmp_path):
+  flags = [f"--records={tmp_path / 'none'}", f"--run_dir={tmp_path / 'run'}"]
+  with pytest.raises(UserError, match=r"lcm\.yaml: no such config file\. Did you mean '.*lcn\.yaml'\?"):
+    train.main(["train", f"--config={CONFIGS[0].parent / 'lcm.yaml'}", *flags])
+  with pytest.raises(UserError, match=r"none: no record set here"):
+    train.main(["train", f"--config={CONFIGS[0]}", *flags])
+  with pytest.raises(UserError, match=r"--set train\.epochs: expected key\.path=value"):
+    train.main(["train", f"--config={CONFIGS[0]}", *flags, "--set=train.epochs"])
+  with pytest.raises(UserError, match=r"Flag --records must have a value"):
+    train.main(["train", f"--config={CONFIGS[0]}", "--run_dir=x"])
+  with pytest.raises(UserError, match=r"Unknown command line flag 'record'"):
+    train.main(["train", f"--config={CONFIGS[0]}", *flags, "--record=x"])
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_another_schema_than_the_records_is_refused_before_anything_is_made(records, tmp_path):
+  flags = [f"--config={CONFIGS[0]}", f"--records={records}", f"--run_dir={tmp_path / 'run'}"]
+  with pytest.raises(UserError, match=r"schema\.target\.max_length is 5 in the config, 128 in the records"):
+    train.main(["train", *flags, "--set=schema.target.max_length=5"])
+  assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_exits_with_one_message_and_no_traceback(tmp_path):
+  command = [
+    sys.executable,
+    "-m",
+    "pipelines.train",
+    "--config=none.yaml",
+    "--records=x",
+    f"--run_dir={tmp_path / 'run'}",
+  ]
+  done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS[0].parent.parent.parent, check=False)
+  assert done.returncode == 1
+  assert "error: none.yaml: no such config file." in done.stderr
+  assert "Traceback" not in done.stderr
+  assert not (tmp_path / "run").exists()
