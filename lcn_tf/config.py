@@ -225,7 +225,8 @@ class Train(Strict):
     global_batch_size: Candidates per step, summed over replicas; a multiple of replicas x schema.candidates.
     epochs, steps_per_epoch: 0 steps = all of the training records.
     steps_per_execution: Steps per call into the graph.
-    strategy: `mirrored`: all visible GPUs, or `replicas` logical CPU devices. `multi_worker`: TF_CONFIG.
+    strategy: `mirrored`: all visible GPUs, or logical CPU devices where there is none.
+    replicas: GPUs or logical CPU devices; 0 = all GPUs, or one CPU device.
     mixed_precision: bfloat16 compute (no loss scaling needed); scores, softmax and losses stay float32.
     jit_compile: XLA.
     early_stopping: Epochs without a better validation AUC before it stops; 0 = never.
@@ -243,7 +244,7 @@ class Train(Strict):
   epochs: Positive = 1
   steps_per_epoch: Count = 0
   steps_per_execution: Positive = 1
-  strategy: Literal["mirrored", "multi_worker"] = "mirrored"
+  strategy: Literal["mirrored"] = "mirrored"
   replicas: Count = 0
   mixed_precision: bool = False
   jit_compile: bool = False

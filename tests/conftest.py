@@ -5,6 +5,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import lcn_tf  # noqa: F401, I001 (before TensorFlow)
+import pytest
 import tensorflow as tf
 
 # Tests of replicas need logical devices, which TensorFlow fixes when it is first used.
@@ -16,3 +17,10 @@ tf.config.set_logical_device_configuration(
 # process may not share.
 _bases = itertools.count(1000, 1000)
 tf.distribute.MirroredStrategy._collective_key_base = property(lambda self: next(_bases))
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+  """A test that trains with mixed precision leaves no policy behind."""
+  yield
+  tf.keras.mixed_precision.set_global_policy("float32")

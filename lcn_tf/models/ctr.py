@@ -1,5 +1,6 @@
 """The skeleton: embed, extract an interest per history, score. A paper is what fills the slot."""
 
+import inspect
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +17,8 @@ from lcn_tf.layers.replicas import global_sum
 from lcn_tf.schema import DomainName, Schema
 
 Batch = dict[str, tf.Tensor]
+
+_KERAS_ARGUMENTS = ("trainable", "name", "dtype", "dynamic", "args", "kwargs")
 
 
 class CTR(tfrs.Model):
@@ -141,10 +144,9 @@ def make_extractor(config: Model, domain: DomainName) -> keras.layers.Layer:
   if config.extractor not in EXTRACTORS:
     raise unknown("model.extractor", "extractor", config.extractor, EXTRACTORS)
   make = EXTRACTORS[config.extractor]
-  code = make.__init__.__code__
-  known = [name for name in code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]]
+  known = [name for name in inspect.signature(make).parameters if name not in _KERAS_ARGUMENTS]
   for option in config.options:
-    if make.__init__ is keras.layers.Layer.__init__ or option not in known:
+    if option not in known:
       raise unknown(f"model.options of {config.extractor!r}", "option", option, known)
   try:
     return make(**config.options, name=f"interest_{domain}")

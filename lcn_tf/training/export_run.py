@@ -3,6 +3,7 @@
 import pathlib
 
 import tensorflow as tf
+from tensorflow import keras
 
 from lcn_tf import config as config_lib
 from lcn_tf.data.record_set import RecordSet
@@ -30,6 +31,7 @@ def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathl
   )
   if not checkpoint:
     raise UserError(f"{run}/checkpoints: no checkpoint here yet; train first")
+  keras.mixed_precision.set_global_policy("float32")
   # what serves needs no CRP: its heads vanish (LCN, section 3.4)
   config = experiment.model.model_copy(update={"crp": None})
   model = build_model(record_set.record_schema, config)

@@ -7,16 +7,11 @@ from lcn_tf.errors import UserError
 
 
 def make_strategy(config: Train) -> tf.distribute.Strategy:
-  """`MirroredStrategy` over all visible GPUs or `replicas` logical CPU devices, or what `config.strategy` says.
+  """`MirroredStrategy` over `config.replicas` GPUs (all visible ones if 0), or logical CPU devices (one if 0).
 
   Raises:
-    UserError: More replicas than devices, or `multi_worker` without TF_CONFIG's cluster.
+    UserError: More replicas than GPUs are visible, or TensorFlow has started with fewer CPU devices.
   """
-  if config.strategy == "multi_worker":
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    if not strategy.cluster_resolver.cluster_spec():
-      raise UserError("train.strategy multi_worker: the environment variable TF_CONFIG describes no cluster")
-    return strategy
   gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
   if gpus:
     wanted = config.replicas or len(gpus)

@@ -173,3 +173,22 @@ def test_the_record_set_of_a_run_is_kept_beside_it(record_set, tmp_path):
   train(small_experiment("average_pooling", epochs=1), record_set, tmp_path)
   assert RecordSet.open(tmp_path).fingerprint == record_set.fingerprint
   assert json.loads((tmp_path / "dataset.json").read_text())["fingerprint"] == record_set.fingerprint
+
+
+def test_mixed_precision_trains_close_to_float32(record_set, tmp_path):
+  curves = {}
+  for mixed in (False, True):
+    losses = Losses()
+    train(small_experiment(crp=True, epochs=1, mixed_precision=mixed), record_set, tmp_path / str(mixed), (losses,))
+    curves[mixed] = losses.values
+  assert curves[True] != curves[False]
+  np.testing.assert_allclose(curves[True], curves[False], rtol=0.03)
+
+
+def test_xla_trains_as_without(record_set, tmp_path):
+  curves = {}
+  for compiled in (False, True):
+    losses = Losses()
+    train(small_experiment(epochs=1, jit_compile=compiled), record_set, tmp_path / str(compiled), (losses,))
+    curves[compiled] = losses.values
+  np.testing.assert_allclose(curves[True], curves[False], rtol=1e-3)
