@@ -9,6 +9,7 @@ from tensorflow import keras
 from lcn_tf.interest.base import Extractor, kept_buckets, kept_recency, static_rows
 from lcn_tf.layers.masked import Picked, gather_rows, masked_softmax, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
+from lcn_tf.layers.target_attention import target_attention
 
 LEVELS = ("csa", "msa", "fsa")
 
@@ -181,13 +182,7 @@ class LAP(Extractor):
     return rows_BNKX if recency is None else tf.concat([rows_BNKX, recency], axis=-1)
 
   def _fsa(self, query: tf.Tensor, rows_BNKD: tf.Tensor, valid_BNK: tf.Tensor) -> tf.Tensor:
-    query_BNHE = tf.einsum("bnd,hde->bnhe", query, self.fsa_query)
-    query_BNHD = tf.einsum("bnhe,hde->bnhd", query_BNHE, self.fsa_key)
-    scores_BNHK = tf.matmul(query_BNHD, rows_BNKD, transpose_b=True) * self.head_dim**-0.5
-    weights_BNHK = tf.cast(masked_softmax(scores_BNHK, valid_BNK[:, :, tf.newaxis]), query.dtype)
-    heads_BNHE = tf.einsum("bnhd,hde->bnhe", tf.matmul(weights_BNHK, rows_BNKD), self.fsa_value)
-    shape = tf.shape(query)
-    heads = tf.reshape(heads_BNHE, [shape[0], shape[1], self.num_heads * self.head_dim])
+    heads = target_attention(query, rows_BNKD, valid_BNK, self.fsa_query, self.fsa_key, self.fsa_value)
     hidden = self._activation(tf.matmul(tf.matmul(heads, self.fsa_output), self.fsa_ffn_in) + self.fsa_ffn_in_bias)
     result = tf.matmul(hidden, self.fsa_ffn_out) + self.fsa_ffn_out_bias
     return result * tf.cast(tf.reduce_any(valid_BNK, axis=-1, keepdims=True), result.dtype)

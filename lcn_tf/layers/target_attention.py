@@ -1,0 +1,39 @@
+"""Multi-head target attention over the behaviours that each candidate kept."""
+
+import tensorflow as tf
+
+from lcn_tf.layers.masked import masked_softmax
+
+
+def target_attention(
+  candidates_BND: tf.Tensor,
+  rows_BNKX: tf.Tensor,
+  valid_BNK: tf.Tensor,
+  query_HDE: tf.Tensor,
+  key_HXE: tf.Tensor,
+  value_HXE: tf.Tensor,
+) -> tf.Tensor:
+  """Heads of target attention, side by side.
+
+      head_h = softmax((rows W_k_h)(candidate W_q_h)^T / sqrt(E)) rows W_v_h
+
+  Rows are not projected: the query is carried through W_k^T and the pooled row through W_v, which gives the same
+  numbers with K times fewer products.
+
+  Args:
+    candidates_BND: The items to be scored.
+    rows_BNKX: The behaviours that each of them attends to.
+    valid_BNK: Which of these are real, bool.
+    query_HDE, key_HXE, value_HXE: Weights per head.
+
+  Returns:
+    `[B, N, H * E]`; zeros for a candidate without a valid behaviour.
+  """
+  heads, _, width = query_HDE.shape
+  query_BNHE = tf.einsum("bnd,hde->bnhe", candidates_BND, query_HDE)
+  query_BNHX = tf.einsum("bnhe,hxe->bnhx", query_BNHE, key_HXE)
+  scores_BNHK = tf.matmul(query_BNHX, rows_BNKX, transpose_b=True) * width**-0.5
+  weights_BNHK = tf.cast(masked_softmax(scores_BNHK, valid_BNK[:, :, tf.newaxis]), rows_BNKX.dtype)
+  heads_BNHE = tf.einsum("bnhx,hxe->bnhe", tf.matmul(weights_BNHK, rows_BNKX), value_HXE)
+  shape = tf.shape(candidates_BND)
+  return tf.reshape(heads_BNHE, [shape[0], shape[1], heads * width])
