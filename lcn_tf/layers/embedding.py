@@ -18,10 +18,12 @@ from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, columns
 class Tables(keras.layers.Layer):
   """One embedding table `[size, width]` per vocabulary.
 
-  Row 0 begins as zeros and stays so: whoever reads rows masks what is padding, so no gradient reaches it.
+  Row 0 begins as zeros and stays so: whoever reads rows masks what is padding, so no gradient reaches it. The
+  out-of-vocabulary rows begin as zeros, too: where training meets no unknown value they say nothing, instead of noise.
 
   Args:
     sizes: Rows by vocabulary.
+    unknown: Out-of-vocabulary rows by vocabulary, which follow the padding row.
     widths: Width by vocabulary.
     init: See `lcn_tf.config.Embedding`.
     deduplicate: Look up distinct rows and gather locally, so that the gradient (what replicas exchange, what the
@@ -29,7 +31,13 @@ class Tables(keras.layers.Layer):
   """
 
   def __init__(
-    self, sizes: Mapping[str, int], widths: Mapping[str, int], init: str, deduplicate: bool = True, **kwargs: Any
+    self,
+    sizes: Mapping[str, int],
+    unknown: Mapping[str, int],
+    widths: Mapping[str, int],
+    init: str,
+    deduplicate: bool = True,
+    **kwargs: Any,
   ):
     super().__init__(**kwargs)
     self.deduplicate = deduplicate
@@ -38,7 +46,7 @@ class Tables(keras.layers.Layer):
       width = widths[name]
       limit = np.sqrt(6.0 / (size + width)) if init == "glorot" else width**-0.5
       self.tables[name] = self.add_weight(
-        f"{name}/table", [size, width], initializer=functools.partial(_uniform_but_padding, limit)
+        f"{name}/table", [size, width], initializer=functools.partial(_uniform_of_values, 1 + unknown[name], limit)
       )
 
   def call(self, lookups: Sequence[tuple[str, tf.Tensor]]) -> list[tf.Tensor]:
@@ -66,10 +74,10 @@ class Tables(keras.layers.Layer):
     return tf.cast(tf.gather(self.tables[name], indices), self.compute_dtype)
 
 
-def _uniform_but_padding(limit: float, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
-  """Uniform in [-limit, limit], row 0 zeros."""
+def _uniform_of_values(first: int, limit: float, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
+  """Uniform in [-limit, limit] from row `first` on, zeros before."""
   rows = keras.initializers.RandomUniform(-limit, limit)(shape, dtype, **kwargs)
-  return tf.concat([tf.zeros_like(rows[:1]), rows[1:]], axis=0)
+  return tf.concat([tf.zeros_like(rows[:first]), rows[first:]], axis=0)
 
 
 class Embedded(NamedTuple):
@@ -131,7 +139,8 @@ class RequestEmbedding(keras.layers.Layer):
         f"are {item_widths['target']} wide in the target domain and {item_widths['source']} in the source domain. "
         "Set model.item_dim (64, say), or give both domains as wide fields."
       )
-    self.tables = Tables(sizes, widths, config.init, deduplicate, name="tables")
+    unknown = {name: schema.vocabularies[name].oov for name in used}
+    self.tables = Tables(sizes, unknown, widths, config.init, deduplicate, name="tables")
     self.catalogues = {
       d: self.add_weight(
         f"catalogue/{d}",
@@ -144,7 +153,8 @@ class RequestEmbedding(keras.layers.Layer):
       for d in domains
     }
     self.recency = {
-      d: self.add_weight(f"recency/{d}", [config.recency_buckets, config.cross_dim], initializer="glorot_uniform")
+      # zeros: an age that training never met (later data have older behaviours) says nothing, instead of noise
+      d: self.add_weight(f"recency/{d}", [config.recency_buckets, config.cross_dim], initializer="zeros")
       for d in self.histories
       if config.recency_buckets
     }

@@ -195,3 +195,13 @@ def test_domains_of_different_item_widths_need_a_projection():
   config = small_experiment().model.model_copy(update={"item_dim": 0})
   with pytest.raises(UserError, match=r"24 wide in the target domain and 16 in the source domain.*item_dim"):
     build_model(SCHEMA, config)
+
+
+def test_values_and_ages_that_training_never_met_begin_as_zeros():
+  model = model_of()
+  for name, table in model.embedder.tables.tables.items():
+    unknown = SCHEMA.vocabularies[name].oov
+    np.testing.assert_array_equal(table.numpy()[: 1 + unknown], 0)
+    assert np.all(np.abs(table.numpy()[1 + unknown :]).max(axis=1) > 0), name
+  for recency in model.embedder.recency.values():
+    np.testing.assert_array_equal(recency.numpy(), 0)
