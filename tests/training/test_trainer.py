@@ -149,22 +149,24 @@ def test_requests_that_replicas_cannot_share_are_refused(record_set, tmp_path):
     train(small_experiment("average_pooling", replicas=3), record_set, tmp_path)
 
 
-def test_a_broken_record_stops_the_job_and_is_named(tmp_path):
-  record_set = write_record_set(tmp_path / "records", small_schema(), compression="none")
-  shard = tmp_path / "records" / record_set.splits["train"]["target"].shards[1].file
+def with_a_broken_record(path):
+  """A record set with one flipped byte, and the shard that has it."""
+  record_set = write_record_set(path, small_schema(), compression="none")
+  shard = path / record_set.splits["train"]["target"].shards[1].file
   data = bytearray(shard.read_bytes())
   data[len(data) // 2] ^= 0xFF
   shard.write_bytes(data)
+  return record_set, shard
+
+
+def test_a_broken_record_stops_the_job_and_is_named(tmp_path):
+  record_set, shard = with_a_broken_record(tmp_path / "records")
   with pytest.raises(UserError, match=rf"{shard.name}: record \d+ \(offset \d+\)"):
     train(small_experiment("average_pooling"), record_set, tmp_path / "run")
 
 
 def test_a_broken_record_can_be_skipped(tmp_path):
-  record_set = write_record_set(tmp_path / "records", small_schema(), compression="none")
-  shard = tmp_path / "records" / record_set.splits["train"]["target"].shards[1].file
-  data = bytearray(shard.read_bytes())
-  data[len(data) // 2] ^= 0xFF
-  shard.write_bytes(data)
+  record_set, _ = with_a_broken_record(tmp_path / "records")
   job = train(small_experiment("average_pooling", on_corrupt="skip"), record_set, tmp_path / "run")
   assert job.steps == 8
 
