@@ -84,7 +84,7 @@ def training(history: Mapping[str, Sequence[float]], names: Sequence[str], title
           (epochs[best], values[best]),
           xytext=(0, 12),
           textcoords="offset points",
-          ha="right" if best > len(values) / 2 else "left",
+          ha="right" if best >= len(values) / 2 else "left",
           color=INK,
         )
     axes.margins(y=0.2)
