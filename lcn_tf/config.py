@@ -195,24 +195,62 @@ class CRP(Strict):
   units: tuple[Positive, ...] = (256, 128)
 
 
-class Model(Strict):
-  """The skeleton's slots.
+class Pretraining(Strict):
+  """The frozen item vectors that SIM Soft searches with and SIM Cluster is made of; see
+  lcn_tf/training/pretraining.py. Only models that read them have them made.
 
   Attributes:
-    extractor: A name of `lcn_tf.interest.EXTRACTORS`, or `none` for a model that reads no history.
-    options: The extractor's own arguments.
+    path: A folder that pipelines.pretrain left; empty: the job makes the vectors itself, in its run folder.
+    dim: Width P of the vectors.
+    window: Events of a user's merged history, on either side, that count as an item's context.
+    clusters: Numbers of k-means clusters, of SIM Cluster and of SIM Cluster+; at most a tenth of the items.
+    seed: Of everything random.
+  """
+
+  path: str = ""
+  dim: Positive = 64
+  window: Positive = 5
+  clusters: tuple[Positive, Positive] = (1000, 10000)
+  seed: int = 0
+
+
+class Model(Strict):
+  """What is trained: the skeleton's slots, or a network of its own wiring.
+
+  Attributes:
+    network: `ctr`, the skeleton whose slot an extractor fills, or another name of `lcn_tf.models.NETWORKS`.
+    extractor: A name of `lcn_tf.interest.EXTRACTORS`, or `none` for a model that reads no history. `none` for networks
+      other than `ctr`.
+    options: The extractor's own arguments; for a network other than `ctr`, the network's.
     histories: The domains whose histories it reads.
+    short_term: Newest behaviours of each history that a target attention (DIN) reads besides, TWIN's short-term module;
+      0 = none.
     item_dim: The item representation is a linear projection of its fields to this width; 0 = their concatenation.
+    pretraining: Of the item vectors that some extractors search with.
     crp: Present = on; needs source-domain records.
   """
 
+  network: str = "ctr"
   extractor: str = "lap"
   options: dict[str, Any] = {}
   histories: tuple[DomainName, ...] = ("target", "source")
+  short_term: Count = 0
   embedding: Embedding = Embedding()
   item_dim: Count = 0
+  pretraining: Pretraining = Pretraining()
   mlp: MLP = MLP()
   crp: CRP | None = None
+
+  @pydantic.model_validator(mode="after")
+  def _network_alone(self) -> "Model":
+    if self.network == "ctr":
+      return self
+    if "extractor" not in self.model_fields_set:
+      object.__setattr__(self, "extractor", "none")
+    for name, empty in (("extractor", "none"), ("crp", None), ("short_term", 0)):
+      if getattr(self, name) != empty:
+        raise ValueError(f"{name} is a slot of network 'ctr', but network is {self.network!r}")
+    return self
 
 
 class Train(Strict):

@@ -3,12 +3,13 @@
 import tensorflow as tf
 from tensorflow import keras
 
+from lcn_tf.interest.base import Extractor
 from lcn_tf.layers.masked import masked_mean
 from lcn_tf.layers.structures import Behaviours, Candidates, age_buckets
 
 
 @keras.saving.register_keras_serializable("lcn_tf")
-class AveragePooling(keras.layers.Layer):
+class AveragePooling(Extractor):
   """The mean of the behaviours that a candidate sees: the baseline with no level of attention.
 
   It reads the same features of a behaviour as the attention models do, side information and recency included.

@@ -1,12 +1,17 @@
 """What extractors with weights share."""
 
-from typing import Any
+import inspect
+from typing import Any, ClassVar, Self
 
 import tensorflow as tf
 from tensorflow import keras
 
+from lcn_tf.config import Model
 from lcn_tf.layers.masked import gather_rows
 from lcn_tf.layers.structures import Behaviours, Candidates, age_buckets
+from lcn_tf.schema import DomainName, Schema
+
+_KERAS_ARGUMENTS = ("trainable", "name", "dtype", "dynamic", "args", "kwargs")
 
 
 class Extractor(keras.layers.Layer):
@@ -15,7 +20,25 @@ class Extractor(keras.layers.Layer):
   Keras builds a layer from the shapes of its first argument alone; an extractor needs those of both, so it makes its
   weights in `make_weights(item_width, row_width)`, called once at the first call. `row_width` is the width of a
   behaviour with its side information.
+
+  Attributes:
+    needs_pretrained: Whether it reads `vectors`, or the clusters in `fields`, which have to be made first.
   """
+
+  needs_pretrained: ClassVar[bool] = False
+
+  @classmethod
+  def options(cls) -> list[str]:
+    """What `model.options` of an experiment may set."""
+    return [name for name in inspect.signature(cls).parameters if name not in _KERAS_ARGUMENTS]
+
+  @classmethod
+  def for_history(cls, config: Model, schema: Schema, domain: DomainName, name: str) -> Self | None:
+    """The extractor of one domain's history for target-domain candidates; None if it could not find anything there.
+
+    Those that take more than their options (columns of the catalogue, widths of the cross fields) read it here.
+    """
+    return cls(**config.options, name=name)
 
   def make_weights(self, item_width: int, row_width: int) -> None:
     """Makes the layer's variables."""
@@ -28,8 +51,23 @@ class Extractor(keras.layers.Layer):
         self.make_weights(item, item + side + (recency[1] if recency[0] else 0))
       self._weights_made = True
     # Keras casts the first argument alone
-    floats = {name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in ("embedding", "side", "recency")}
+    names = ("embedding", "side", "recency", "vectors")
+    floats = {name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in names}
     return super().__call__(candidates, behaviours._replace(**floats), **kwargs)
+
+  def search_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
+    """In which order everything before the final attention finds the behaviours: float32 `[B, N, L]`, higher first.
+
+    Only the order counts; ties go to the newer behaviour. What is invisible may have any score.
+    """
+    raise NotImplementedError(f"{type(self).__name__} does not search")
+
+  def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
+    """What the final attention would give every behaviour, had it read all of them: float32 `[B, N, L]`, higher first.
+
+    Several heads are averaged after the softmax over the visible behaviours.
+    """
+    raise NotImplementedError(f"{type(self).__name__} does not search")
 
   def weight(self, name: str, shape: list[int], initializer: str = "glorot_uniform") -> tf.Variable:
     return self.add_weight(name, shape, initializer=initializer)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.config import Embedding
+from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.records import visibility
 from lcn_tf.errors import UserError
 from lcn_tf.layers.structures import Behaviours, Candidates
@@ -108,6 +109,7 @@ class RequestEmbedding(keras.layers.Layer):
     histories: Domains whose histories are read; source-domain candidates need "source" among them.
     item_dim: Width of the projection; 0 = none.
     deduplicate: See `Tables`.
+    pretrained: Frozen item vectors and clusters, which become part of the model's weights; None = none.
   """
 
   def __init__(
@@ -117,6 +119,7 @@ class RequestEmbedding(keras.layers.Layer):
     histories: Sequence[DomainName],
     item_dim: int = 0,
     deduplicate: bool = True,
+    pretrained: Pretrained | None = None,
     **kwargs: Any,
   ):
     super().__init__(**kwargs)
@@ -158,7 +161,18 @@ class RequestEmbedding(keras.layers.Layer):
       for d in self.histories
       if config.recency_buckets
     }
+    self.vectors: dict[DomainName, tf.Variable] = {}
+    self.clusters: dict[DomainName, tf.Variable] = {}
+    if pretrained:
+      for d in domains:
+        self.vectors[d] = self._frozen(f"vectors/{d}", pretrained.vectors[d], tf.float32)
+        self.clusters[d] = self._frozen(f"clusters/{d}", pretrained.clusters[d], tf.int64)
     self.projections = {d: keras.layers.Dense(item_dim, use_bias=False, name=f"item/{d}") for d in domains if item_dim}
+
+  def _frozen(self, name: str, values: np.ndarray, dtype: tf.DType) -> tf.Variable:
+    return self.add_weight(
+      name, values.shape, dtype, initializer=lambda shape, dtype=None: tf.constant(values, dtype), trainable=False
+    )
 
   def set_catalogue(self, domain: DomainName, table: np.ndarray) -> None:
     """Fills the catalogue of a domain that the model reads."""
@@ -184,7 +198,12 @@ class RequestEmbedding(keras.layers.Layer):
       if self.deduplicate:
         flat, index = tf.unique(flat, out_idx=tf.int64)
       fields = tf.gather(self.catalogues[d], flat)
-      item_parts[d] = (index, fields, plan.add(self.schema.catalogue_features(d), fields))
+      handles = plan.add(self.schema.catalogue_features(d), fields)
+      vectors = tf.zeros(tf.stack([tf.size(flat), 0]), self.compute_dtype)
+      if self.vectors:
+        vectors = tf.cast(tf.gather(self.vectors[d], flat), self.compute_dtype)
+        fields = tf.concat([fields, tf.gather(self.clusters[d], flat)], axis=-1)
+      item_parts[d] = (index, fields, vectors, handles)
     batch_parts = []
     for _, batch in batches:
       user = plan.add(self.schema.user_fields, tf.cast(batch["user_fields"], tf.int64))
@@ -195,24 +214,23 @@ class RequestEmbedding(keras.layers.Layer):
       batch_parts.append((user, context, cross))
     plan.run(self.tables)
 
-    item_rows: dict[DomainName, list[tuple[tf.Tensor, tf.Tensor]]] = {}
-    for d, (index, fields, handles) in item_parts.items():
+    item_rows: dict[DomainName, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]] = {}
+    for d, (index, fields, vectors, handles) in item_parts.items():
       rows = tf.concat(plan.features(handles), axis=-1)
       if self.projections:
         rows = self.projections[d](rows)
       if index is not None:
-        rows, fields = tf.gather(rows, index), tf.gather(fields, index)
-      parts = zip(_split_like(rows, items[d]), _split_like(fields, items[d]), strict=True)
-      item_rows[d] = list(parts)
+        rows, fields, vectors = tf.gather(rows, index), tf.gather(fields, index), tf.gather(vectors, index)
+      item_rows[d] = list(zip(*(_split_like(part, items[d]) for part in (rows, fields, vectors)), strict=True))
 
     embedded = []
     for (domain, batch), (user, context, cross) in zip(batches, batch_parts, strict=True):
-      embedding, fields = item_rows[domain].pop(0)
+      embedding, fields, vectors = item_rows[domain].pop(0)
       times = batch["candidate_times"]
-      candidates = Candidates(embedding, batch["candidate_items"], fields, times)
+      candidates = Candidates(embedding, batch["candidate_items"], fields, times, vectors)
       histories = {}
       for d in self.histories:
-        embedding, fields = item_rows[d].pop(0)
+        embedding, fields, vectors = item_rows[d].pop(0)
         history_items = batch[f"{d}_items"]
         visible = visibility(
           batch[f"{d}_first_visible"],
@@ -228,6 +246,7 @@ class RequestEmbedding(keras.layers.Layer):
           side=_join(plan.features(cross[d]), history_items, self.compute_dtype),
           recency=self._recency(d),
           visible=visible,
+          vectors=vectors,
         )
       embedded.append(
         Embedded(

@@ -1,4 +1,5 @@
-"""What an interest extractor reads. Axis letters: B requests, N candidates, L behaviours, D width, F fields."""
+"""What an interest extractor reads. Axis letters: B requests, N candidates, L behaviours, D width, F fields,
+P width of the frozen vectors."""
 
 from typing import NamedTuple
 
@@ -11,14 +12,17 @@ class Candidates(NamedTuple):
   Attributes:
     embedding: `[B, N, D]` float.
     items: Catalogue rows `[B, N]` int32; 0 = padding.
-    fields: Catalogue columns (id, inherent fields) `[B, N, F]` int64.
+    fields: Catalogue columns (id, inherent fields, then the clusters where there are pre-trained vectors)
+      `[B, N, F]` int64.
     times: When each is shown, seconds `[B, N]` int64.
+    vectors: Frozen pre-trained item vectors `[B, N, P]` float; P = 0: there are none.
   """
 
   embedding: tf.Tensor
   items: tf.Tensor
   fields: tf.Tensor
   times: tf.Tensor
+  vectors: tf.Tensor
 
 
 class Behaviours(NamedTuple):
@@ -27,11 +31,12 @@ class Behaviours(NamedTuple):
   Attributes:
     embedding: `[B, L, D]` float.
     items: Catalogue rows `[B, L]` int32; 0 = padding.
-    fields: Catalogue columns `[B, L, F]` int64.
+    fields: Catalogue columns `[B, L, F]` int64, as the candidates' (F may differ between domains).
     times: Seconds `[B, L]` int64.
     side: Embedded cross fields, concatenated, `[B, L, S]` float; S may be 0.
     recency: Embedding per bucket of `age_buckets` `[R, d_s]` float; R = 0: age is no feature.
     visible: `[B, N, L]` bool, or `[B, 1, L]` when all candidates see the same.
+    vectors: Frozen pre-trained item vectors `[B, L, P]` float, comparable with the candidates'; P may be 0.
   """
 
   embedding: tf.Tensor
@@ -41,6 +46,7 @@ class Behaviours(NamedTuple):
   side: tf.Tensor
   recency: tf.Tensor
   visible: tf.Tensor
+  vectors: tf.Tensor
 
 
 def age_buckets(candidate_times: tf.Tensor, behaviour_times: tf.Tensor, buckets: int) -> tf.Tensor:

@@ -4,7 +4,11 @@ import numpy as np
 import tensorflow as tf
 
 from lcn_tf.config import Model
-from lcn_tf.models.ctr import CTR
+from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.errors import UserError, unknown
+from lcn_tf.interest import EXTRACTORS
+from lcn_tf.models.base import RequestModel
+from lcn_tf.models.networks import NETWORKS
 from lcn_tf.schema import DomainName, Schema
 from lcn_tf.serving.signatures import example_batch
 
@@ -16,17 +20,31 @@ def build_model(
   seed: int = 0,
   deduplicate: bool = True,
   catalogues: dict[DomainName, np.ndarray] | None = None,
-) -> CTR:
+  pretrained: Pretrained | None = None,
+  training: bool = True,
+) -> RequestModel:
   """The model, built for a schema with sizes; call it in the scope of the strategy that trains it.
 
   Args:
     catalogues: `[items, columns]` per domain; zeros if None (to be restored from a checkpoint).
+    pretrained: Frozen item vectors; needed if `needs_pretrained(config)`.
+    training: Also make the weights that only training uses.
+
+  Raises:
+    UserError: No such network or extractor, wrong options, or item vectors are missing.
   """
+  if config.network not in NETWORKS:
+    raise unknown("model.network", "network", config.network, NETWORKS)
+  if needs_pretrained(config) and pretrained is None:
+    raise UserError(f"model.extractor {config.extractor!r} needs pre-trained item vectors (model.pretraining)")
   tf.keras.utils.set_random_seed(seed)
-  model = CTR(schema, config, seed, deduplicate)
+  model = NETWORKS[config.network](schema, config, seed, deduplicate, pretrained)
   for domain, table in (catalogues or {}).items():
     model.embedder.set_catalogue(domain, table)
-  example = example_batch(schema)
-  model(example)
-  model.build_crp(example)
+  model.build_from(example_batch(schema), training)
   return model
+
+
+def needs_pretrained(config: Model) -> bool:
+  """Whether the model searches with frozen item vectors."""
+  return config.extractor in EXTRACTORS and EXTRACTORS[config.extractor].needs_pretrained

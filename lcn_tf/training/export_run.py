@@ -6,9 +6,10 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf import config as config_lib
+from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.models.build import build_model
+from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.serving.export import save
 
 
@@ -34,6 +35,7 @@ def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathl
   keras.mixed_precision.set_global_policy("float32")
   # what serves needs no CRP: its heads vanish (LCN, section 3.4)
   config = experiment.model.model_copy(update={"crp": None})
-  model = build_model(record_set.record_schema, config)
+  pretrained = Pretrained.open(run / "pretrained") if needs_pretrained(config) else None
+  model = build_model(record_set.record_schema, config, pretrained=pretrained, training=False)
   tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial().assert_existing_objects_matched()
   return save(model, experiment, record_set, output)

@@ -7,7 +7,7 @@ import tensorflow_recommenders as tfrs
 from tensorflow import keras
 
 from lcn_tf.config import Train
-from lcn_tf.models.ctr import CTR
+from lcn_tf.models.base import RequestModel
 
 
 @keras.utils.register_keras_serializable("lcn_tf")
@@ -72,7 +72,7 @@ class RowwiseAdam(keras.optimizers.legacy.Adam):
     return {**super().get_config(), "row_decay": self.row_decay, "unique_rows": self.unique_rows}
 
 
-def make_optimizer(model: CTR, config: Train) -> tfrs.experimental.optimizers.CompositeOptimizer:
+def make_optimizer(model: RequestModel, config: Train) -> tfrs.experimental.optimizers.CompositeOptimizer:
   """The preset's optimizers: one for the embedding tables, one for all other weights.
 
   `lcn` (LCN, section 4.1): Adam 1e-3 on both, row-wise on the tables. `twin` (TWIN, section 4.1): AdaGrad 0.05 on the

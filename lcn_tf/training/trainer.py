@@ -16,10 +16,11 @@ from lcn_tf.data.dataset import evaluation_batches, steps_per_epoch, training_ba
 from lcn_tf.data.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.models.build import build_model
+from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
 from lcn_tf.training.callbacks import Checkpoints, Progress, StopOnNaN, Validation
 from lcn_tf.training.optimizers import make_optimizer
+from lcn_tf.training.pretraining import item_vectors
 from lcn_tf.training.strategy import make_strategy
 
 
@@ -59,6 +60,7 @@ def train(
       f"train.global_batch_size {config.global_batch_size} is {requests} requests of {schema.candidates} candidates, "
       f"which {strategy.num_replicas_in_sync} replicas cannot share equally"
     )
+  pretrained = item_vectors(experiment, record_set, run / "pretrained") if needs_pretrained(experiment.model) else None
   with strategy.scope():
     model = build_model(
       schema,
@@ -66,6 +68,7 @@ def train(
       seed=config.seed,
       deduplicate=not config.jit_compile,
       catalogues={d: record_set.catalogue(d) for d in DOMAINS},
+      pretrained=pretrained,
     )
     model.compile(
       optimizer=make_optimizer(model, config),

@@ -48,7 +48,13 @@ def _toy(rows, candidate, visible=None):
   visible = np.ones([1, 1, length], bool) if visible is None else np.array([[visible]])
   return tensors(
     (
-      Candidates(np.array([[candidate]], np.float32), np.ones([1, 1], np.int32), np.ones([1, 1, 1], np.int64), [[9]]),
+      Candidates(
+        np.array([[candidate]], np.float32),
+        np.ones([1, 1], np.int32),
+        np.ones([1, 1, 1], np.int64),
+        [[9]],
+        np.zeros([1, 1, 0]),
+      ),
       Behaviours(
         rows,
         np.ones([1, length], np.int32),
@@ -57,6 +63,7 @@ def _toy(rows, candidate, visible=None):
         np.zeros([1, length, 0], np.float32),
         np.zeros([0, 2], np.float32),
         visible,
+        np.zeros([1, length, 0], np.float32),
       ),
     )
   )

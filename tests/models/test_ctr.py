@@ -182,13 +182,13 @@ def test_xla_compiles_the_training_step():
 def test_an_unknown_extractor_or_option_is_named_with_its_neighbour():
   config = small_experiment().model
   with pytest.raises(UserError, match=r"unknown extractor 'lapp'\. Did you mean 'lap'\?"):
-    make_extractor(config.model_copy(update={"extractor": "lapp"}), "target")
+    make_extractor(config.model_copy(update={"extractor": "lapp"}), SCHEMA, "target")
   with pytest.raises(UserError, match=r"unknown option 'topk'\. Did you mean 'top_k'\?"):
-    make_extractor(config.model_copy(update={"options": {"topk": 3}}), "target")
+    make_extractor(config.model_copy(update={"options": {"topk": 3}}), SCHEMA, "target")
   with pytest.raises(UserError, match=r"top_k must be two sizes.*found \[3, 5\]"):
-    make_extractor(config.model_copy(update={"options": {"top_k": [3, 5]}}), "target")
+    make_extractor(config.model_copy(update={"options": {"top_k": [3, 5]}}), SCHEMA, "target")
   with pytest.raises(UserError, match=r"unknown option 'top_k'.*Known: none"):
-    make_extractor(config.model_copy(update={"extractor": "average_pooling"}), "target")
+    make_extractor(config.model_copy(update={"extractor": "average_pooling"}), SCHEMA, "target")
 
 
 def test_domains_of_different_item_widths_need_a_projection():

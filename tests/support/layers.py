@@ -20,10 +20,11 @@ from lcn_tf.layers.structures import Behaviours, Candidates
 
 CATALOGUE = 40
 NEWEST = 1_500_000_000
+PER_BEHAVIOUR = ("embedding", "items", "fields", "times", "side", "vectors")
 
 
 def random_inputs(
-  seed: int, B: int = 3, N: int = 4, L: int = 11, D: int = 6, S: int = 3, R: int = 5, F: int = 2
+  seed: int, B: int = 3, N: int = 4, L: int = 11, D: int = 6, S: int = 3, R: int = 5, F: int = 2, P: int = 5
 ) -> tuple[Candidates, Behaviours]:
   """Random arrays (NumPy, for the twins) as a request batch has them: newest first, padded at the end, each candidate
   seeing from its own first visible behaviour on; the last candidate of request 0 sees none."""
@@ -42,10 +43,11 @@ def random_inputs(
   past, times = past * real, times * real
   # a behaviour's own deviation from its item, so that no two behaviours tie
   embedding = (table[past] + 0.1 * random.normal(size=(B, L, D))) * real[..., np.newaxis]
+  vectors = np.random.default_rng(seed + 1000).normal(size=(CATALOGUE, P)).astype(np.float32)
   newest_seen = np.take_along_axis(times, np.minimum(first, L - 1), axis=1)
   candidate_times = np.maximum(newest_seen, 1) + random.integers(1, 60, size=(B, N))
   return (
-    Candidates(table[items], items, fields[items].astype(np.int64), candidate_times.astype(np.int64)),
+    Candidates(table[items], items, fields[items].astype(np.int64), candidate_times.astype(np.int64), vectors[items]),
     Behaviours(
       embedding.astype(np.float32),
       past.astype(np.int32),
@@ -54,6 +56,7 @@ def random_inputs(
       random.normal(size=(B, L, S)).astype(np.float32),
       random.normal(size=(R, 2)).astype(np.float32),
       visible,
+      vectors[past] * real[..., np.newaxis].astype(np.float32),
     ),
   )
 
@@ -208,7 +211,7 @@ def _extract(layer: keras.layers.Layer, candidates: Candidates, behaviours: Beha
 
 def _each_behaviour(behaviours: Behaviours, change: Callable[[np.ndarray, int], np.ndarray]) -> Behaviours:
   """Applies `change(array, axis of L)` to everything that has one entry per behaviour."""
-  parts = {name: change(getattr(behaviours, name), 1) for name in ("embedding", "items", "fields", "times", "side")}
+  parts = {name: change(getattr(behaviours, name), 1) for name in PER_BEHAVIOUR}
   return behaviours._replace(**parts, visible=change(behaviours.visible, 2))
 
 
@@ -221,6 +224,7 @@ def _junk(shape_like: Behaviours, seed: int) -> Behaviours:
     fields=random.integers(0, 4, size=shape_like.fields.shape).astype(np.int64),
     times=random.integers(0, 2 * NEWEST, size=(requests, length)).astype(np.int64),
     side=(100.0 * random.normal(size=shape_like.side.shape)).astype(np.float32),
+    vectors=(100.0 * random.normal(size=shape_like.vectors.shape)).astype(np.float32),
   )
 
 
@@ -242,7 +246,7 @@ def _check_invisible_is_ignored(layer, candidates, behaviours, expected, close):
       real = getattr(behaviours, name)
       return np.where(seen.reshape(seen.shape + (1,) * (real.ndim - 2)), real, getattr(junk, name))
 
-    changed = behaviours._replace(**{k: mixed(k) for k in ("embedding", "items", "fields", "times", "side")})
+    changed = behaviours._replace(**{k: mixed(k) for k in PER_BEHAVIOUR})
     np.testing.assert_allclose(
       _extract(layer, candidates, changed)[:, n], expected[:, n], **close, err_msg="an invisible behaviour was read"
     )
@@ -254,9 +258,8 @@ def _check_longer_padding(layer, candidates, behaviours, expected, close):
     tail = _junk(_each_behaviour(behaviours, pad), seed=padding)._replace(
       visible=np.zeros((*behaviours.visible.shape[:2], padding), bool)
     )
-    names = ("embedding", "items", "fields", "times", "side")
     longer = behaviours._replace(
-      **{name: np.concatenate([getattr(behaviours, name), getattr(tail, name)], axis=1) for name in names},
+      **{name: np.concatenate([getattr(behaviours, name), getattr(tail, name)], axis=1) for name in PER_BEHAVIOUR},
       visible=np.concatenate([behaviours.visible, tail.visible], axis=2),
     )
     np.testing.assert_allclose(

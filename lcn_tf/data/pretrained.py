@@ -1,0 +1,81 @@
+"""Frozen item vectors and what they were clustered into, as files beside the records that they were made from."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, DomainName
+
+_ARRAYS = "pretrained.npz"
+_NOTES = "pretrained.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """What SIM Soft searches with, and what SIM Cluster is made of.
+
+  Attributes:
+    vectors: Per domain, one vector per catalogue row, `[items, P]` float32; zeros for padding and for items that
+      training never met. The vectors of both domains are of one space.
+    clusters: Per domain, `[items, 2]` int64: the clusters of SIM Cluster and of SIM Cluster+, numbered from 1 over both
+      domains together; 0 = unknown, which never matches.
+    notes: Facts for people: how it was made, how many items have a vector, the numbers of clusters.
+    fingerprint: Of the record set.
+  """
+
+  vectors: dict[DomainName, np.ndarray]
+  clusters: dict[DomainName, np.ndarray]
+  notes: dict[str, Any]
+  fingerprint: str
+
+  def save(self, folder: str | pathlib.Path) -> None:
+    """Writes the files; the notes come last, so a folder with them is whole."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {f"{kind}_{d}": getattr(self, kind)[d] for kind in ("vectors", "clusters") for d in DOMAINS}
+    aside = folder / f".{_ARRAYS}"
+    with aside.open("wb") as file:
+      np.savez(file, **arrays)
+    aside.rename(folder / _ARRAYS)
+    aside = folder / f".{_NOTES}"
+    aside.write_text(json.dumps({"fingerprint": self.fingerprint, "notes": self.notes}, indent=1) + "\n")
+    aside.rename(folder / _NOTES)
+
+  @classmethod
+  def there(cls, folder: str | pathlib.Path) -> bool:
+    """Whether the folder holds vectors, whole."""
+    return (pathlib.Path(folder) / _NOTES).is_file()
+
+  @classmethod
+  def open(cls, folder: str | pathlib.Path, fingerprint: str = "") -> "Pretrained":
+    """Reads a folder.
+
+    Args:
+      fingerprint: Of the records that the vectors must have been made from; empty = any.
+
+    Raises:
+      UserError: There are no vectors, they are broken, or they were made from other records.
+    """
+    folder = pathlib.Path(folder)
+    if not cls.there(folder):
+      raise UserError(
+        f"{folder}: no pre-trained item vectors here ({_NOTES} is missing). pipelines.pretrain makes them."
+      )
+    try:
+      notes = json.loads((folder / _NOTES).read_text())
+      with np.load(folder / _ARRAYS) as arrays:
+        vectors = {d: arrays[f"vectors_{d}"] for d in DOMAINS}
+        clusters = {d: arrays[f"clusters_{d}"] for d in DOMAINS}
+      found = cls(vectors, clusters, notes["notes"], notes["fingerprint"])
+    except (OSError, ValueError, KeyError) as error:
+      raise UserError(f"{folder}: broken pre-trained item vectors: {' '.join(str(error).split())}") from None
+    if fingerprint and found.fingerprint != fingerprint:
+      raise UserError(
+        f"{folder}: item vectors of other records: fingerprint {found.fingerprint}, these have {fingerprint}. "
+        "Run pipelines.pretrain on these records."
+      )
+    return found

@@ -1,0 +1,100 @@
+"""Search, then attend: what SIM, ETA and SDIM's attention mode share."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from lcn_tf.interest.base import Extractor, kept_recency, static_rows
+from lcn_tf.layers.din_attention import DINAttention
+from lcn_tf.layers.masked import gather_rows, masked_softmax, masked_top_k
+from lcn_tf.layers.structures import Behaviours, Candidates
+from lcn_tf.layers.target_attention import target_attention
+
+ESUS = ("din", "mha")
+
+
+class TwoStage(Extractor):
+  """A general search unit (GSU) keeps `top_k` behaviours, an exact search unit (ESU) attends to them.
+
+  A subclass says how it searches, in `search`. The ESU reads, of each kept behaviour, item embedding, side information
+  and recency, so that all two-stage models see the same features as TWIN.
+
+      mha:  concat_h(softmax((z W_k_h)(e_v W_q_h)^T / sqrt(E)) z W_v_h) W_o
+      din:  DIN's attention (lcn_tf/layers/din_attention.py), sum_j softmax(w)_j z_j
+
+  No gradient passes the search: only kept behaviours learn.
+
+  Args:
+    top_k: Behaviours K that the search hands over.
+    esu: "din" or "mha".
+    num_heads, head_dim, output_dim: Of "mha".
+  """
+
+  def __init__(
+    self,
+    top_k: int = 100,
+    esu: str = "din",
+    num_heads: int = 4,
+    head_dim: int = 16,
+    output_dim: int = 64,
+    **kwargs: Any,
+  ):
+    super().__init__(**kwargs)
+    for name, value in {"top_k": top_k, "num_heads": num_heads, "head_dim": head_dim, "output_dim": output_dim}.items():
+      if value < 1:
+        raise ValueError(f"{name} must be positive; found {value}")
+    if esu not in ESUS:
+      raise ValueError(f"esu must be one of {list(ESUS)}; found {esu!r}")
+    self.top_k = top_k
+    self.esu = esu
+    self.num_heads = num_heads
+    self.head_dim = head_dim
+    self.output_dim = output_dim
+    self._din = DINAttention(name="esu", dtype=self.dtype_policy) if esu == "din" else None
+
+  def make_weights(self, item_width: int, row_width: int) -> None:
+    if self.esu == "mha":
+      self.query = self.head_weight("esu/query", self.num_heads, item_width, self.head_dim)
+      self.key = self.head_weight("esu/key", self.num_heads, row_width, self.head_dim)
+      self.value = self.head_weight("esu/value", self.num_heads, row_width, self.head_dim)
+      self.output_weight = self.weight("esu/output", [self.num_heads * self.head_dim, self.output_dim])
+
+  def search(self, candidates: Candidates, behaviours: Behaviours) -> tuple[tf.Tensor, tf.Tensor]:
+    """The search unit: scores `[B, N, L]` (higher = kept first, ties to the newer) and which may be kept, bool
+    `[B, N | 1, L]`, never more than what is visible. No gradient is taken of it."""
+    raise NotImplementedError
+
+  def call(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
+    scores_BNL, findable = self.search(candidates, behaviours)
+    indices_BNK, valid_BNK = masked_top_k(scores_BNL, findable, self.top_k)
+    rows_BNKX = gather_rows(static_rows(behaviours), indices_BNK)
+    recency = kept_recency(candidates, behaviours, indices_BNK)
+    if recency is not None:
+      rows_BNKX = tf.concat([rows_BNKX, recency], axis=-1)
+    if self._din is not None:
+      return self._din(candidates.embedding, rows_BNKX, valid_BNK)
+    heads = target_attention(candidates.embedding, rows_BNKX, valid_BNK, self.query, self.key, self.value)
+    return tf.matmul(heads, self.output_weight)
+
+  def search_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
+    scores, findable = self.search(candidates, behaviours)
+    # what a hard filter leaves out comes after all others, the newest first
+    return tf.where(findable, tf.cast(scores, tf.float32), tf.float32.min)
+
+  def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
+    shape = tf.concat([tf.shape(candidates.items), tf.shape(behaviours.items)[1:]], axis=0)
+    every_BNL = tf.broadcast_to(tf.range(shape[-1]), shape)
+    visible_BNL = tf.broadcast_to(behaviours.visible, shape)
+    rows_BNLX = gather_rows(static_rows(behaviours), every_BNL)
+    recency = kept_recency(candidates, behaviours, every_BNL)
+    if recency is not None:
+      rows_BNLX = tf.concat([rows_BNLX, recency], axis=-1)
+    if self._din is not None:
+      return self._din.weights(candidates.embedding, rows_BNLX, visible_BNL)
+    query_BNHX = tf.einsum("bnd,hde,hxe->bnhx", candidates.embedding, self.query, self.key)
+    scores_BNHL = tf.matmul(query_BNHX, rows_BNLX, transpose_b=True) * self.head_dim**-0.5
+    return tf.reduce_mean(masked_softmax(scores_BNHL, visible_BNL[:, :, tf.newaxis]), axis=2)
+
+  def get_config(self) -> dict[str, Any]:
+    names = ("top_k", "esu", "num_heads", "head_dim", "output_dim")
+    return super().get_config() | {name: getattr(self, name) for name in names}
