@@ -20,6 +20,7 @@ setuptools.setup(
     "pyyaml>=6",
     "polars>=1.20,<3",
     "scikit-learn>=1.4,<2",
+    "scipy>=1.11,<2",
     "matplotlib>=3.8,<4",
     "tqdm>=4.66",
   ],

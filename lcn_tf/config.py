@@ -14,6 +14,7 @@ Unit = typing.Annotated[float, pydantic.Field(ge=0, le=1)]
 Positive = typing.Annotated[int, pydantic.Field(ge=1)]
 Count = typing.Annotated[int, pydantic.Field(ge=0)]
 Rate = typing.Annotated[float, pydantic.Field(gt=0)]
+_Config = typing.TypeVar("_Config", bound=pydantic.BaseModel)
 
 
 class Labels(Strict):
@@ -29,6 +30,8 @@ class Labels(Strict):
     negatives: Per positive; fewer where no more can be found (early in the log).
     popularity_exponent: A negative is drawn with probability proportional to (interactions of the item before that
       moment) ** popularity_exponent.
+    known_items: Only items that some interaction before the end of training has are candidates. In a log where most
+      items are new (a shop's), the others tell their label: an item that nobody has met cannot be drawn as a negative.
   """
 
   kind: Literal["given", "threshold", "sampled"] = "given"
@@ -36,6 +39,7 @@ class Labels(Strict):
   at_least: float = 1.0
   negatives: Positive = 4
   popularity_exponent: float = pydantic.Field(1.0, ge=0)
+  known_items: bool = False
 
 
 class Split(Strict):
@@ -223,26 +227,38 @@ class Model(Strict):
       other than `ctr`.
     options: The extractor's own arguments; for a network other than `ctr`, the network's.
     histories: The domains whose histories it reads.
+    max_length: Newest behaviours of each history that a candidate sees, of those that the records hold; 0 = all.
     short_term: Newest behaviours of each history that a target attention (DIN) reads besides, TWIN's short-term module;
       0 = none.
     item_dim: The item representation is a linear projection of its fields to this width; 0 = their concatenation.
     pretraining: Of the item vectors that some extractors search with.
     crp: Present = on; needs source-domain records.
+    projection_refresh: Steps between two refreshes of what a search keeps of the model: TWIN's item projections (its
+      option `projections: cached`) or another model's search unit (`auxiliary_seed`); 0 = after every epoch.
+    auxiliary_seed: Of TWIN "without parameter consistency": a second TWIN of this seed is trained beside the model, on
+      the same batches, and its search unit searches for the model. Null: the model searches itself.
   """
 
   network: str = "ctr"
   extractor: str = "lap"
   options: dict[str, Any] = {}
   histories: tuple[DomainName, ...] = ("target", "source")
+  max_length: Count = 0
   short_term: Count = 0
   embedding: Embedding = Embedding()
   item_dim: Count = 0
   pretraining: Pretraining = Pretraining()
   mlp: MLP = MLP()
   crp: CRP | None = None
+  projection_refresh: Count = 0
+  auxiliary_seed: int | None = None
 
   @pydantic.model_validator(mode="after")
   def _network_alone(self) -> "Model":
+    if self.auxiliary_seed is not None and self.extractor != "twin":
+      raise ValueError(f"auxiliary_seed is of extractor 'twin', but extractor is {self.extractor!r}")
+    if self.auxiliary_seed is not None and self.options.get("projections") == "cached":
+      raise ValueError("auxiliary_seed and options.projections 'cached' are two ways of searching; set one of them")
     if self.network == "ctr":
       return self
     if "extractor" not in self.model_fields_set:
@@ -261,6 +277,7 @@ class Train(Strict):
     learning_rate: Of the dense part.
     table_learning_rate: Of the tables; the preset's own if null (`lcn`: learning_rate, `twin`: 0.05).
     global_batch_size: Candidates per step, summed over replicas; a multiple of replicas x schema.candidates.
+    source_ratio: Source-domain requests per target-domain request of a batch, for models that learn from both.
     epochs, steps_per_epoch: 0 steps = all of the training records.
     steps_per_execution: Steps per call into the graph.
     strategy: `mirrored`: all visible GPUs, or logical CPU devices where there is none.
@@ -273,12 +290,14 @@ class Train(Strict):
     on_corrupt: A broken record stops the job (`error`) or is counted, logged and left out (`skip`).
     row_decay: Decoupled weight decay of the table rows that a step reads (preset `lcn`).
     checkpoint_every: Steps between checkpoints within an epoch; 0 = at its end only.
+    keep_checkpoints: Of the newest in `checkpoints/last`; more than 2 for pipelines.consistency --stale_checkpoint.
   """
 
   preset: Literal["lcn", "twin"] = "lcn"
   learning_rate: Rate = 1e-3
   table_learning_rate: Rate | None = None
   global_batch_size: Positive = 2048
+  source_ratio: Rate = 1.0
   epochs: Positive = 1
   steps_per_epoch: Count = 0
   steps_per_execution: Positive = 1
@@ -292,6 +311,7 @@ class Train(Strict):
   on_corrupt: Literal["error", "skip"] = "error"
   row_decay: float = pydantic.Field(0.0, ge=0)
   checkpoint_every: Count = 0
+  keep_checkpoints: Positive = 2
   seed: int = 0
 
 
@@ -333,6 +353,23 @@ def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
   Raises:
     UserError: No such file, not YAML, or not a valid experiment.
   """
+  tree = read_tree(path, Experiment)
+  for override in overrides:
+    _override(tree, override)
+  return from_tree(tree, path)
+
+
+def from_tree(tree: dict[str, Any], where: str) -> Experiment:
+  """The experiment that a mapping describes; `where` heads the messages of its errors."""
+  return validated(Experiment, tree, where)
+
+
+def read_tree(path: str, model: type[pydantic.BaseModel]) -> dict[str, Any]:
+  """The mapping that a YAML file holds, not yet checked; `model` is what it should describe.
+
+  Raises:
+    UserError: No such file, not YAML, or no mapping.
+  """
   file = pathlib.Path(path)
   if not file.is_file():
     there = [str(p) for p in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
@@ -342,18 +379,20 @@ def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
   except (yaml.YAMLError, UnicodeDecodeError) as error:
     raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
   if not isinstance(tree, dict):
-    raise UserError(f"{path}: expected a mapping with the keys {', '.join(_keys(Experiment))}")
-  for override in overrides:
-    _override(tree, override)
-  return from_tree(tree, path)
+    raise UserError(f"{path}: expected a mapping with the keys {', '.join(_keys(model))}")
+  return tree
 
 
-def from_tree(tree: dict[str, Any], where: str) -> Experiment:
-  """The experiment that a mapping describes; `where` heads the messages of its errors."""
+def validated(model: type[_Config], tree: dict[str, Any], where: str) -> _Config:
+  """The `model` that a mapping describes.
+
+  Raises:
+    UserError: A message per mistake, headed by `where`; an unknown key is told with the nearest known one.
+  """
   try:
-    return Experiment.model_validate(tree)
+    return model.model_validate(tree)
   except pydantic.ValidationError as error:
-    raise UserError("\n".join(_message(where, detail) for detail in error.errors())) from None
+    raise UserError("\n".join(_message(model, where, detail) for detail in error.errors())) from None
 
 
 def dump(experiment: Experiment) -> str:
@@ -361,10 +400,36 @@ def dump(experiment: Experiment) -> str:
   return yaml.safe_dump(experiment.model_dump(mode="json", by_alias=True), sort_keys=False)
 
 
+def differs(asked: Experiment, there: Experiment) -> str:
+  """Where an experiment differs first from the one that a folder holds, in words; empty if it does not."""
+  one, other = (experiment.model_dump(mode="json", by_alias=True) for experiment in (asked, there))
+  return difference(one, other, "experiment", "folder")
+
+
+def difference(asked: Any, found: Any, path: str, place: str) -> str:
+  """Where the tree of a config differs first from the one found in `place`, in words; empty if it does not."""
+  if isinstance(asked, dict) and isinstance(found, dict):
+    keys = sorted(set(asked) | set(found))
+    return next(filter(None, (difference(asked.get(k), found.get(k), f"{path}.{k}", place) for k in keys)), "")
+  return "" if asked == found else f"{path} is {asked!r} in the config, {found!r} in the {place}"
+
+
 def _override(tree: dict[str, Any], override: str) -> None:
   path, equals, value = override.partition("=")
   if not equals or not path:
     raise UserError(f"--set {override}: expected key.path=value")
+  try:
+    assign(tree, path, yaml.safe_load(value), f"--set {override}")
+  except yaml.YAMLError:
+    raise UserError(f"--set {override}: {value!r} is not a YAML value") from None
+
+
+def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
+  """Sets `key.path` in a tree, making what is missing on the way.
+
+  Raises:
+    UserError: A key on the way holds a value; the message is headed by `where`.
+  """
   *parents, last = path.split(".")
   node = tree
   for key in parents:
@@ -372,22 +437,21 @@ def _override(tree: dict[str, Any], override: str) -> None:
       node[key] = {}
     node = node[key]
     if not isinstance(node, dict):
-      raise UserError(f"--set {override}: {key!r} holds a value, not further keys")
-  try:
-    node[last] = yaml.safe_load(value)
-  except yaml.YAMLError:
-    raise UserError(f"--set {override}: {value!r} is not a YAML value") from None
+      raise UserError(f"{where}: {key!r} holds a value, not further keys")
+  node[last] = value
 
 
 def _keys(model: type[pydantic.BaseModel]) -> list[str]:
   return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _model_at(path: typing.Sequence[Any]) -> type[pydantic.BaseModel] | None:
-  """The model class that the keys of `path` lead to."""
-  model: Any = Experiment
+def _model_at(root: type[pydantic.BaseModel], path: typing.Sequence[Any]) -> type[pydantic.BaseModel] | None:
+  """The model class that the keys of `path` lead to from `root`."""
+  model: Any = root
+  name_follows = False
   for key in path:
-    if isinstance(key, int):
+    if isinstance(key, int) or name_follows:
+      name_follows = False
       continue
     fields = {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
     if key not in fields:
@@ -395,6 +459,7 @@ def _model_at(path: typing.Sequence[Any]) -> type[pydantic.BaseModel] | None:
     options = [fields[key].annotation]
     while options:
       option = options.pop()
+      name_follows = name_follows or typing.get_origin(option) is dict
       if isinstance(option, type) and issubclass(option, pydantic.BaseModel):
         model = option
         break
@@ -402,11 +467,11 @@ def _model_at(path: typing.Sequence[Any]) -> type[pydantic.BaseModel] | None:
   return model
 
 
-def _message(where: str, detail: Any) -> str:
+def _message(root: type[pydantic.BaseModel], where: str, detail: Any) -> str:
   location = detail["loc"]
-  path = ".".join(str(part) for part in location) or "experiment"
+  path = ".".join(str(part) for part in location) or root.__name__.lower()
   if detail["type"] == "extra_forbidden":
-    model = _model_at(location[:-1])
+    model = _model_at(root, location[:-1])
     known = _keys(model) if model else []
     return f"{where}: {path}: unknown key.{nearest(str(location[-1]), known)} Known keys: {', '.join(known)}"
   if detail["type"] == "missing":

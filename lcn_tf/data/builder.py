@@ -137,7 +137,7 @@ def _user_log(indexed: Indexed, schema: Schema, records: Records, train_end: int
     rng = np.random.default_rng([records.seed, number])
     until = None if d == "target" else train_end if records.source_records else 0
     users, log.candidates[d], missing = _candidates(
-      rows, context, records.labels, until, len(indexed.catalogues[d]), rng
+      rows, context, records.labels, until, train_end, len(indexed.catalogues[d]), rng
     )
     log.candidate_offsets[d] = np.searchsorted(users, everyone)
     shortage += missing
@@ -145,7 +145,13 @@ def _user_log(indexed: Indexed, schema: Schema, records: Records, train_end: int
 
 
 def _candidates(
-  rows: pl.DataFrame, context: np.ndarray, labels: Labels, until: int | None, num_items: int, rng: np.random.Generator
+  rows: pl.DataFrame,
+  context: np.ndarray,
+  labels: Labels,
+  until: int | None,
+  train_end: int,
+  num_items: int,
+  rng: np.random.Generator,
 ) -> tuple[np.ndarray, Candidates, int]:
   """One domain's candidates, by user, then time: their users, the candidates, and how many negatives are missing.
 
@@ -154,6 +160,7 @@ def _candidates(
     context: Context fields of the rows, `[rows, F]`.
     labels: Which rows are candidates, with which label.
     until: Interactions from this time on are no candidates.
+    train_end: When training ends.
     num_items: Rows of the domain's catalogue.
     rng: Draws the negatives.
   """
@@ -161,11 +168,16 @@ def _candidates(
   shown = np.ones(len(rows), bool) if until is None else times < until
   if labels.kind != "sampled":
     shown &= rows["label"].is_not_null().to_numpy()
+  known = None
+  if labels.known_items:
+    known = np.zeros(num_items, bool)
+    known[items[times < train_end]] = True
+    shown &= known[items]
   shown = np.flatnonzero(shown)
   shown = shown[np.argsort(users[shown], kind="stable")]
   if labels.kind == "sampled":
     log = Log(users, items, times, num_items)
-    drawn = sample_negatives(log, shown, labels.negatives, labels.popularity_exponent, rng)
+    drawn = sample_negatives(log, shown, labels.negatives, labels.popularity_exponent, rng, known)
     grouped = np.concatenate([items[shown][:, np.newaxis], drawn], axis=1)
     label = np.zeros(grouped.shape, np.float32)
     label[:, 0] = 1

@@ -8,6 +8,7 @@ Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.diagno
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ def training_batches(
   *,
   domains: Sequence[DomainName] = ("target",),
   requests: int,
+  second_requests: int | None = None,
   replicas: int = 1,
   seed: int,
   epoch: int = 0,
@@ -52,7 +54,8 @@ def training_batches(
   Args:
     record_set: Its `train` split is read.
     domains: Whose records; the first one leads.
-    requests: Records in a global batch, over all workers and replicas, per domain.
+    requests: Records of the first domain in a global batch, over all workers and replicas.
+    second_requests: Records of the second domain; as many if None.
     replicas: Of this worker.
     seed: Of the order.
     epoch, skip: Where to start: so many global batches into that epoch. Cheap: skipped records are not parsed.
@@ -70,12 +73,16 @@ def training_batches(
   Raises:
     UserError: `requests` cannot be divided, a file is missing, or the records are fewer than one batch.
   """
-  rows, remainder = divmod(requests, workers * replicas)
-  if remainder or rows < 1:
-    raise UserError(
-      f"a global batch of {requests} requests cannot be shared by {workers} x {replicas} replicas equally"
-    )
-  rows *= replicas
+  rows = {}
+  for domain in domains:
+    wanted = requests if domain == domains[0] else second_requests or requests
+    share, remainder = divmod(wanted, workers * replicas)
+    if remainder or share < 1:
+      raise UserError(
+        f"a global batch of {wanted} {domain}-domain requests cannot be shared by {workers} x {replicas} replicas "
+        "equally"
+      )
+    rows[domain] = share * replicas
   schema = record_set.record_schema
   steps = steps_per_epoch(record_set, requests, domains[0])
   if repeat:
@@ -86,7 +93,7 @@ def training_batches(
     files = dataclasses.replace(_readable(record_set, "train", domain, on_corrupt), total=nominal)
     if nominal < workers:
       raise UserError(f"{record_set.path}: the train split has too few {domain}-domain records: {nominal}")
-    sources[domain] = _share(files, workers, worker, steps * rows if domain == domains[0] else 1)
+    sources[domain] = _share(files, workers, worker, steps * rows[domain] if domain == domains[0] else 1)
 
   @tf.autograph.experimental.do_not_convert
   def one_epoch(number: tf.Tensor) -> tf.data.Dataset:
@@ -100,20 +107,24 @@ def training_batches(
         stream = passes.flat_map(
           lambda i, source=sources[domain], key=key: _one_pass(source, tf.random.fold_in(key, i), shuffle_buffer)
         )
-      streams[domain] = _grouped(stream.take(steps * rows), rows, key, max(1, min(_GROUPED, shuffle_buffer // rows)))
+      count = rows[domain]
+      streams[domain] = _grouped(stream.take(steps * count), count, key, max(1, min(_GROUPED, shuffle_buffer // count)))
     return tf.data.Dataset.zip(streams)
 
   @tf.autograph.experimental.do_not_convert
   def parse(serialized: dict[DomainName, tf.Tensor]) -> dict[DomainName, Batch]:
     batches = {}
     for domain, one in serialized.items():
-      batch = _parse(tf.ensure_shape(one, [rows]), schema, domain, length_buckets)
-      batches[domain] = tf.nest.map_structure(_per_replica, batch) if replicas > 1 else batch
+      batch = _parse(tf.ensure_shape(one, [rows[domain]]), schema, domain, length_buckets)
+      if replicas > 1:
+        split = functools.partial(_per_replica, share=rows[domain] // replicas)
+        batch = tf.nest.map_structure(split, batch)
+      batches[domain] = batch
     return batches
 
-  def _per_replica(tensor: tf.Tensor) -> tf.Tensor:
-    sliced = tf.reshape(tensor, tf.concat([[replicas, rows // replicas], tf.shape(tensor)[1:]], 0))
-    return tf.ensure_shape(sliced, [replicas, rows // replicas, *tensor.shape[1:]])
+  def _per_replica(tensor: tf.Tensor, share: int) -> tf.Tensor:
+    sliced = tf.reshape(tensor, tf.concat([[replicas, share], tf.shape(tensor)[1:]], 0))
+    return tf.ensure_shape(sliced, [replicas, share, *tensor.shape[1:]])
 
   batches = tf.data.Dataset.range(epoch, _FOREVER if repeat else epoch + 1).flat_map(one_epoch).skip(skip)
   batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE)

@@ -27,7 +27,12 @@ class Log:
 
 
 def sample_negatives(
-  log: Log, positives: np.ndarray, count: int, exponent: float, rng: np.random.Generator
+  log: Log,
+  positives: np.ndarray,
+  count: int,
+  exponent: float,
+  rng: np.random.Generator,
+  allowed: np.ndarray | None = None,
 ) -> np.ndarray:
   """Draws `count` different negatives for each positive: `[P, count]` int32, 0 where none was found.
 
@@ -42,6 +47,7 @@ def sample_negatives(
     count: Negatives per positive.
     exponent: 1: in proportion to popularity, 0: uniform over the items seen so far.
     rng: Source of randomness.
+    allowed: Which items may be drawn, bool `[num_items]`; None = all.
   """
   before = np.searchsorted(log.times, log.times[positives], "left")
   users = log.users[positives].astype(np.int64) * log.num_items
@@ -55,6 +61,8 @@ def sample_negatives(
         break
       items, accepted = proposal.draw(before[open_], rng)
       accepted &= ~_contains(met, users[open_] + items)
+      if allowed is not None:
+        accepted &= allowed[items]
       accepted &= (drawn[open_, :column] != items[:, np.newaxis]).all(axis=1)
       drawn[open_[accepted], column] = items[accepted]
       open_ = open_[~accepted]

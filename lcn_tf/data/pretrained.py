@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,10 @@ class Pretrained:
   fingerprint: str
 
   def save(self, folder: str | pathlib.Path) -> None:
-    """Writes the files; the notes come last, so a folder with them is whole."""
+    """Writes the files, in the place of older ones; the notes come last, so a folder with them is whole."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / _NOTES).unlink(missing_ok=True)
     arrays = {f"{kind}_{d}": getattr(self, kind)[d] for kind in ("vectors", "clusters") for d in DOMAINS}
     aside = folder / f".{_ARRAYS}"
     with aside.open("wb") as file:
@@ -71,7 +73,10 @@ class Pretrained:
         vectors = {d: arrays[f"vectors_{d}"] for d in DOMAINS}
         clusters = {d: arrays[f"clusters_{d}"] for d in DOMAINS}
       found = cls(vectors, clusters, notes["notes"], notes["fingerprint"])
-    except (OSError, ValueError, KeyError) as error:
+      if any(vectors[d].ndim != 2 or clusters[d].shape != (len(vectors[d]), 2) for d in DOMAINS):
+        shapes = {d: (vectors[d].shape, clusters[d].shape) for d in DOMAINS}
+        raise ValueError(f"vectors and clusters of shapes {shapes}, expected [items, P] and [items, 2]")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
       raise UserError(f"{folder}: broken pre-trained item vectors: {' '.join(str(error).split())}") from None
     if fingerprint and found.fingerprint != fingerprint:
       raise UserError(

@@ -110,6 +110,8 @@ class RequestEmbedding(keras.layers.Layer):
     item_dim: Width of the projection; 0 = none.
     deduplicate: See `Tables`.
     pretrained: Frozen item vectors and clusters, which become part of the model's weights; None = none.
+    max_length: Newest behaviours of each history that a candidate sees, if the schema lets it see more; 0 = the
+      schema's.
   """
 
   def __init__(
@@ -120,10 +122,13 @@ class RequestEmbedding(keras.layers.Layer):
     item_dim: int = 0,
     deduplicate: bool = True,
     pretrained: Pretrained | None = None,
+    max_length: int = 0,
     **kwargs: Any,
   ):
     super().__init__(**kwargs)
     self.schema = schema
+    limits = {d: schema.domain(d).max_length for d in histories}
+    self.max_lengths = {d: min(limit, max_length or limit) for d, limit in limits.items()}
     self.config = config
     self.histories = tuple(histories)
     self.deduplicate = deduplicate
@@ -235,7 +240,7 @@ class RequestEmbedding(keras.layers.Layer):
         visible = visibility(
           batch[f"{d}_first_visible"],
           batch[f"{d}_length"],
-          self.schema.domain(d).max_length,
+          self.max_lengths[d],
           tf.shape(history_items)[1],
         )
         histories[d] = Behaviours(

@@ -88,6 +88,21 @@ def test_negatives_are_never_met_by_the_user_and_were_seen_in_the_domain_before(
   assert checked > 200
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_candidates_are_items_that_training_knows_if_so_wanted(tmp_path, known):
+  log = logs.random_log(np.random.default_rng(3), 250, users=12, count=90)
+  records = build(tmp_path, log, items=logs.items(90), labels={**SAMPLED["labels"], "known_items": known})
+  ids = dict(pl.read_parquet(records.path / "items" / "target.parquet").select("row", "item_id").iter_rows())
+  train = log.filter((pl.col("domain") == "target") & (pl.col("timestamp") < records.notes["train_end"]))
+  trained, unknown, labels = set(train["item_id"]), 0, set()
+  for split in SPLITS:
+    for request in logs.requests(records, split, "target"):
+      unknown += sum(ids[int(item)] not in trained for item in request.items)
+      labels |= set(request.labels.tolist())
+  assert labels == {0.0, 1.0}
+  assert (unknown == 0) == known
+
+
 def test_vocabularies_and_the_order_of_the_catalogue_count_training_interactions_only(tmp_path):
   train = [(0, 1, "target", 1, 1.0), (0, 1, "target", 2, 1.0), (1, 2, "target", 3, 1.0), (1, 0, "source", 4, 1.0)]
   later = [(2, 3, "target", 10, 1.0)] * 3 + [(2, 3, "target", 20, 1.0), (2, 5, "source", 21, 1.0)]

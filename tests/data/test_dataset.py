@@ -181,6 +181,17 @@ def test_the_slices_of_two_replicas_are_the_batch_of_one(small):
     assert_equal_batches(batch, tf.nest.map_structure(lambda a, b: tf.concat([a, b], 0), *two[2 * i : 2 * i + 2]))
 
 
+def test_the_second_domain_may_come_in_smaller_batches(small):
+  options = {"domains": ("target", "source"), "requests": 4, "second_requests": 2, "replicas": 2, "seed": 1}
+  elements = list(itertools.islice(dataset.training_batches(small, **options), 4))
+  assert [len(element[d]["user"]) for element in elements for d in ("target", "source")] == [2, 1] * 4
+  alike = list(itertools.islice(dataset.training_batches(small, **{**options, "second_requests": None}), 4))
+  for one, other in zip(elements, alike, strict=True):
+    np.testing.assert_array_equal(one["target"]["user"], other["target"]["user"])
+  with pytest.raises(UserError, match="of 3 source-domain requests cannot be shared by 1 x 2 replicas"):
+    dataset.training_batches(small, **{**options, "second_requests": 3})
+
+
 @pytest.mark.parametrize(("workers", "requests"), [(2, 8), (3, 9)])
 def test_workers_share_the_records_and_take_the_same_number_of_steps(small, workers, requests):
   shares = [users(train(small, requests=requests, workers=workers, worker=w)) for w in range(workers)]
@@ -215,7 +226,9 @@ def test_too_few_records_for_one_batch_say_what_to_change(small):
 
 
 def test_requests_that_cannot_be_shared_are_an_error(small):
-  with pytest.raises(UserError, match="a global batch of 9 requests cannot be shared by 1 x 2 replicas equally"):
+  with pytest.raises(
+    UserError, match="a global batch of 9 target-domain requests cannot be shared by 1 x 2 replicas equally"
+  ):
     train(small, requests=9, replicas=2)
 
 

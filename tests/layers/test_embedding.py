@@ -1,0 +1,121 @@
+"""Frozen item vectors and clusters in the embedding of requests."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lcn_tf.config import Embedding
+from lcn_tf.data import records
+from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.layers.embedding import RequestEmbedding
+from lcn_tf.models.build import build_model
+from lcn_tf.schema import DOMAINS
+from lcn_tf.training.optimizers import make_optimizer
+from tests.support.experiments import small_experiment
+from tests.support.record_sets import random_request, small_schema
+
+SCHEMA = small_schema()
+WIDTH = 5
+
+
+def pretrained(seed=0):
+  rng = np.random.default_rng(seed)
+  vectors, clusters = {}, {}
+  for d in DOMAINS:
+    items = SCHEMA.domain(d).items
+    known = np.arange(items) % 4 > 1  # neither padding nor the unknown item, and others besides
+    vectors[d] = (rng.normal(size=(items, WIDTH)) * known[:, np.newaxis]).astype(np.float32)
+    clusters[d] = rng.integers(1, 9, (items, 2)) * known[:, np.newaxis]
+  return Pretrained(vectors, clusters, {}, SCHEMA.fingerprint())
+
+
+def batch_of(domain="target", seed=0):
+  rng = np.random.default_rng(seed)
+  requests = [random_request(SCHEMA, rng, user=i + 1, domain=domain) for i in range(5)]
+  return records.parse(tf.constant([records.encode(request, SCHEMA) for request in requests]), SCHEMA)
+
+
+def embedder_of(histories=DOMAINS, deduplicate=True, made=None):
+  layer = RequestEmbedding(SCHEMA, Embedding(dim=4, cross_dim=2), histories, 4, deduplicate, made)
+  for d in DOMAINS:
+    rng = np.random.default_rng(1)
+    table = rng.integers(1, 12, layer.catalogues[d].shape) if d in layer.catalogues else None
+    if table is not None:
+      table[0] = 0
+      layer.set_catalogue(d, table)
+  return layer
+
+
+def model_of(made, extractor="sim_soft"):
+  experiment = small_experiment(extractor, learning_rate=0.5)
+  config = experiment.model.model_copy(update={"options": {"top_k": 4}})
+  model = build_model(SCHEMA, config, pretrained=made)
+  model.compile(optimizer=make_optimizer(model, experiment.train))
+  return model
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_every_item_has_the_vector_and_clusters_of_its_row(deduplicate):
+  made = pretrained()
+  embedder = embedder_of(deduplicate=deduplicate, made=made)
+  batches = [(d, batch_of(d, seed)) for seed, d in enumerate(DOMAINS)]
+  for (domain, batch), embedded in zip(batches, embedder(batches), strict=True):
+    read = [(domain, embedded.candidates)] + [(d, embedded.histories[d]) for d in DOMAINS]
+    for d, part in read:
+      items = part.items.numpy()
+      np.testing.assert_array_equal(part.vectors, made.vectors[d][items])
+      np.testing.assert_array_equal(part.fields[..., -2:], made.clusters[d][items])
+      np.testing.assert_array_equal(part.fields[..., :-2], embedder.catalogues[d].numpy()[items])
+      assert (items == 0).any()
+      assert np.abs(part.vectors.numpy()).max() > 0
+      assert part.vectors.shape[-1] == WIDTH
+    np.testing.assert_array_equal(embedded.candidates.items, batch["candidate_items"])
+
+
+def test_padding_has_zero_vectors_and_cluster_zero():
+  (embedded,) = embedder_of(made=pretrained())([("target", batch_of())])
+  for part in (embedded.candidates, *embedded.histories.values()):
+    padding = part.items.numpy() == 0
+    assert padding.any()
+    np.testing.assert_array_equal(part.vectors.numpy()[padding], 0)
+    np.testing.assert_array_equal(part.fields.numpy()[padding][:, -2:], 0)
+
+
+def test_a_model_of_one_history_reads_the_tables_of_one_domain():
+  embedder = embedder_of(("target",), made=pretrained())
+  assert set(embedder.vectors) == set(embedder.clusters) == {"target"}
+  (embedded,) = embedder([("target", batch_of())])
+  assert embedded.histories["target"].vectors.shape[-1] == WIDTH
+
+
+def test_without_item_vectors_there_are_none_of_width_zero_and_no_columns():
+  (embedded,) = embedder_of()([("target", batch_of())])
+  assert embedded.candidates.vectors.shape == (5, 4, 0)
+  for d in DOMAINS:
+    part = embedded.histories[d]
+    assert part.vectors.shape[-1] == 0
+    assert part.fields.shape[-1] == sum(feature.max_values for feature in SCHEMA.catalogue_features(d))
+
+
+def test_training_leaves_vectors_and_clusters_as_they_are():
+  made = pretrained()
+  model = model_of(made)
+  frozen = {id(v) for kind in (model.embedder.vectors, model.embedder.clusters) for v in kind.values()}
+  assert len(frozen) == 4
+  assert not frozen & {id(v) for v in model.trainable_variables}
+  before = [table.numpy() for table in model.table_variables()]
+  model.train_step({"target": batch_of()})
+  assert max(np.abs(a - b.numpy()).max() for a, b in zip(before, model.table_variables(), strict=True)) > 0.1
+  for d in DOMAINS:
+    np.testing.assert_array_equal(model.embedder.vectors[d], made.vectors[d])
+    np.testing.assert_array_equal(model.embedder.clusters[d], made.clusters[d])
+
+
+def test_a_checkpoint_holds_vectors_and_clusters(tmp_path):
+  made, other = pretrained(), pretrained(seed=1)
+  path = tf.train.Checkpoint(model=model_of(made)).write(str(tmp_path / "checkpoint"))
+  restored = model_of(other)
+  tf.train.Checkpoint(model=restored).read(path).expect_partial().assert_existing_objects_matched()
+  for d in DOMAINS:
+    np.testing.assert_array_equal(restored.embedder.vectors[d], made.vectors[d])
+    np.testing.assert_array_equal(restored.embedder.clusters[d], made.clusters[d])
