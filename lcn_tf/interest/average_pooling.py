@@ -53,7 +53,7 @@ def age_bucket_shares(
   Args:
     candidate_times: Seconds `[B, N]` int64.
     behaviour_times: Seconds `[B, L]` int64.
-    visible: `[B, N | 1, L]` bool.
+    visible: `[B, N | 1, L]` bool, or how much each behaviour counts.
     buckets: R.
 
   Returns:

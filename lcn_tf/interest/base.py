@@ -100,3 +100,20 @@ def kept_recency(candidates: Candidates, behaviours: Behaviours, indices: tf.Ten
   if not behaviours.recency.shape[0]:
     return None
   return tf.gather(behaviours.recency, kept_buckets(candidates, behaviours, indices))
+
+
+def kept_rows(candidates: Candidates, behaviours: Behaviours, indices: tf.Tensor) -> tf.Tensor:
+  """Item embedding, side information and recency of kept behaviours, `[B, N, K, X]`. Arguments as `kept_buckets`."""
+  rows = gather_rows(static_rows(behaviours), indices)
+  recency = kept_recency(candidates, behaviours, indices)
+  return rows if recency is None else tf.concat([rows, recency], axis=-1)
+
+
+def every_bucket(candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
+  """Age bucket of every behaviour when each candidate is shown, `[B, N, L]` int64; only if age is a feature."""
+  return age_buckets(candidates.times[..., tf.newaxis], behaviours.times[:, tf.newaxis], behaviours.recency.shape[0])
+
+
+def every_recency(candidates: Candidates, behaviours: Behaviours) -> tuple[tf.Tensor, tf.Tensor] | None:
+  """Embeddings of ages `[R, d_s]`, and which one every behaviour has, as `every_bucket`; None if age is no feature."""
+  return (behaviours.recency, every_bucket(candidates, behaviours)) if behaviours.recency.shape[0] else None

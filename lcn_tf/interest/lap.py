@@ -6,8 +6,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf.interest.base import Extractor, kept_buckets, kept_recency, static_rows
-from lcn_tf.layers.masked import Picked, gather_rows, masked_softmax, masked_top_k
+from lcn_tf.interest.base import Extractor, every_bucket, kept_buckets, kept_recency, static_rows
+from lcn_tf.layers.masked import Picked, attend, gather_rows, masked_softmax, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.target_attention import target_attention
 
@@ -117,61 +117,43 @@ class LAP(Extractor):
   def call(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     query, items, visible = candidates.embedding, behaviours.embedding, behaviours.visible
     rows_BLX = static_rows(behaviours)
-    pools, interests = [], []
-    if "msa" in self.levels:
-      # [E, side information, recency] W_k (e_v W_q)^T, with the query carried through W_k^T
-      msa_query_BNX = tf.matmul(tf.matmul(query, self.msa_query), self.msa_key, transpose_b=True)
-      msa_query_BNX *= self.msa_dim**-0.5
-      scores_BNL, msa_scores_BNL = self._both_scores(query, msa_query_BNX[..., : rows_BLX.shape[-1]], rows_BLX)
-    else:
-      scores_BNL = tf.matmul(query, items, transpose_b=True)
+    recency = behaviours.recency
+    interests = []
+    scores_BNL = tf.matmul(query, items, transpose_b=True)
     if "csa" in self.levels:
-      pools.append(self._csa_weights(scores_BNL, visible))
+      interests.append(self._csa(scores_BNL, visible, items))
     if self.levels != ["csa"]:
       kept = self.top_k[0] if "msa" in self.levels else self.top_k[1]
-      indices_BNK, valid_BNK = masked_top_k(scores_BNL, visible, kept)
+      indices_BNK, valid_BNK = masked_top_k(scores_BNL, visible, kept, ordered=False)
     if "msa" in self.levels:
-      picked = Picked(msa_scores_BNL, indices_BNK)
-      scores_BNK = picked.pick(msa_scores_BNL)
-      recency = behaviours.recency
+      # [E, side information, recency] W_k (e_v W_q)^T, with the query carried through W_k^T. Scores are needed of the
+      # kept behaviours only, but picking them from all costs less than gathering [B, N, K, X] rows of them, above all
+      # in the gradient: two products more instead of a scatter of rows.
+      msa_query_BNX = tf.matmul(tf.matmul(query, self.msa_query), self.msa_key, transpose_b=True)
+      msa_query_BNX *= self.msa_dim**-0.5
+      picked = Picked(scores_BNL, indices_BNK)
+      scores_BNK = picked.pick(tf.matmul(msa_query_BNX[..., : rows_BLX.shape[-1]], rows_BLX, transpose_b=True))
       if recency.shape[0]:
         bucket_scores_BNR = tf.matmul(msa_query_BNX[..., rows_BLX.shape[-1] :], recency, transpose_b=True)
         buckets = Picked(bucket_scores_BNR, kept_buckets(candidates, behaviours, indices_BNK))
         scores_BNK += buckets.pick(bucket_scores_BNR)
       weights_BNK = tf.cast(masked_softmax(scores_BNK, valid_BNK), query.dtype)
-      pools.append(picked.place(weights_BNK))
-    if pools:
-      pooled = tf.split(tf.matmul(tf.concat(pools, axis=1), rows_BLX), len(pools), axis=1)
-      if "csa" in self.levels:
-        interests.append(pooled[0][..., : items.shape[-1]])
-      if "msa" in self.levels:
-        parts = [pooled[-1]]
-        if recency.shape[0]:
-          parts.append(tf.matmul(buckets.place(weights_BNK), recency))
-        interests.append(tf.matmul(tf.concat(parts, axis=-1), self.msa_value))
+      pooled_BNX = tf.matmul(picked.place(weights_BNK), rows_BLX)
+      if recency.shape[0]:
+        pooled_BNX = tf.concat([pooled_BNX, tf.matmul(buckets.place(weights_BNK), recency)], axis=-1)
+      interests.append(tf.matmul(pooled_BNX, self.msa_value))
     if "fsa" in self.levels:
       if "msa" in self.levels:
-        chosen, valid_BNK = masked_top_k(scores_BNK, valid_BNK, self.top_k[1])
+        chosen, valid_BNK = masked_top_k(scores_BNK, valid_BNK, self.top_k[1], ordered=False)
         indices_BNK = tf.gather(indices_BNK, tf.cast(chosen, tf.int64), axis=2, batch_dims=2)
       interests.append(self._fsa(query, self._fsa_rows(candidates, behaviours, indices_BNK), valid_BNK))
     return tf.concat(interests, axis=-1)
 
-  def _both_scores(self, query: tf.Tensor, msa_query: tf.Tensor, rows_BLX: tf.Tensor) -> list[tf.Tensor]:
-    """CSA's and MSA's scores of the whole history as one matrix product, `[B, N, L]` each.
-
-    MSA's are needed of the kept behaviours only, but picking them from all costs less than gathering [B, N, K, X] rows
-    of them, above all in the gradient: two products more instead of a scatter of rows.
-    """
-    side = rows_BLX.shape[-1] - query.shape[-1]
-    csa_query = tf.pad(query, [[0, 0], [0, 0], [0, side]]) if side else query
-    both = tf.matmul(tf.concat([csa_query, msa_query], axis=1), rows_BLX, transpose_b=True)
-    return tf.split(both, 2, axis=1)
-
-  def _csa_weights(self, scores_BNL: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
+  def _csa(self, scores_BNL: tf.Tensor, visible: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
     if self.csa_norm == "softmax":
-      return tf.cast(masked_softmax(scores_BNL, visible), scores_BNL.dtype)
+      return attend(scores_BNL, visible, items)
     weights = tf.sigmoid(scores_BNL) if self.csa_norm == "sigmoid" else scores_BNL
-    return weights * tf.cast(visible, scores_BNL.dtype)
+    return tf.matmul(weights * tf.cast(visible, scores_BNL.dtype), items)
 
   def _fsa_rows(self, candidates: Candidates, behaviours: Behaviours, indices_BNK: tf.Tensor) -> tf.Tensor:
     """The rows that FSA attends to, `[B, N, K, D + S]`."""
@@ -187,6 +169,64 @@ class LAP(Extractor):
     result = tf.matmul(hidden, self.fsa_ffn_out) + self.fsa_ffn_out_bias
     return result * tf.cast(tf.reduce_any(valid_BNK, axis=-1, keepdims=True), result.dtype)
 
+  def search_scores(self, candidates: Candidates, behaviours: Behaviours, level: str = "") -> tf.Tensor:
+    """As `Extractor.search_scores`: the order of the behaviours after a level, as minus their place in it.
+
+    After CSA it is that of the inner products; after MSA the best `top_k[0]` of these come in MSA's order, the others
+    behind them as CSA had them.
+
+    Args:
+      level: "csa" or "msa"; empty: the last one before FSA.
+
+    Raises:
+      ValueError: `level` is no level that searches, or not one of this layer's.
+    """
+    level = level or ("msa" if "msa" in self.levels else "csa")
+    if level not in ("csa", "msa") or (level == "msa" and "msa" not in self.levels):
+      raise ValueError(f"level must be 'csa', which always ranks, or 'msa' if it is in {self.levels}; found {level!r}")
+    query, visible = candidates.embedding, behaviours.visible
+    scores_BNL = tf.where(visible, tf.matmul(query, behaviours.embedding, transpose_b=True), tf.float32.min)
+    order_BNL = tf.argsort(scores_BNL, direction="DESCENDING", stable=True)
+    if level == "msa":
+      query_BN1X = tf.matmul(tf.matmul(query, self.msa_query), self.msa_key, transpose_b=True)[:, :, tf.newaxis]
+      best_BNK = order_BNL[..., : self.top_k[0]]
+      msa_scores_BNL = tf.where(visible, _projected_scores(candidates, behaviours, query_BN1X)[:, :, 0], tf.float32.min)
+      scores_BNK = tf.gather(msa_scores_BNL, best_BNK, batch_dims=2)
+      again_BNK = tf.argsort(scores_BNK, direction="DESCENDING", stable=True)
+      best_BNK = tf.gather(best_BNK, again_BNK, batch_dims=2)
+      order_BNL = tf.concat([best_BNK, order_BNL[..., self.top_k[0] :]], axis=-1)
+    return -tf.cast(tf.argsort(order_BNL), tf.float32)
+
+  def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
+    """As `Extractor.exact_scores`: FSA's attention over the whole history."""
+    if "fsa" not in self.levels:
+      raise NotImplementedError(f"LAP with levels {self.levels} has no final attention over what it found")
+    query_BNHE = tf.einsum("bnd,hde->bnhe", candidates.embedding, self.fsa_query)
+    query_BNHX = tf.einsum("bnhe,hxe->bnhx", query_BNHE, self.fsa_key) * self.head_dim**-0.5
+    scores_BNHL = _projected_scores(candidates, behaviours, query_BNHX)
+    return tf.reduce_mean(masked_softmax(scores_BNHL, behaviours.visible[:, :, tf.newaxis]), axis=2)
+
   def get_config(self) -> dict[str, Any]:
     names = ("levels", "top_k", "num_heads", "head_dim", "msa_dim", "output_dim", "ffn_dim", "csa_norm", "fsa_side")
     return super().get_config() | {name: getattr(self, name) for name in (*names, "activation")}
+
+
+def _projected_scores(candidates: Candidates, behaviours: Behaviours, query_BNHX: tf.Tensor) -> tf.Tensor:
+  """Products of queries with all behaviours, `[B, N, H, L]`.
+
+  Args:
+    query_BNHX: As wide as item, side information and recency together, or as the item alone.
+  """
+  rows_BLX = static_rows(behaviours)
+  if query_BNHX.shape[-1] < rows_BLX.shape[-1]:
+    rows_BLX = behaviours.embedding
+  shape = tf.shape(query_BNHX)
+  width, length = rows_BLX.shape[-1], tf.shape(rows_BLX)[1]
+  query_BMX = tf.reshape(query_BNHX[..., :width], [shape[0], shape[1] * shape[2], width])
+  scores_BML = tf.matmul(query_BMX, rows_BLX, transpose_b=True)
+  scores_BNHL = tf.reshape(scores_BML, [shape[0], shape[1], shape[2], length])
+  if query_BNHX.shape[-1] == width:
+    return scores_BNHL
+  bucket_scores_BNHR = tf.matmul(query_BNHX[..., width:], behaviours.recency, transpose_b=True)
+  buckets_BNHL = tf.repeat(every_bucket(candidates, behaviours)[:, :, tf.newaxis], shape[2], axis=2)
+  return scores_BNHL + tf.gather(bucket_scores_BNHR, buckets_BNHL, batch_dims=3)

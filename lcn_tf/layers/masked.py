@@ -4,6 +4,8 @@ A row without a visible behaviour gives zeros, never NaN and never an average of
 against the scores, so `[B, 1, L]` serves all candidates of a request.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
@@ -26,6 +28,39 @@ def _fill(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
   return tf.where(mask, tf.cast(scores, tf.float32), tf.float32.min)
 
 
+def attend(scores: tf.Tensor, mask: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+  """The rows of a shared history, averaged by the softmax of their scores among those that the mask keeps.
+
+  The same as `masked_softmax(scores, mask) @ rows`, with a gradient that passes fewer times over `[B, N, L]`: what the
+  softmax subtracts from each entry's gradient is the inner product of the result and its gradient.
+
+  Args:
+    scores: `[B, N, L]` float.
+    mask: `[B, N | 1, L]` bool.
+    rows: `[B, L, X]` float.
+
+  Returns:
+    `[B, N, X]` of `rows`' type; zeros where nothing is kept. Masked entries get no gradient.
+  """
+  seen = tf.cast(tf.reduce_any(mask, axis=-1, keepdims=True), rows.dtype)
+
+  @tf.custom_gradient
+  def pool(scores: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+    weights = tf.nn.softmax(_fill(scores, mask))
+    pooled = tf.matmul(tf.cast(weights, rows.dtype), rows) * seen
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+      upstream *= seen
+      change = tf.cast(tf.matmul(upstream, rows, transpose_b=True), tf.float32)
+      mean = tf.reduce_sum(tf.cast(upstream * pooled, tf.float32), axis=-1, keepdims=True)
+      to_rows = tf.matmul(tf.cast(weights, rows.dtype), upstream, transpose_a=True)
+      return tf.cast(weights * (change - mean), scores.dtype), to_rows
+
+    return pooled, gradient
+
+  return pool(scores, rows)
+
+
 def masked_mean(values: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
   """Mean of the rows that each candidate sees, as one matrix product over the shared history.
 
@@ -41,7 +76,7 @@ def masked_mean(values: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
   return tf.matmul(tf.cast(weights, values.dtype), values)
 
 
-def masked_top_k(scores: tf.Tensor, mask: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+def masked_top_k(scores: tf.Tensor, mask: tf.Tensor, k: int, ordered: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
   """The k highest scores of the last axis among the entries that the mask keeps.
 
   Ties go to the lower index: with histories newest first, to the more recent behaviour. No masked entry comes before a
@@ -51,14 +86,15 @@ def masked_top_k(scores: tf.Tensor, mask: tf.Tensor, k: int) -> tuple[tf.Tensor,
     scores: `[..., L]` float, finite.
     mask: `[..., L]` bool, broadcast against `scores`.
     k: Static width of the result, also where L < k.
+    ordered: Off: the same set in any order, a fifth faster.
 
   Returns:
-    indices: int32 `[..., k]`, by falling score; 0 where not valid.
+    indices: int32 `[..., k]`, by falling score if `ordered`; 0 where not valid.
     valid: bool `[..., k]`; fewer than k kept entries are all returned, the rest is not valid.
   """
   filled = tf.stop_gradient(_fill(scores, mask))
   there = tf.minimum(k, tf.shape(filled)[-1])
-  values, indices = tf.math.top_k(filled, there)
+  values, indices = tf.math.top_k(filled, there, sorted=ordered)
   padding = [[0, 0]] * (len(filled.shape) - 1) + [[0, k - there]]
   valid = tf.pad(values > tf.float32.min, padding)
   indices = tf.where(valid, tf.pad(indices, padding), 0)

@@ -199,3 +199,68 @@ def test_no_history_gives_zeros_although_the_feed_forward_layer_has_biases():
   interest = layer(*tensors((candidates, unseen)))
   assert (layer.fsa_ffn_out_bias.numpy() != 0).all()
   np.testing.assert_array_equal(interest, np.zeros([3, 4, 16]))
+
+
+@pytest.mark.parametrize("top_k", [(1, 1), (5, 2), (40, 30)])
+@pytest.mark.parametrize("level", ["csa", "msa"])
+@pytest.mark.parametrize("shape", [{}, {"S": 0}, {"R": 0}, {"S": 0, "R": 0}])
+def test_the_order_after_a_level_equals_its_twin(level, top_k, shape):
+  candidates, behaviours = random_inputs(sum(top_k), **shape)
+  layer = _lap(top_k=top_k)
+  inputs = tensors((candidates, behaviours))
+  layer(*inputs)
+  actual = layer.search_scores(*inputs, level=level)
+  expected = twin.search_scores(candidates, behaviours, _weights(layer), level=level, top_k=top_k)
+  assert actual.dtype == tf.float32
+  assert actual.shape == expected.shape
+  np.testing.assert_array_equal(np.where(behaviours.visible, actual, -np.inf), expected)
+
+
+@pytest.mark.parametrize("shape", [{}, {"S": 0}, {"R": 0}, {"S": 0, "R": 0}])
+@pytest.mark.parametrize("fsa_side", [True, False])
+def test_exact_scores_are_the_final_attention_over_everything(fsa_side, shape):
+  candidates, behaviours = random_inputs(8, **shape)
+  layer = _lap(fsa_side=fsa_side)
+  inputs = tensors((candidates, behaviours))
+  layer(*inputs)
+  actual = layer.exact_scores(*inputs)
+  assert actual.dtype == tf.float32
+  expected = twin.exact_scores(candidates, behaviours, _weights(layer), fsa_side=fsa_side)
+  np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6)
+
+
+def test_candidates_that_see_the_same_may_share_their_visibility_in_the_search():
+  candidates, behaviours = random_inputs(9)
+  layer = _lap()
+  shared = behaviours._replace(visible=behaviours.visible[:, :1])
+  repeated = behaviours._replace(visible=np.repeat(shared.visible, 4, axis=1))
+  layer(*tensors((candidates, behaviours)))
+  for scores in (layer.search_scores, layer.exact_scores):
+    np.testing.assert_array_equal(*(scores(*tensors((candidates, seen))) for seen in (shared, repeated)))
+
+
+def test_what_the_focused_scope_reads_comes_first_in_the_order_after_the_median_scope():
+  candidates, behaviours = random_inputs(10, L=20)
+  layer = _lap(activation="linear")
+  read = _jacobian_support(layer, candidates, behaviours, slice(11, None))
+  order = layer.search_scores(*tensors((candidates, behaviours)))[0, 0].numpy()
+  np.testing.assert_array_equal(np.flatnonzero(read), np.sort(np.argsort(-order)[:3]))
+
+
+def test_equal_behaviours_are_ordered_newest_first():
+  inputs = _toy([(1, 0), (2, 0), (1, 0), (2, 0)], (1, 0))
+  layer = _lap(top_k=(3, 2))
+  layer(*inputs)
+  np.testing.assert_array_equal(layer.search_scores(*inputs, level="csa")[0, 0], [-2, 0, -3, -1])
+
+
+def test_a_level_that_does_not_search_is_refused():
+  inputs = tensors(random_inputs(11))
+  with pytest.raises(ValueError, match="found 'fsa'"):
+    _lap().search_scores(*inputs, level="fsa")
+  without = _lap(levels=("csa",))
+  with pytest.raises(ValueError, match="found 'msa'"):
+    without.search_scores(*inputs, level="msa")
+  np.testing.assert_array_equal(without.search_scores(*inputs), without.search_scores(*inputs, level="csa"))
+  with pytest.raises(NotImplementedError, match="no final attention"):
+    without.exact_scores(*inputs)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lcn_tf.layers.masked import gather_rows, masked_mean, masked_softmax, masked_top_k
+from lcn_tf.layers.masked import attend, gather_rows, masked_mean, masked_softmax, masked_top_k
 from tests.reference import masked as twin
 
 
@@ -54,6 +54,36 @@ def test_a_row_without_entries_gives_zeros_and_finite_gradients():
   gradients = tape.gradient(loss, [scores, values])
   assert all(np.isfinite(gradient).all() for gradient in gradients)
   np.testing.assert_array_equal(gradients[0][0], [0.0, 0.0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_attending_is_the_softmax_times_the_rows_and_so_is_its_gradient(shared):
+  scores, mask, rows = _random(5)
+  mask = mask[:, :1] if shared else mask
+  upstream = np.random.default_rng(6).normal(size=(3, 4, 5)).astype(np.float32)
+  results = []
+  for pool in (attend, lambda s, m, r: masked_softmax(s, m) @ r):
+    inputs = tf.constant(scores), tf.constant(rows)
+    with tf.GradientTape() as tape:
+      tape.watch(inputs)
+      pooled = pool(inputs[0], tf.constant(mask), inputs[1])
+      loss = tf.reduce_sum(pooled * upstream)
+    results.append((pooled, *tape.gradient(loss, inputs)))
+  for actual, expected in zip(*results, strict=True):
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+  np.testing.assert_array_equal(results[0][0][0, 0], np.zeros(5))
+  np.testing.assert_array_equal(results[0][1][~np.broadcast_to(mask, scores.shape)], 0.0)
+
+
+@pytest.mark.parametrize("k", [1, 4, 30])
+def test_top_k_in_any_order_is_the_same_set(k):
+  scores, mask, _ = _random(7)
+  sets = []
+  for ordered in (True, False):
+    indices, valid = (tensor.numpy() for tensor in masked_top_k(scores, mask, k, ordered=ordered))
+    sets.append([set(indices[b, n][valid[b, n]]) for b, n in _rows(mask)])
+  assert sets[0] == sets[1]
 
 
 def test_mean_equals_its_twin():

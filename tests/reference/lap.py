@@ -104,3 +104,47 @@ def one_candidate(candidate, embeddings, sides, weights, *, levels, top_k, csa_n
     interests.append(interest if rows else np.zeros_like(interest))
 
   return np.concatenate(interests)
+
+
+def search_scores(candidates, behaviours, weights, *, level, top_k):
+  """[B, N, L]: minus the place of each behaviour in the order after CSA or MSA; minus infinity where invisible."""
+  requests, count = candidates.times.shape
+  output = np.full((requests, count, behaviours.items.shape[1]), -np.inf)
+  for b in range(requests):
+    for n in range(count):
+      seen = masked.visible(behaviours.visible[b, n])
+      candidate = candidates.embedding[b, n]
+      scores = [float(candidate @ behaviours.embedding[b, i]) for i in seen]
+      order = [seen[position] for position in masked.top_k(scores, len(seen))]
+      if level == "msa":
+        msa = weights["msa"]
+        best = order[: top_k[0]]
+        rows = [_row(candidates, behaviours, b, n, i, True) for i in best]
+        again = [float((candidate @ msa["query"]) @ (row @ msa["key"])) for row in rows]
+        order = [best[position] for position in masked.top_k(again, len(best))] + order[top_k[0] :]
+      for place, i in enumerate(order):
+        output[b, n, i] = -place
+  return output
+
+
+def exact_scores(candidates, behaviours, weights, *, fsa_side=True):
+  """[B, N, L]: FSA's attention had it read every visible behaviour, heads averaged; 0 where invisible."""
+  requests, count = candidates.times.shape
+  fsa = weights["fsa"]
+  output = np.zeros((requests, count, behaviours.items.shape[1]))
+  for b in range(requests):
+    for n in range(count):
+      seen = masked.visible(behaviours.visible[b, n])
+      for head in range(len(fsa["query"])):
+        query = candidates.embedding[b, n] @ fsa["query"][head]
+        rows = [_row(candidates, behaviours, b, n, i, fsa_side) for i in seen]
+        scores = [float(query @ (row @ fsa["key"][head])) / np.sqrt(len(query)) for row in rows]
+        for i, share in zip(seen, masked.softmax(scores), strict=True):
+          output[b, n, i] += share / len(fsa["query"])
+  return output
+
+
+def _row(candidates, behaviours, b, n, i, with_side):
+  if not with_side:
+    return behaviours.embedding[b, i]
+  return np.concatenate([behaviours.embedding[b, i], side_information(candidates, behaviours, b, n, i)])
