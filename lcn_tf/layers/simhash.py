@@ -1,0 +1,151 @@
+"""SimHash: fixed random hyperplanes, so that vectors at a small angle get similar codes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+
+@keras.saving.register_keras_serializable("lcn_tf")
+class SimHash(keras.layers.Layer):
+  """On which side of random hyperplanes through the origin a vector lies.
+
+      bit_b(x) = [(x R)_b >= 0],   R [D, bits] ~ N(0, 1)
+      P(bit_b(x) != bit_b(y)) = theta(x, y) / pi
+
+  R is drawn once from `seed` and the shape alone, whatever the global seed is, and is a weight that never learns: it is
+  stored with the model, so what was hashed in training is hashed the same way in serving. A code depends on the
+  direction of a vector, never on its norm. All zeros, as in padding, hash to all ones: mask after hashing.
+
+  Projections are float32 under every policy. No gradient passes.
+
+  Args:
+    bits: Hyperplanes m.
+    seed: Of R.
+
+  Call arguments:
+    vectors: `[B, L, D]` float.
+
+  Returns:
+    Bits `[B, L, bits]`, float32 0 and 1.
+
+  Raises:
+    ValueError: `bits` is not positive.
+
+  Reference: Charikar, "Similarity estimation techniques from rounding algorithms", STOC 2002.
+  """
+
+  def __init__(self, bits: int, seed: int = 0, **kwargs: Any):
+    super().__init__(**kwargs)
+    if bits < 1:
+      raise ValueError(f"bits must be positive; found {bits}")
+    self.bits = bits
+    self.seed = seed
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    def draw(shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
+      # one algorithm on every device
+      return tf.random.stateless_normal(shape, [self.seed, 0], dtype=dtype, alg="philox")
+
+    self.hyperplanes = self.add_weight(
+      "hyperplanes",
+      [input_shape[-1], self.bits],
+      dtype=tf.float32,
+      initializer=draw,
+      trainable=False,
+      experimental_autocast=False,
+    )
+    super().build(input_shape)
+
+  def call(self, vectors: tf.Tensor) -> tf.Tensor:
+    shape, width = tf.shape(vectors), vectors.shape[-1]
+    # as one matrix: half the time of a batch of matrices
+    flat = tf.reshape(tf.cast(tf.stop_gradient(vectors), tf.float32), [-1, width])
+    bits = tf.cast(tf.matmul(flat, self.hyperplanes) >= 0.0, tf.float32)
+    return tf.reshape(bits, [shape[0], shape[1], self.bits])
+
+  def get_config(self) -> dict[str, Any]:
+    return super().get_config() | {"bits": self.bits, "seed": self.seed}
+
+
+def signs(bits: tf.Tensor) -> tf.Tensor:
+  """Bits as -1 and 1: codes at Hamming distance h have the inner product m - 2 h, exactly."""
+  return 2.0 * bits - 1.0
+
+
+def signatures(bits: tf.Tensor, width: int) -> tf.Tensor:
+  """Numbers in [0, 2 ** width) of which each packs `width` bits, the first the lowest.
+
+  Args:
+    bits: float32 `[B, L, count * width]`, 0 and 1.
+    width: At most 24, so that float32 holds them exactly.
+
+  Returns:
+    int64 `[B, L, count]`.
+  """
+  shape = tf.shape(bits)
+  powers = tf.constant([[2.0**bit] for bit in range(width)])
+  # a product with the powers of two takes half the time of shifts
+  packed = tf.matmul(tf.reshape(bits, [-1, width]), powers)
+  return tf.reshape(tf.cast(packed, tf.int64), [shape[0], shape[1], bits.shape[-1] // width])
+
+
+def bucket_sums(bits: tf.Tensor, width: int, rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+  """The weighted sum of the rows with the same signature, for every signature of every round.
+
+      sums[r, s] = sum_{j: sig_r(j) = s} weight_j row_j
+
+  Rows are added to the joint signatures of several rounds, as many as make 6 bits, and these sums then to each round's:
+  with 3 bits half the additions, and a third of the time of a product with one-hot signatures. A bucket without a row
+  is exactly 0, and a row of whose buckets none is used gets a gradient of exactly 0.
+
+  Args:
+    bits: float32 `[B, L, count * width]`, 0 and 1.
+    width: Bits of a signature.
+    rows: float32 `[B, L, X]`.
+    weights: float32 `[B, L]`; no gradient is taken of them.
+
+  Returns:
+    float32 `[B, count, 2 ** width, X]`.
+  """
+  count, size = bits.shape[-1] // width, 2**width
+  together = max(rounds for rounds in range(1, max(6 // width, 1) + 1) if count % rounds == 0)
+  groups, joint = count // together, size**together
+  shape = tf.shape(rows, out_type=tf.int64)
+  users, every = shape[0], shape[0] * shape[1]
+  first_bucket = tf.reshape(tf.range(users) * (groups * joint), [-1, 1, 1]) + tf.range(groups, dtype=tf.int64) * joint
+  bucket = signatures(bits, width * together) + first_bucket
+  row = tf.broadcast_to(tf.reshape(tf.range(every), [users, shape[1], 1]), tf.shape(bucket))
+  # stacking along the last axis takes twice as long
+  entries = tf.transpose(tf.reshape(tf.stack([bucket, row]), [2, -1]))
+  values = tf.reshape(tf.broadcast_to(weights[..., tf.newaxis], tf.shape(bucket)), [-1])
+  matrix = (entries, values, tf.stack([users * (groups * joint), every]))
+  sums = _sparse_product(*matrix, tf.reshape(rows, [every, rows.shape[-1]]))
+  if together > 1:
+    sums = tf.reshape(sums, [users * groups, joint, rows.shape[-1]])
+    sums = tf.matmul(tf.constant(_digits(size, together)), sums)
+  return tf.reshape(sums, [users, count, size, rows.shape[-1]])
+
+
+def _digits(size: int, together: int) -> np.ndarray:
+  """Which joint signatures have which digit: 0 or 1 `[together * size, size ** together]`."""
+  joint = np.arange(size**together)
+  digits = [joint // size**place % size for place in range(together)]
+  return np.concatenate([np.arange(size)[:, np.newaxis] == digit for digit in digits]).astype(np.float32)
+
+
+def _sparse_product(entries: tf.Tensor, values: tf.Tensor, shape: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+  """The product of a sparse matrix and `rows`; its gradient is the transposed product and nothing else."""
+
+  def product(dense: tf.Tensor, transposed: bool) -> tf.Tensor:
+    return tf.raw_ops.SparseTensorDenseMatMul(
+      a_indices=entries, a_values=values, a_shape=shape, b=dense, adjoint_a=transposed
+    )
+
+  @tf.custom_gradient
+  def multiply(rows: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    return product(rows, False), lambda upstream: product(upstream, True)
+
+  return multiply(rows)
