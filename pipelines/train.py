@@ -2,7 +2,8 @@
 
     python -m pipelines.train --config C --records DIR --run_dir RUN [--set key.path=value ...]
 
-The same command again resumes.
+The same command again resumes. With --noevaluate the test split is not touched: the best epoch by validation AUC is
+left in the checkpoints, and the command without it goes on from there.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ _SET = flags.DEFINE_multi_string(
 _BOOTSTRAP = flags.DEFINE_integer(
   "bootstrap", 200, "Bootstrap replicates of the confidence intervals.", lower_bound=0, flag_values=_FLAGS
 )
+_EVALUATE = flags.DEFINE_bool("evaluate", True, "Export and score the test split, too.", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,7 +35,11 @@ def main(argv: Sequence[str]) -> None:
   # TensorFlow only now: a wrong config is told at once
   from lcn_tf.data.record_set import RecordSet
   from lcn_tf.training.job import run_job
+  from lcn_tf.training.trainer import train
 
+  if not _EVALUATE.value:
+    train(experiment, RecordSet.open(_RECORDS.value), _RUN_DIR.value)
+    return
   metrics = run_job(experiment, RecordSet.open(_RECORDS.value), _RUN_DIR.value, bootstrap=_BOOTSTRAP.value)
   logging.info("test: auc %.4f, gauc %.4f, logloss %.4f", metrics["auc"], metrics["gauc"], metrics["logloss"])
 

@@ -52,13 +52,15 @@ _STYLE: Any = {
 Draw = Callable[[Figure], None]
 
 
-def picture(draw: Draw, alt: str, size: tuple[float, float] = (5.6, 3.6)) -> str:
-  """HTML of a plot, its PNG inline. `alt` says in words what it shows; `size` is in inches."""
+def picture(
+  draw: Draw, alt: str, size: tuple[float, float] = (5.6, 3.6), left: float = 0.62, right: float = 0.22
+) -> str:
+  """HTML of a plot, its PNG inline. `alt` says in words what it shows; `size` and the margins are in inches."""
   with matplotlib.rc_context(_STYLE):
     figure = Figure(figsize=size, dpi=_DPI)
     draw(figure)
     width, height = size
-    figure.subplots_adjust(0.62 / width, 0.5 / height, 1 - 0.22 / width, 1 - 0.32 / height, hspace=0.16)
+    figure.subplots_adjust(left / width, 0.5 / height, 1 - right / width, 1 - 0.32 / height, hspace=0.16)
     data = io.BytesIO()
     FigureCanvasAgg(figure).print_png(data, metadata={"Software": None})
   source = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()

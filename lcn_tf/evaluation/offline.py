@@ -1,6 +1,7 @@
 """Offline evaluation: a SavedModel over a split -> predictions, metrics, report."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
@@ -24,6 +25,7 @@ def evaluate(
   requests: int = 64,
   bootstrap: int = 200,
   seed: int = 0,
+  training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Scores a split with an export and leaves `metrics.json`, `predictions.parquet` and `report/index.html` in `output`.
 
@@ -38,6 +40,7 @@ def evaluate(
     requests: Rows per call of the model.
     bootstrap: Replicates of the confidence intervals.
     seed: Of the bootstrap.
+    training: What the training cost, to be kept in `metrics.json`.
 
   Returns:
     What `metrics.json` holds; NaN where a metric is undefined (null in the file).
@@ -69,6 +72,8 @@ def evaluate(
     },
     "records": {"name": record_set.name, "path": str(record_set.path)},
   }
+  if training is not None:
+    found["training"] = dict(training)
   item_counts = predictions.item_counts(record_set, ranker.domain)
   found["slices"] = slices(frame, item_counts, replicates=min(bootstrap, 100), seed=seed)
   files.write_json(output / "metrics.json", found)

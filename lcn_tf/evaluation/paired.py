@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from lcn_tf import metrics
 from lcn_tf.errors import UserError
@@ -44,16 +45,7 @@ def compare(
   scored = []
   for path in paths:
     frame = predictions.read(path)
-    if len(frame) != len(first):
-      raise UserError(f"{path}: {len(frame)} candidates, but {paths[0]} has {len(first)}")
-    for name in _SAME:
-      differs = np.flatnonzero(frame[name].to_numpy() != first[name].to_numpy())
-      if len(differs):
-        row = int(differs[0])
-        raise UserError(
-          f"{path}: not the candidates of {paths[0]}: {name} differs in {len(differs)} rows, first in row {row}: "
-          f"{frame[name][row]} instead of {first[name][row]}"
-        )
+    check_same(frame, path, first, paths[0])
     scored.append(predictions.scored(frame))
   found = metrics.paired(scored[: len(a)], scored[len(a) :], replicates=replicates, level=level, seed=seed)
   return {
@@ -66,3 +58,23 @@ def compare(
     "replicates": replicates,
     "seed": seed,
   }
+
+
+def check_same(
+  frame: pl.DataFrame, path: str | pathlib.Path, first: pl.DataFrame, first_path: str | pathlib.Path
+) -> None:
+  """Checks that predictions are of the candidates of the first ones, in the same order.
+
+  Raises:
+    UserError: Says where they differ.
+  """
+  if len(frame) != len(first):
+    raise UserError(f"{path}: {len(frame)} candidates, but {first_path} has {len(first)}")
+  for name in _SAME:
+    differs = np.flatnonzero(frame[name].to_numpy() != first[name].to_numpy())
+    if len(differs):
+      row = int(differs[0])
+      raise UserError(
+        f"{path}: not the candidates of {first_path}: {name} differs in {len(differs)} rows, first in row {row}: "
+        f"{frame[name][row]} instead of {first[name][row]}"
+      )

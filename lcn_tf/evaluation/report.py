@@ -5,14 +5,13 @@ import datetime
 import html
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.evaluation import figures
-from lcn_tf.evaluation.style import CSS
+from lcn_tf.evaluation import figures, page
 from lcn_tf.metrics import Scored
 
 SLICES = {
@@ -64,14 +63,7 @@ def render(
     _data(record_set, str(found["split"])),
     _details(found, config),
   ]
-  return (
-    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    '<meta name="color-scheme" content="light dark">\n'
-    f"<title>{html.escape(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n<main>\n"
-    + "\n".join(part for part in parts if part)
-    + "\n</main>\n</body>\n</html>\n"
-  )
+  return page.document(title, parts)
 
 
 def _header(title: str, found: Mapping[str, Any], record_set: RecordSet) -> str:
@@ -79,8 +71,7 @@ def _header(title: str, found: Mapping[str, Any], record_set: RecordSet) -> str:
   facts = [f"{found['split']} split", f"version {model['version']}"]
   facts += [] if found.get("seed") is None else [f"seed {found['seed']}"]
   facts.append(f"schema and vocabularies {record_set.fingerprint}")
-  line = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
-  return f'<header>\n<h1>{html.escape(title)}</h1>\n<ul class="facts">{line}</ul>\n</header>'
+  return page.header(title, facts)
 
 
 def _cards(found: Mapping[str, Any]) -> str:
@@ -94,8 +85,8 @@ def _cards(found: Mapping[str, Any]) -> str:
   ):
     low, high = confidence[name]
     interval = "" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
-    cards.append((label, _value(found[name]), interval, hint))
-  cards.append(("Calibration", _value(found["calibration"], 3), "", "predicted / observed"))
+    cards.append((label, page.number(found[name]), interval, hint))
+  cards.append(("Calibration", page.number(found["calibration"], 3), "", "predicted / observed"))
   rate = found["positives"] / found["candidates"] if found["candidates"] else math.nan
   cards.append(("Candidates", f"{found['candidates']:,}", f"{found['positives']:,} positive", f"{rate:.2%} of them"))
   users = f"{found['users']:,}"
@@ -129,27 +120,28 @@ def _training(history: Mapping[str, Sequence[float]]) -> str:
     return ""
   names = [name for name in history if name != "epoch"]
   rows = [
-    [f"{epoch + 1:.0f}", *(_value(history[name][i]) for name in names)] for i, epoch in enumerate(history["epoch"])
+    [f"{epoch + 1:.0f}", *(page.number(history[name][i]) for name in names)] for i, epoch in enumerate(history["epoch"])
   ]
-  table = _table(["epoch", *(name.replace("_", " ") for name in names)], rows)
-  return _section("Training", _grid(pictures) + f"<details><summary>All epochs</summary>{table}</details>")
+  table = page.table(["epoch", *(name.replace("_", " ") for name in names)], rows)
+  return page.section("Training", page.grid(pictures) + f"<details><summary>All epochs</summary>{table}</details>")
 
 
 def _scores(found: Mapping[str, Any], scored: Scored) -> str:
   if not len(scored):
-    return _section("Scores", "<p>There are no candidates.</p>")
+    return page.section("Scores", "<p>There are no candidates.</p>")
   pictures = [
     figures.picture(draw(scored), alt, size=(4.4, 4.0))
     for draw, alt in (
       (
         figures.calibration,
-        f"Calibration curve: observed against predicted share of positives; overall {_value(found['calibration'], 3)}.",
+        "Calibration curve: observed against predicted share of positives; overall "
+        f"{page.number(found['calibration'], 3)}.",
       ),
       (figures.distributions, "Distribution of the predicted probabilities by label."),
       (figures.gain, "Cumulative gain: share of the positives among the best-scored candidates."),
     )
   ]
-  return _section("Scores", _grid(pictures))
+  return page.section("Scores", page.grid(pictures))
 
 
 def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
@@ -157,7 +149,7 @@ def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, 
     return ""
   title, what = SLICES[name]
   alt = f"AUC and GAUC by {what}: " + "; ".join(
-    f"{bucket['bucket']}: AUC {_value(bucket['auc'])}, GAUC {_value(bucket['gauc'])}" for bucket in buckets
+    f"{bucket['bucket']}: AUC {page.number(bucket['auc'])}, GAUC {page.number(bucket['gauc'])}" for bucket in buckets
   )
   rows = [
     [
@@ -166,8 +158,8 @@ def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, 
       f"{bucket['users']:,}",
       _with_interval(bucket, "auc"),
       _with_interval(bucket, "gauc"),
-      _value(bucket["logloss"]),
-      _value(bucket["calibration"], 3),
+      page.number(bucket["logloss"]),
+      page.number(bucket["calibration"], 3),
     ]
     for bucket in buckets
   ]
@@ -177,7 +169,7 @@ def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, 
     f'<p class="note">Buckets: {html.escape(what)}. Dashed: all candidates. '
     f"Not drawn: buckets in which fewer than {figures.FEW_USERS} users have both classes.</p>"
   )
-  return _section(title, f'<div class="split">{picture}<div>{_table(head, rows)}{note}</div></div>')
+  return page.section(title, f'<div class="split">{picture}<div>{page.table(head, rows)}{note}</div></div>')
 
 
 def _data(record_set: RecordSet, split: str) -> str:
@@ -197,7 +189,7 @@ def _data(record_set: RecordSet, split: str) -> str:
         ]
       )
   head = ["split", "candidates of", "records", "candidates", "users", "positive", "from (UTC)", "to (UTC)"]
-  body = _table(head, rows, text=2) + '<p class="note">* evaluated here.</p>'
+  body = page.table(head, rows, text=2) + '<p class="note">* evaluated here.</p>'
   schema = record_set.record_schema
   facts: list[tuple[str, Any]] = [("folder", record_set.path)]
   for domain in ("target", "source"):
@@ -209,13 +201,13 @@ def _data(record_set: RecordSet, split: str) -> str:
     for name, value in record_set.notes.items()
   ]
   facts += [(f"rejected: {reason}", f"{count:,}") for reason, count in record_set.rejected.items()]
-  body += _facts(facts)
-  return _section("Data", body)
+  body += page.facts(facts)
+  return page.section("Data", body)
 
 
 def _details(found: Mapping[str, Any], config: str) -> str:
   confidence = found["confidence"]
-  body = _facts(
+  body = page.facts(
     [
       ("model", found["model"]["path"]),
       ("records", found["records"]["path"]),
@@ -225,53 +217,13 @@ def _details(found: Mapping[str, Any], config: str) -> str:
   )
   if config:
     body += f"<details><summary>Effective config</summary><pre>{html.escape(config)}</pre></details>"
-  return _section("How this was made", body)
-
-
-def _section(title: str, body: str) -> str:
-  return f"<section>\n<h2>{html.escape(title)}</h2>\n{body}\n</section>"
-
-
-def _grid(pictures: Iterable[str]) -> str:
-  return '<div class="grid">' + "".join(f"<figure>{picture}</figure>" for picture in pictures) + "</div>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> str:
-  """A table; the first `text` columns are words, the others numbers. What follows a line break is small print."""
-
-  def content(cell: str) -> str:
-    first, _, second = html.escape(str(cell)).partition("\n")
-    return first + (f"<small>{second}</small>" if second else "")
-
-  def line(cells: Sequence[str], tag: str) -> str:
-    marked = (f"<{tag}{'' if i < text else ' class=number'}>{content(cell)}</{tag}>" for i, cell in enumerate(cells))
-    return f"<tr>{''.join(marked)}</tr>"
-
-  body = "\n".join(line(row, "td") for row in rows)
-  return f'<div class="scroll"><table>\n<thead>{line(head, "th")}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
-
-
-def _facts(facts: Iterable[tuple[str, Any]]) -> str:
-  lines = (
-    f"<dt>{html.escape(str(name).replace('_', ' '))}</dt><dd>{html.escape(_fact(value))}</dd>" for name, value in facts
-  )
-  return f'<dl class="facts">{"".join(lines)}</dl>'
-
-
-def _fact(value: Any) -> str:
-  if isinstance(value, float):
-    return f"{value:.6g}"
-  return str(value)
-
-
-def _value(value: float, digits: int = 4) -> str:
-  return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+  return page.section("How this was made", body)
 
 
 def _with_interval(bucket: Mapping[str, Any], name: str) -> str:
   """The value, and its interval on a line of its own."""
   low, high = bucket["confidence"][name]
-  return _value(bucket[name]) + ("" if math.isnan(low) else f"\n{low:.3f} to {high:.3f}")
+  return page.number(bucket[name]) + ("" if math.isnan(low) else f"\n{low:.3f} to {high:.3f}")
 
 
 def _time(seconds: int) -> str:

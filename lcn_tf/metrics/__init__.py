@@ -3,7 +3,7 @@
 One class only, or nothing at all, gives NaN, never 0.5. NaN scores raise.
 """
 
-from lcn_tf.metrics.bootstrap import confidence, paired
+from lcn_tf.metrics.bootstrap import Replicates, confidence, paired, paired_replicates, replicates_of
 from lcn_tf.metrics.probability import CalibrationCurve, calibration, calibration_curve, logloss
 from lcn_tf.metrics.ranking import auc, gauc, user_auc
 from lcn_tf.metrics.scored import Accumulator, Scored
@@ -12,6 +12,7 @@ from lcn_tf.metrics.summary import summary
 __all__ = [
   "Accumulator",
   "CalibrationCurve",
+  "Replicates",
   "Scored",
   "auc",
   "calibration",
@@ -20,6 +21,8 @@ __all__ = [
   "gauc",
   "logloss",
   "paired",
+  "paired_replicates",
+  "replicates_of",
   "summary",
   "user_auc",
 ]

@@ -7,6 +7,7 @@ and a replicate costs one cumulative sum (AUC) and two dot products (GAUC, loglo
 
 import concurrent.futures
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -98,17 +99,44 @@ def paired(
     ValueError: `a` or `b` is empty, or candidates (labels, users, weights) are not the same everywhere.
   """
   everyone = [*a, *b]
-  if not a or not b:
-    raise ValueError(f"expected at least one model on each side, found {len(a)} and {len(b)}")
+  _check_sides(a, b)
   for i, other in enumerate(everyone):
     _check_same(everyone[0], other, i)
-  resamplers = [Resampler(scored) for scored in everyone]
-  point = np.stack([resampler.metrics() for resampler in resamplers])
-  values = _replicate(resamplers, replicates, level, seed)
-  difference = values[:, : len(a)].mean(1) - values[:, len(a) :].mean(1)
+  found = _replicates([Resampler(scored) for scored in everyone], replicates, level, seed)
+  return paired_replicates(found[: len(a)], found[len(a) :], level=level)
+
+
+class Replicates(NamedTuple):
+  """One model's metrics, in the order of `NAMES`.
+
+  Attributes:
+    point: Of its candidates, `[metrics]`.
+    values: Under resampled users, `[replicates, metrics]`.
+  """
+
+  point: np.ndarray
+  values: np.ndarray
+
+
+def replicates_of(scored: Scored, *, replicates: int = 1000, seed: int = 0) -> Replicates:
+  """What `paired` computes of each model: the same users are drawn for every model with the same candidates."""
+  return _replicates([Resampler(scored)], replicates, 0.95, seed)[0]
+
+
+def paired_replicates(
+  a: Sequence[Replicates], b: Sequence[Replicates], *, level: float = 0.95
+) -> dict[str, dict[str, object]]:
+  """`paired` of models whose replicates are known: one model can be compared with many at the cost of one.
+
+  All must be of the same candidates in the same order, with the same number of replicates and the same seed.
+  """
+  _check_sides(a, b)
+  point_a, point_b = (np.stack([of.point for of in side]) for side in (a, b))
+  values_a, values_b = (np.stack([of.values for of in side], 1) for side in (a, b))
+  difference = values_a.mean(1) - values_b.mean(1)
   result = {}
   for i, name in enumerate(NAMES):
-    of_a, of_b = point[: len(a), i], point[len(a) :, i]
+    of_a, of_b = point_a[:, i], point_b[:, i]
     result[name] = {
       "a": float(of_a.mean()),
       "b": float(of_b.mean()),
@@ -118,6 +146,16 @@ def paired(
       "b_seeds": [float(value) for value in of_b],
     }
   return result
+
+
+def _check_sides(a: Sequence[object], b: Sequence[object]) -> None:
+  if not a or not b:
+    raise ValueError(f"expected at least one model on each side, found {len(a)} and {len(b)}")
+
+
+def _replicates(resamplers: Sequence[Resampler], replicates: int, level: float, seed: int) -> list[Replicates]:
+  values = _replicate(resamplers, replicates, level, seed)
+  return [Replicates(resampler.metrics(), values[:, i]) for i, resampler in enumerate(resamplers)]
 
 
 def _replicate(resamplers: Sequence[Resampler], replicates: int, level: float, seed: int) -> np.ndarray:

@@ -19,7 +19,7 @@ def run_job(
     What `run_dir/metrics.json` holds.
   """
   run = pathlib.Path(run_dir)
-  train(experiment, record_set, run)
+  cost = train(experiment, record_set, run).cost
   version = export_run(run, run / "export")
   return evaluate(
     version,
@@ -29,4 +29,5 @@ def run_job(
     history_csv=run / "history.csv",
     config_yaml=run / "experiment.yaml",
     bootstrap=bootstrap,
+    training=cost,
   )

@@ -1,0 +1,140 @@
+"""The cells of a comparison: one model, one seed, one training job in a folder of its own."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from lcn_tf import config
+from lcn_tf.comparison.config import Loaded, slug
+from lcn_tf.config import Experiment
+from lcn_tf.errors import UserError
+from lcn_tf.evaluation import report
+
+_HEAVY = ("checkpoints", "export", "pretrained", "tensorboard")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+  """One training job.
+
+  Attributes:
+    label: Of its model.
+    seed: Of its training.
+    tuned: The values that tuning tries here.
+    experiment: The whole of it.
+    folder: Its run folder.
+  """
+
+  label: str
+  seed: int
+  tuned: dict[str, Any]
+  experiment: Experiment
+  folder: pathlib.Path
+
+  @property
+  def name(self) -> str:
+    values = "".join(f", {key} {value}" for key, value in self.tuned.items())
+    return f"{self.label}, seed {self.seed}{values}"
+
+  @property
+  def predictions(self) -> pathlib.Path:
+    return self.folder / "predictions.parquet"
+
+  @property
+  def log(self) -> pathlib.Path:
+    return self.folder / "log.txt"
+
+  def finished(self) -> bool:
+    """Whether it is trained and tested."""
+    return (self.folder / "metrics.json").is_file()
+
+  def trained(self) -> bool:
+    """Whether its training is over; its test may be missing."""
+    return self.finished() or bool(_read(self.folder / "training.json").get("finished"))
+
+  def metrics(self) -> dict[str, Any]:
+    """What `metrics.json` holds; {} if it is not there yet."""
+    return _read(self.folder / "metrics.json")
+
+  def history(self) -> dict[str, list[float]]:
+    """The training log by column; {} if it is not there yet."""
+    return report.read_history(self.folder / "history.csv")
+
+  def best_epoch(self) -> tuple[int, float]:
+    """The epoch (from 1) with the best validation AUC, which is exported, and that AUC; (0, -1.0) without any."""
+    values = [(value, -epoch) for epoch, value in enumerate(self.history().get("val_auc", ()), 1) if value == value]
+    value, epoch = max(values, default=(-1.0, 0))
+    return -epoch, value
+
+  def check(self) -> None:
+    """Checks that its folder, if there is one, holds what is asked now.
+
+    Raises:
+      UserError: It holds another experiment.
+    """
+    file = self.folder / "experiment.yaml"
+    if file.is_file():
+      difference = config.differs(self.experiment, config.load(str(file)))
+      if difference:
+        raise UserError(f"{self.folder} holds another comparison: {difference}. Use another --output.")
+
+  def prune(self) -> None:
+    """Removes what no table and no report needs, and what takes most of the space."""
+    for name in _HEAVY:
+      shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+  """A model of the comparison.
+
+  Attributes:
+    label: Its name in the table.
+    folder: Of all its cells.
+    combinations: By what tuning tries (one without tuning): its cells, by seed.
+  """
+
+  label: str
+  folder: pathlib.Path
+  combinations: list[list[Cell]]
+
+  def chosen(self) -> int | None:
+    """Which combination goes to the test; None if that is not decided yet."""
+    if len(self.combinations) == 1:
+      return 0
+    found = _read(self.folder / "tuning.json")
+    return found.get("chosen")
+
+  def cells(self) -> list[Cell]:
+    """Those that are tested; none while the choice is open."""
+    chosen = self.chosen()
+    return [] if chosen is None else self.combinations[chosen]
+
+  def finished(self) -> list[Cell]:
+    return [cell for cell in self.cells() if cell.finished()]
+
+
+def rows_of(loaded: Loaded, output: pathlib.Path) -> list[Row]:
+  """All models with all their cells, in the order of the table."""
+  comparison, rows = loaded.comparison, []
+  tried = comparison.combinations()
+  for label in comparison.models:
+    folder = output / "cells" / slug(label)
+    combinations = []
+    for number, tuned in enumerate(tried):
+      values = slug(",".join(f"{key.split('.')[-1]}={value}" for key, value in tuned.items()))[:60]
+      below = folder / f"{number}_{values}" if tuned else folder
+      combinations.append(
+        [
+          Cell(label, seed, tuned, loaded.experiment(label, tuned, seed), below / f"seed_{seed}")
+          for seed in comparison.seeds
+        ]
+      )
+    rows.append(Row(label, folder, combinations))
+  return rows
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+  return json.loads(file.read_text()) if file.is_file() else {}

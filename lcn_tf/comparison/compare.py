@@ -1,0 +1,119 @@
+"""A whole comparison: run what is missing, then say what all of it says."""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import logging
+
+from lcn_tf.comparison import report, results, table
+from lcn_tf.comparison.cells import Row, rows_of
+from lcn_tf.comparison.config import Loaded
+from lcn_tf.comparison.grid import Failure, Grid, open_output
+from lcn_tf.comparison.processes import Commands, Runner, exclusive
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError, unknown
+from lcn_tf.evaluation import output as files
+
+
+def compare(
+  loaded: Loaded,
+  record_set: RecordSet,
+  output: str | pathlib.Path,
+  *,
+  jobs: int = 1,
+  only: Sequence[str] = (),
+  runner: Runner | None = None,
+  say: Callable[[str], None] = logging.info,
+) -> list[results.Result]:
+  """Runs the cells that are not finished and writes what all finished ones say.
+
+  It leaves in `output`:
+
+      comparison.yaml, experiments/   the effective comparison, first
+      cells/<model>/seed_<n>/         the runs; cells/<model>/<values>/seed_<n>/ with tuning
+      pretrained/, baselines/         what several of them read; the trivial baselines
+      results.parquet                 a row per model and seed
+      paired.json                     every model against the reference, as tools.paired
+      table.md, report/index.html     for people
+
+  Args:
+    jobs: Cells at the same time.
+    only: Labels of the models to run; all if empty. The table is of all that is there.
+    runner: Does the work; None: processes.
+    say: Where the lines of progress go.
+
+  Raises:
+    UserError: The folder holds another comparison, the records have another schema, or cells failed: all others are
+      done, and the table is there.
+  """
+  output = pathlib.Path(output)
+  rows = rows_of(loaded, output)
+  wanted = select(rows, only)
+  _check_schemas(loaded, record_set)
+  with exclusive(output) as lock:
+    open_output(loaded, record_set, rows, output)
+    runner = runner or Commands(record_set.path, output, loaded.comparison.cell_replicates, [lock])
+    keep = loaded.comparison.keep_models
+    failures = Grid(wanted, output, runner, record_set.fingerprint, keep, jobs, say).run()
+    found = write(loaded, record_set, rows, failures, output)
+  say(f"written: {output / 'table.md'}, {output / 'results.parquet'}, {output / 'report' / 'index.html'}")
+  if failures:
+    listed = "\n".join(f"  {failure.cell.name}: {failure.why}" for failure in failures)
+    raise UserError(f"{len(failures)} cells failed; the same command runs them again.\n{listed}")
+  return found
+
+
+def _check_schemas(loaded: Loaded, record_set: RecordSet) -> None:
+  from lcn_tf.training.trainer import check_schema  # TensorFlow takes seconds to load, and --dry_run needs none of it
+
+  for label, experiment in loaded.experiments.items():
+    try:
+      check_schema(experiment.record_schema, record_set)
+    except UserError as error:
+      raise UserError(f"models.{label}: {error}") from None
+
+
+def select(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
+  """The rows with these labels; all for none.
+
+  Raises:
+    UserError: There is no such label.
+  """
+  labels = [row.label for row in rows]
+  for label in only:
+    if label not in labels:
+      raise unknown("--only", "model", label, labels)
+  return [row for row in rows if not only or row.label in only]
+
+
+def write(
+  loaded: Loaded,
+  record_set: RecordSet,
+  rows: Sequence[Row],
+  failures: Sequence[Failure],
+  output: pathlib.Path,
+) -> list[results.Result]:
+  """Writes the tables and the report of what is finished."""
+  comparison = loaded.comparison
+  baselines = _baselines(record_set, output) if comparison.baselines else {}
+  found = results.collect(comparison, rows, output, baselines)
+  with files.replacing(output / "results.parquet") as aside:
+    results.frame(found).write_parquet(aside)
+  files.write_json(output / "paired.json", {result.label: result.paired for result in found if result.paired})
+  with files.replacing(output / "table.md") as aside:
+    aside.write_text(table.markdown(comparison, record_set, rows, found))
+  config = (output / "comparison.yaml").read_text()
+  with files.replacing(output / "report" / "index.html") as aside:
+    aside.write_text(report.render(comparison, record_set, rows, found, failures, config))
+  return found
+
+
+def _baselines(record_set: RecordSet, output: pathlib.Path) -> dict[str, dict[str, Any]]:
+  file = output / "baselines" / "baselines.json"
+  if not file.is_file():
+    from lcn_tf.evaluation import baselines  # reads records with TensorFlow, which takes seconds to load
+
+    baselines.run(record_set, file.parent, bootstrap=0)
+  return json.loads(file.read_text())

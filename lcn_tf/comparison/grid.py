@@ -1,0 +1,239 @@
+"""Runs the cells of a comparison that are not finished yet."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import logging
+
+from lcn_tf import config
+from lcn_tf.comparison.cells import Cell, Row
+from lcn_tf.comparison.config import Comparison, Loaded, dump
+from lcn_tf.comparison.processes import Failed, Runner
+from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.evaluation import output as files
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """A cell that ended badly."""
+
+  cell: Cell
+  why: str
+
+
+def open_output(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row], output: pathlib.Path) -> None:
+  """Makes the output folder, with the effective comparison and the facts of the records in it.
+
+  Models and seeds may be added to a comparison, or left out; what is there already has to be what is asked now.
+
+  Raises:
+    UserError: The folder holds another comparison, or one of other records.
+  """
+  file = output / "comparison.yaml"
+  if file.is_file():
+    before = config.validated(Comparison, config.read_tree(str(file), Comparison), str(file))
+    if before.tuning != loaded.comparison.tuning:
+      raise UserError(
+        f"{output} holds another comparison: tuning is {loaded.comparison.tuning} in the config, "
+        f"{before.tuning} in the folder. Use another --output."
+      )
+  if (output / "dataset.json").is_file():
+    there = RecordSet.open(output)
+    if (there.fingerprint, there.splits) != (record_set.fingerprint, record_set.splits):
+      raise UserError(
+        f"{output} holds a comparison on other records: fingerprint {there.fingerprint}, {record_set.path} has "
+        f"{record_set.fingerprint}{'' if there.fingerprint != record_set.fingerprint else ', but other shards'}. "
+        "Use another --output."
+      )
+  for row in rows:
+    for cells in row.combinations:
+      for cell in cells:
+        cell.check()
+  output.mkdir(parents=True, exist_ok=True)
+  dump(loaded, output)
+  record_set.save(output)
+
+
+@dataclasses.dataclass
+class Grid:
+  """The work to be done.
+
+  Attributes:
+    rows: The models that are asked for.
+    output: Of the comparison.
+    runner: Does the work.
+    fingerprint: Of the records.
+    keep_models: Keep checkpoints and exports.
+    jobs: Cells at the same time.
+    say: Where the lines of progress go.
+  """
+
+  rows: Sequence[Row]
+  output: pathlib.Path
+  runner: Runner
+  fingerprint: str
+  keep_models: bool = False
+  jobs: int = 1
+  say: Callable[[str], None] = logging.info
+
+  def run(self) -> list[Failure]:
+    """Tunes, chooses, trains and tests whatever is missing; seed by seed, so that a first whole table comes early.
+
+    Returns:
+      What failed; all else is done.
+    """
+    self._total = sum(1 for _ in self._cells())
+    self._done = sum(1 for cell, tested in self._cells() if cell.finished() or (not tested and cell.trained()))
+    self._seconds: dict[str, list[float]] = {}
+    if self._done:
+      self.say(f"{self._done} of {self._total} cells are there already")
+    failures = self._train([cell for row in self.rows for cell in _candidates(row)], evaluate=False)
+    for row in self.rows:
+      _choose(row)
+    wanted = [cell for cells in zip(*(row.cells() for row in self.rows if row.cells()), strict=True) for cell in cells]
+    failures += self._train(wanted, evaluate=True)
+    if not self.keep_models:
+      for row in self.rows:
+        for cell in [*row.finished(), *(_losers(row))]:
+          cell.prune()
+    return failures
+
+  def _cells(self) -> Iterator[tuple[Cell, bool]]:
+    """The cells to come as far as they are known, and whether they are tested."""
+    for row in self.rows:
+      yield from ((cell, False) for cell in _candidates(row))
+      chosen = row.chosen()
+      yield from ((cell, True) for cell in row.combinations[chosen or 0])
+
+  def _train(self, cells: Sequence[Cell], evaluate: bool) -> list[Failure]:
+    left = [cell for cell in cells if not (cell.finished() if evaluate else cell.trained())]
+    failures = self._vectors(left)
+    lost = {id(failure.cell) for failure in failures}
+    left = [cell for cell in left if id(cell) not in lost]
+    self._done += len(failures)
+    for failure in failures:
+      self.say(f"{failure.cell.name}: failed: {failure.why}")
+    with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+      pending = {pool.submit(self._one, cell, evaluate): cell for cell in left}
+      try:
+        for future in concurrent.futures.as_completed(pending):
+          cell = pending.pop(future)
+          self._done += 1
+          where = f"cell {self._done} of {self._total}: {cell.name}"
+          try:
+            seconds = future.result()
+          except Failed as error:
+            failures.append(Failure(cell, str(error)))
+            self.say(f"{where}: failed: {error}")
+            continue
+          self._seconds.setdefault(cell.label, []).append(seconds)
+          result = f"AUC {_number(cell.metrics().get('auc'))}" if evaluate else f"val. AUC {cell.best_epoch()[1]:.4f}"
+          self.say(f"{where}: {result} in {seconds:.0f} s{self._left(list(pending.values()))}")
+      except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        self.runner.stop()
+        raise
+    return failures
+
+  def _one(self, cell: Cell, evaluate: bool) -> float:
+    self.say(f"{cell.name}: begins; log: {cell.log}")
+    began = time.monotonic()
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    self.runner.train(cell, evaluate)
+    if not (cell.finished() if evaluate else cell.trained()):
+      raise Failed(f"left no {'metrics' if evaluate else 'training'}.json in {cell.folder}")
+    if evaluate and not self.keep_models:
+      cell.prune()
+    return time.monotonic() - began
+
+  def _left(self, cells: Sequence[Cell]) -> str:
+    """How long the rest may take: as long as the model's other cells took, or those of all models so far."""
+    if not cells:
+      return ""
+    means = {label: sum(seconds) / len(seconds) for label, seconds in self._seconds.items()}
+    usual = sum(means.values()) / len(means)
+    seconds = sum(means.get(cell.label, usual) for cell in cells) / self.jobs
+    return f"; about {seconds / 60:.0f} min left" if seconds >= 60 else f"; about {seconds:.0f} s left"
+
+  def _vectors(self, cells: Sequence[Cell]) -> list[Failure]:
+    """Gives each cell that searches with frozen item vectors a copy of those that all cells with its settings share."""
+    failures = []
+    for cell in cells:
+      settings = cell.experiment.model.pretraining
+      if not _needs_vectors(cell) or settings.path or Pretrained.there(cell.folder / "pretrained"):
+        continue
+      key = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
+      shared = self.output / "pretrained" / key
+      try:
+        if not Pretrained.there(shared):
+          self.say(f"pre-training item vectors: {shared}")
+          shared.mkdir(parents=True, exist_ok=True)
+          file = shared.with_suffix(".yaml")
+          file.write_text(config.dump(cell.experiment))
+          self.runner.pretrain(file, shared)
+        Pretrained.open(shared, self.fingerprint).save(cell.folder / "pretrained")
+      except (Failed, UserError) as error:
+        failures.append(Failure(cell, f"no item vectors: {error}"))
+    return failures
+
+
+def describe(rows: Sequence[Row]) -> str:
+  """The cells and what is done of them, a line each."""
+  lines = []
+  for row in rows:
+    chosen = row.chosen()
+    for number, cells in enumerate(row.combinations):
+      for i, cell in enumerate(cells):
+        if chosen is not None and number != chosen and i:
+          continue
+        if cell.finished():
+          state = f"done, AUC {_number(cell.metrics().get('auc'))}"
+        elif cell.trained():
+          state = f"trained, validation AUC {cell.best_epoch()[1]:.4f}"
+        elif chosen is None and i:
+          state = "to do if tuning chooses it"
+        else:
+          state = "begun" if (cell.folder / "experiment.yaml").is_file() else "to do"
+        lines.append(f"{cell.name}: {state}")
+  return "\n".join(lines)
+
+
+def _candidates(row: Row) -> list[Cell]:
+  """What tuning has to train: every combination with the first seed, unless the choice is made."""
+  return [] if row.chosen() is not None else [cells[0] for cells in row.combinations]
+
+
+def _choose(row: Row) -> None:
+  """Writes `tuning.json`, once and for all: a later choice would have seen the test. What failed cannot win."""
+  tried = _candidates(row)
+  if not any(cell.trained() for cell in tried):
+    return
+  found: list[dict[str, Any]] = []
+  for cell in tried:
+    epoch, value = cell.best_epoch() if cell.trained() else (0, None)
+    found.append({"values": cell.tuned, "val_auc": value, "epoch": epoch, "folder": cell.folder.parent.name})
+  best = max(range(len(found)), key=lambda i: -1.0 if found[i]["val_auc"] is None else found[i]["val_auc"])
+  rule = f"best validation AUC with seed {tried[0].seed}; ties: the first"
+  files.write_json(row.folder / "tuning.json", {"rule": rule, "tried": found, "chosen": best})
+
+
+def _losers(row: Row) -> list[Cell]:
+  chosen = row.chosen()
+  return [] if chosen is None else [cells[0] for i, cells in enumerate(row.combinations) if i != chosen]
+
+
+def _needs_vectors(cell: Cell) -> bool:
+  from lcn_tf.models.build import needs_pretrained  # TensorFlow takes seconds to load, and --dry_run needs none of it
+
+  return needs_pretrained(cell.experiment.model)
+
+
+def _number(value: float | None) -> str:
+  return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,138 @@
+"""Every cell is a process of its own: its peak memory is its own, and its death is nobody else's."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import yaml
+
+import lcn_tf
+from lcn_tf.comparison.cells import Cell
+from lcn_tf.comparison.config import slug
+from lcn_tf.errors import UserError
+
+_TAIL = 12  # lines of a log that a failure shows
+
+
+class Failed(Exception):
+  """A process ended badly; the message says how."""
+
+
+class Runner(Protocol):
+  """What does the work of the grid."""
+
+  def train(self, cell: Cell, evaluate: bool) -> None:
+    """Leaves `training.json` and `history.csv` in the cell's folder, and, if it may `evaluate`, `metrics.json` and
+    `predictions.parquet` of the test split.
+
+    Raises:
+      Failed: It could not.
+    """
+
+  def pretrain(self, config: pathlib.Path, folder: pathlib.Path) -> None:
+    """Leaves the item vectors of an experiment in a folder.
+
+    Raises:
+      Failed: It could not.
+    """
+
+  def stop(self) -> None:
+    """Ends what is running."""
+
+
+class Commands:
+  """Runs `pipelines.train` and `pipelines.pretrain`.
+
+  Args:
+    records: The record set.
+    output: Of the comparison; `experiments/` is there.
+    replicates: Of the intervals in each cell's report.
+    inherit: File descriptors that stay open in the processes.
+  """
+
+  def __init__(self, records: pathlib.Path, output: pathlib.Path, replicates: int, inherit: Sequence[int] = ()):
+    self._records = records
+    self._output = output
+    self._replicates = replicates
+    self._inherit = tuple(inherit)
+    self._running: set[subprocess.Popen] = set()
+    self._lock = threading.Lock()
+    self._stopped = False
+
+  def train(self, cell: Cell, evaluate: bool) -> None:
+    command = ["pipelines.train", "--config", str(self._output / "experiments" / f"{slug(cell.label)}.yaml")]
+    command += ["--records", str(self._records), "--run_dir", str(cell.folder)]
+    for key, value in {**cell.tuned, "train.seed": cell.seed}.items():
+      command += ["--set", f"{key}={inline(value)}"]
+    self._run([*command, "--bootstrap", str(self._replicates)] if evaluate else [*command, "--noevaluate"], cell.log)
+
+  def pretrain(self, config: pathlib.Path, folder: pathlib.Path) -> None:
+    command = ["pipelines.pretrain", "--config", str(config), "--records", str(self._records), "--output", str(folder)]
+    self._run(command, folder.with_suffix(".log"))
+
+  def stop(self) -> None:
+    with self._lock:
+      self._stopped = True
+      for process in self._running:
+        process.terminate()
+
+  def _run(self, command: Sequence[str], log: pathlib.Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    root = str(pathlib.Path(lcn_tf.__file__).parents[1])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    with log.open("a") as lines:
+      lines.write(f"$ python -m {shlex.join(command)}\n")
+      lines.flush()
+      with self._lock:
+        if self._stopped:
+          raise Failed("stopped")
+        process = subprocess.Popen(
+          [sys.executable, "-m", *command],
+          stdin=subprocess.DEVNULL,
+          stdout=lines,
+          stderr=subprocess.STDOUT,
+          env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+          pass_fds=self._inherit,
+        )
+        self._running.add(process)
+      code = process.wait()
+    with self._lock:
+      self._running.discard(process)
+    if code:
+      how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+      raise Failed(f"{how}; {log} ends with\n" + tail(log))
+
+
+def inline(value: Any) -> str:
+  """A value in YAML, on one line."""
+  text = yaml.safe_dump(value, default_flow_style=True, width=1_000_000)
+  return text.removesuffix("...\n").strip()
+
+
+def tail(log: pathlib.Path) -> str:
+  """The last lines of a log, indented."""
+  lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+  return "\n".join(f"    {line[:300]}" for line in lines[-_TAIL:])
+
+
+@contextlib.contextmanager
+def exclusive(folder: pathlib.Path) -> Iterator[int]:
+  """Holds a folder until the block, and all processes that inherit the file descriptor, have ended.
+
+  Raises:
+    UserError: Another one holds it.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / ".lock").open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UserError(f"{folder}: another comparison is at work here, or one of its cells still is") from None
+    yield file.fileno()

@@ -1,0 +1,124 @@
+"""The table in the papers' form, as Markdown and as cells that the report shows, too."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lcn_tf.comparison.cells import Row
+from lcn_tf.comparison.config import Comparison
+from lcn_tf.comparison.results import LEVEL, METRICS, Result
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.evaluation.page import number
+
+_LABELS = {"auc": "AUC", "gauc": "GAUC", "logloss": "logloss"}
+
+
+def head(comparison: Comparison) -> list[str]:
+  return [
+    "model",
+    *(_LABELS[name] for name in METRICS),
+    *(f"{_LABELS[name]} - {comparison.reference}" for name in ("auc", "gauc")),
+    "training s",
+    "candidates/s",
+    "peak MB",
+    "parameters",
+  ]
+
+
+def body(results: Sequence[Result]) -> list[list[str]]:
+  """A row per result; a dash where there is nothing."""
+  return [
+    [
+      result.label + _incomplete(result),
+      *(spread(result, name) for name in METRICS),
+      *(difference(result.paired, name) for name in ("auc", "gauc")),
+      _whole(result.mean("seconds")),
+      _whole(result.mean("candidates_per_second")),
+      _whole(max(result.values("peak_memory_bytes"), default=math.nan) / 2**20),
+      _whole(result.mean("parameters")),
+    ]
+    for result in results
+  ]
+
+
+def _incomplete(result: Result) -> str:
+  return "" if len(result.runs) in (0, result.asked) else f" ({len(result.runs)} of {result.asked} seeds)"
+
+
+def spread(result: Result, name: str) -> str:
+  """Mean ± standard deviation over seeds."""
+  mean, std = result.mean(name), result.std(name)
+  return number(mean) + ("" if math.isnan(std) else f" ± {std:.4f}")
+
+
+def difference(paired: dict[str, Any] | None, name: str) -> str:
+  """How much more than the reference, its interval, and a star if that holds no 0."""
+  if paired is None or math.isnan(paired[name]["difference"]):
+    return "-"
+  low, high = paired[name]["interval"]
+  return f"{paired[name]['difference']:+.4f} [{low:+.4f}, {high:+.4f}]" + (" *" if significant(paired, name) else "")
+
+
+def significant(paired: dict[str, Any], name: str) -> bool:
+  low, high = paired[name]["interval"]
+  return low > 0 or high < 0
+
+
+def notes(comparison: Comparison, record_set: RecordSet) -> list[str]:
+  """What one has to know to read the table."""
+  part = record_set.part("test")
+  seeds = ", ".join(map(str, comparison.seeds))
+  budget = ", ".join(f"{key} {value}" for key, value in comparison.common.items())
+  lines = [
+    f"Test split of `{record_set.name}` ({record_set.fingerprint}): {part.candidates:,} candidates of {part.users:,} "
+    f"users. Mean ± standard deviation over the training seeds {seeds}; of each run the epoch with the best validation "
+    "AUC.",
+    f"Differences are to {comparison.reference}: {LEVEL:.0%} intervals of {comparison.replicates:,} paired bootstrap "
+    "samples of the users, metrics averaged over seeds; * = the interval holds no 0.",
+    "Training seconds: mean over seeds, validation included. Candidates/s: in training, of the fastest epoch. Peak "
+    "memory: of the training process, the largest of all seeds.",
+  ]
+  if budget:
+    lines.append(f"The same for all: {budget}.")
+  if comparison.tuning:
+    grid = "; ".join(f"{key} in {list(values)}" for key, values in comparison.tuning.items())
+    lines.append(
+      f"Tuned for each model alike, by validation AUC with seed {comparison.seeds[0]}: {grid}. What was not chosen "
+      "never met the test split."
+    )
+  return lines
+
+
+def tuning(rows: Sequence[Row]) -> list[list[str]]:
+  """Model, values, validation AUC and whether they were chosen, of everything that tuning tried."""
+  found = []
+  for row in rows:
+    chosen = row.chosen()
+    if len(row.combinations) == 1 or chosen is None:
+      continue
+    for i, cells in enumerate(row.combinations):
+      values = ", ".join(f"{key} {value}" for key, value in cells[0].tuned.items())
+      value = cells[0].best_epoch()[1] if cells[0].trained() else math.nan
+      found.append([row.label, values, number(value), "chosen" if i == chosen else ""])
+  return found
+
+
+TUNING_HEAD = ["model", "values", "validation AUC", ""]
+
+
+def markdown(comparison: Comparison, record_set: RecordSet, rows: Sequence[Row], results: Sequence[Result]) -> str:
+  """`table.md`."""
+  parts = [f"# {comparison.name}", _markdown(head(comparison), body(results)), *notes(comparison, record_set)]
+  tried = tuning(rows)
+  if tried:
+    parts += ["## Tuning", _markdown(TUNING_HEAD, tried)]
+  return "\n\n".join(parts) + "\n"
+
+
+def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+  lines = [head, ["---", *("---:" for _ in head[1:])], *body]
+  return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _whole(value: float) -> str:
+  return "-" if math.isnan(value) else f"{value:,.0f}"

@@ -1,0 +1,111 @@
+"""What a job costs, over all the times that it was started."""
+
+import json
+import pathlib
+import resource
+import sys
+import time
+from typing import Any
+
+from tensorflow import keras
+
+from lcn_tf.evaluation import output
+from lcn_tf.training.callbacks import Logs, Progress
+
+FILE = "training.json"
+
+
+class Cost(keras.callbacks.Callback):
+  """Keeps `training.json` in the run folder. It comes after `Checkpoints` in the list of callbacks.
+
+  The file is written with every checkpoint, so what an interrupted job did after its last one, and does again, counts
+  once:
+
+      seconds                 of training, validation after each epoch and tracing of the graph included; not the time
+                              to build the model or to evaluate it
+      steps, epochs           that these seconds paid for
+      candidates_per_second   real candidates (no padding) of the target domain in the fastest epoch, without validation
+      parameters              trainable weights, `tables` and `dense` ones
+      peak_memory_bytes       of the process, at its largest, up to the end of training
+      starts                  how often the job was started before it was finished
+      finished                whether all epochs are done, or no more are wanted (early stopping)
+
+  Args:
+    folder: The run.
+    progress: Of the job.
+    candidates: Real candidates of a step, on average.
+    resumed: Whether the job goes on from a checkpoint; else the file starts anew.
+  """
+
+  def __init__(self, folder: pathlib.Path, progress: Progress, candidates: float, resumed: bool):
+    super().__init__()
+    self._file = folder / FILE
+    self._progress = progress
+    self._candidates = candidates
+    before = json.loads(self._file.read_text()) if resumed and self._file.is_file() else {}
+    self._seconds: float = before.get("seconds", 0.0)
+    self._rate: float = before.get("candidates_per_second", 0.0)
+    self._memory: int = before.get("peak_memory_bytes", 0)
+    self._starts: int = before.get("starts", 0)
+    self._since: float | None = None
+    self._saved = self._position()
+
+  def _position(self) -> tuple[int, int]:
+    return int(self._progress.epoch), int(self._progress.step)
+
+  def on_train_begin(self, logs: Logs | None = None) -> None:
+    if self._since is None:
+      self._since = time.monotonic()
+      self._starts += 1
+
+  def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+    self._epoch_began = self._step_ended = time.monotonic()
+    self._steps = 0
+
+  def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+    self._steps, self._step_ended = batch + 1, time.monotonic()
+    self._write_if_saved()
+
+  def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+    seconds = max(self._step_ended - self._epoch_began, 1e-9)
+    self._rate = max(self._rate, self._steps * self._candidates / seconds)
+    self._write_if_saved()
+
+  def _write_if_saved(self) -> None:
+    if self._position() != self._saved:
+      self._saved = self._position()
+      self._write(finished=False)
+
+  def finish(self) -> dict[str, Any]:
+    """Says that the job is done; returns what the file holds."""
+    return self._write(finished=True)
+
+  def _write(self, finished: bool) -> dict[str, Any]:
+    if self._since is not None:
+      now = time.monotonic()
+      self._seconds, self._since = self._seconds + now - self._since, now
+      self._memory = max(self._memory, peak_memory_bytes())
+    found = {
+      "seconds": self._seconds,
+      "steps": int(self.model.optimizer.iterations.numpy()),
+      "epochs": int(self._progress.epoch),
+      "candidates_per_second": self._rate,
+      "parameters": parameters(self.model),
+      "peak_memory_bytes": self._memory,
+      "starts": self._starts,
+      "finished": finished,
+    }
+    output.write_json(self._file, found)
+    return found
+
+
+def parameters(model: Any) -> dict[str, int]:
+  """Trainable weights, by where they are: `tables` and `dense`."""
+  groups = {"tables": model.table_variables(), "dense": model.dense_variables()}
+  return {name: sum(v.shape.num_elements() for v in variables) for name, variables in groups.items()}
+
+
+def peak_memory_bytes() -> int:
+  """The most memory that this process has held at once."""
+  found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return int(found if sys.platform == "darwin" else found * 1024)

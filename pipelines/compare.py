@@ -1,0 +1,61 @@
+"""Trains, tests and compares many models with several seeds on one record set.
+
+    python -m pipelines.compare --config configs/compare/movielens.yaml --records DIR --output DIR
+
+The same command again goes on where it stopped; finished cells are not run again. See lcn_tf/comparison/config.py for
+what the YAML may say, lcn_tf/comparison/compare.py for what it leaves.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from absl import flags
+
+from lcn_tf import entry
+from lcn_tf.comparison import config
+
+_FLAGS = flags.FlagValues()
+_CONFIG = flags.DEFINE_string("config", None, "The comparison, a YAML file.", required=True, flag_values=_FLAGS)
+_RECORDS = flags.DEFINE_string(
+  "records", None, "The record set that pipelines.build_records made.", required=True, flag_values=_FLAGS
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the cells and the tables.", required=True, flag_values=_FLAGS)
+_JOBS = flags.DEFINE_integer("jobs", 1, "Cells at the same time.", lower_bound=1, flag_values=_FLAGS)
+_ONLY = flags.DEFINE_list("only", [], "Labels of the models to run, separated by commas.", flag_values=_FLAGS)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the cells, and what is done of them.", flag_values=_FLAGS)
+
+
+def main(argv: Sequence[str]) -> None:
+  entry.parse(_FLAGS, argv)
+  loaded = config.load(_CONFIG.value)
+  # matplotlib and polars only now: a wrong config is told at once
+  import pathlib
+
+  from lcn_tf.comparison.cells import rows_of
+  from lcn_tf.comparison.compare import compare, select
+  from lcn_tf.comparison.grid import describe
+  from lcn_tf.data.record_set import RecordSet
+
+  record_set = RecordSet.open(_RECORDS.value)
+  if _DRY_RUN.value:
+    print(describe(select(rows_of(loaded, pathlib.Path(_OUTPUT.value)), _ONLY.value)))
+    return
+  before = signal.signal(signal.SIGTERM, _interrupt)
+  try:
+    compare(loaded, record_set, _OUTPUT.value, jobs=_JOBS.value, only=_ONLY.value)
+    print((pathlib.Path(_OUTPUT.value) / "table.md").read_text())
+  except KeyboardInterrupt:
+    print("interrupted: the same command goes on from here", file=sys.stderr)
+    sys.exit(130)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+  raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+  entry.run(main)

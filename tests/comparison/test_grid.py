@@ -1,0 +1,268 @@
+"""Which cells run, in which order, and what an interruption or a failure leaves; the cells are stubs."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lcn_tf.comparison import grid, report
+from lcn_tf.comparison.cells import rows_of
+from lcn_tf.comparison.compare import compare
+from lcn_tf.comparison.grid import describe
+from lcn_tf.comparison.processes import exclusive
+from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from tests.comparison.stubs import Stub, load
+from tests.support.record_sets import small_schema, write_record_set
+
+
+@pytest.fixture(scope="module")
+def record_set(tmp_path_factory):
+  sizes = {"train": 4, "validation": 2, "test": 2}
+  return write_record_set(tmp_path_factory.mktemp("records"), small_schema(), records=sizes)
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch):
+  """The page takes a second; test_results.py looks at it."""
+  monkeypatch.setattr(report, "render", lambda *arguments: f"{arguments[4]}")
+
+
+def test_every_cell_runs_once_seed_by_seed(record_set, tmp_path):
+  stub = Stub()
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=stub)
+  expected = [(label, seed, {}, True) for seed in (0, 1) for label in ("Bad", "Good", "Fair")]
+  assert stub.calls == expected
+
+
+def test_finished_cells_are_not_run_again(record_set, tmp_path):
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
+  tables = [(tmp_path / "out" / name).read_bytes() for name in ("table.md", "paired.json")]
+  again = Stub()
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=again)
+  assert again.calls == []
+  assert [(tmp_path / "out" / name).read_bytes() for name in ("table.md", "paired.json")] == tables
+
+  (tmp_path / "out" / "cells" / "fair" / "seed_1" / "metrics.json").unlink()
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=again)
+  assert again.calls == [("Fair", 1, {}, True)]
+
+
+def test_seeds_and_models_can_be_added(record_set, tmp_path):
+  compare(load(tmp_path, seeds=[0]), record_set, tmp_path / "out", runner=Stub())
+  stub = Stub()
+  compare(load(tmp_path, seeds=[0, 1]), record_set, tmp_path / "out", runner=stub)
+  assert [call[:2] for call in stub.calls] == [("Bad", 1), ("Good", 1), ("Fair", 1)]
+
+
+def test_only_runs_what_it_names_and_the_table_shows_dashes_for_the_others(record_set, tmp_path):
+  stub = Stub()
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=stub, only=["Good"])
+  assert {call[0] for call in stub.calls} == {"Good"}
+  rows = (tmp_path / "out" / "table.md").read_text().splitlines()
+  assert "| Bad | - | - | - | - | - | - | - | - | - |" in rows
+  with pytest.raises(UserError, match=r"--only: unknown model 'God'\. Did you mean 'Good'"):
+    compare(load(tmp_path), record_set, tmp_path / "out", runner=stub, only=["God"])
+
+
+def test_an_interruption_leaves_the_finished_cells(record_set, tmp_path):
+  stub = Stub()
+  stub.interrupt_after = 2
+  with pytest.raises(KeyboardInterrupt):
+    compare(load(tmp_path), record_set, tmp_path / "out", runner=stub)
+  assert stub.stopped
+  after = Stub()
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=after)
+  assert sorted(call[:2] for call in stub.calls + after.calls) == [
+    (label, seed) for label in ("Bad", "Fair", "Good") for seed in (0, 1)
+  ]
+
+
+def test_a_failing_cell_stops_no_other_and_is_told_at_the_end(record_set, tmp_path):
+  stub = Stub(failing=("Fair",))
+  with pytest.raises(
+    UserError, match=r"(?s)2 cells failed.*Fair, seed 0: exit code 3; .*log\.txt ends with.*out of memory"
+  ):
+    compare(load(tmp_path), record_set, tmp_path / "out", runner=stub)
+  assert len(stub.calls) == 6
+  table = pl.read_parquet(tmp_path / "out" / "results.parquet")
+  assert table["model"].unique().sort().to_list() == ["Bad", "Good"]
+  assert "| Fair | - " in (tmp_path / "out" / "table.md").read_text()
+  assert "out of memory" in (tmp_path / "out" / "report" / "index.html").read_text()
+  healed = Stub()
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=healed)
+  assert [call[:2] for call in healed.calls] == [("Fair", 0), ("Fair", 1)]
+
+
+def test_a_cell_that_leaves_nothing_has_failed(record_set, tmp_path):
+  class Lazy(Stub):
+    def train(self, cell, evaluate):
+      pass
+
+  with pytest.raises(UserError, match=r"6 cells failed[^\n]*\n.*left no metrics\.json in .*bad.seed_0"):
+    compare(load(tmp_path), record_set, tmp_path / "out", runner=Lazy())
+
+
+def test_another_comparison_in_the_folder_is_refused_before_anything_runs(record_set, tmp_path):
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
+  before = (tmp_path / "out" / "comparison.yaml").read_text()
+  stub = Stub()
+  with pytest.raises(UserError, match=r"holds another comparison: experiment\.train\.epochs is 4 in the config, 3 in"):
+    compare(load(tmp_path, common={"train.epochs": 4}), record_set, tmp_path / "out", runner=stub)
+  with pytest.raises(UserError, match=r"holds another comparison: tuning is .*learning_rate"):
+    compare(load(tmp_path, tuning={"train.learning_rate": [1]}), record_set, tmp_path / "out", runner=stub)
+  assert stub.calls == []
+  assert (tmp_path / "out" / "comparison.yaml").read_text() == before
+
+
+def test_other_records_are_refused(record_set, tmp_path):
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
+  other = write_record_set(tmp_path / "other", small_schema(), seed=1, records={"train": 4, "validation": 2, "test": 2})
+  assert other.fingerprint == record_set.fingerprint
+  with pytest.raises(UserError, match=r"holds a comparison on other records: .*, but other shards"):
+    compare(load(tmp_path), other, tmp_path / "out", runner=Stub())
+
+
+def test_records_of_another_schema_are_refused_before_anything_runs(tmp_path):
+  other = write_record_set(tmp_path / "other", small_schema(max_length=5))
+  stub = Stub()
+  told = r"models\.Bad: .*built with another schema: schema\.source\.max_length is 48 in the config, 10 in the records"
+  with pytest.raises(UserError, match=told):
+    compare(load(tmp_path), other, tmp_path / "out", runner=stub)
+  assert stub.calls == []
+  assert not (tmp_path / "out").exists()
+
+
+def test_two_comparisons_do_not_share_a_folder_at_once(record_set, tmp_path):
+  with exclusive(tmp_path / "out"), pytest.raises(UserError, match="another comparison is at work here"):
+    compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
+
+
+def test_checkpoints_are_dropped_unless_they_are_wanted(record_set, tmp_path):
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
+  compare(load(tmp_path, keep_models=True), record_set, tmp_path / "kept", runner=Stub())
+  assert not list((tmp_path / "out").rglob("checkpoints"))
+  assert len(list((tmp_path / "kept").rglob("checkpoints"))) == 6
+  assert len(list((tmp_path / "out").rglob("predictions.parquet"))) == 6
+
+
+def test_progress_counts_the_cells_and_says_how_long_the_rest_may_take(record_set, tmp_path):
+  said = []
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub(), say=said.append)
+  lines = [line for line in said if line.startswith("cell ")]
+  assert len(lines) == 6
+  assert lines[0].startswith("cell 1 of 6: Bad, seed 0: AUC 0.")
+  assert lines[0].endswith("; about 0 s left")
+  assert lines[5].startswith("cell 6 of 6: Fair, seed 1: AUC 0.")
+  assert "left" not in lines[5]
+  (tmp_path / "out" / "cells" / "bad" / "seed_0" / "metrics.json").unlink()
+  said.clear()
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub(), say=said.append)
+  assert said[0] == "5 of 6 cells are there already"
+  assert any(line.startswith("cell 6 of 6: Bad, seed 0: ") for line in said)
+
+
+def test_several_jobs_give_the_same_table(record_set, tmp_path):
+  for jobs in (1, 3):
+    compare(load(tmp_path), record_set, tmp_path / str(jobs), runner=Stub(), jobs=jobs)
+  assert (tmp_path / "1" / "table.md").read_text() == (tmp_path / "3" / "table.md").read_text()
+
+
+TUNING = {"train.learning_rate": [0.1, 0.01, 0.02]}  # the stub's validation is best at 0.01
+
+
+def test_tuning_chooses_by_validation_and_no_loser_meets_the_test(record_set, tmp_path):
+  stub = Stub()
+  compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=stub)
+  tried, tested = [call for call in stub.calls if not call[3]], [call for call in stub.calls if call[3]]
+  assert len(tried) == 9
+  assert {call[1] for call in tried} == {0}
+  assert {(label, seed) for label, seed, _, _ in tested} == {(m, s) for m in ("Bad", "Good", "Fair") for s in (0, 1)}
+  assert [call[2] for call in tested] == [{"train.learning_rate": 0.01}] * 6
+  for name in ("metrics.json", "predictions.parquet"):
+    assert {file.parent.parent.name for file in (tmp_path / "out").rglob(name)} == {"1_learning_rate=0.01"}
+  table = pl.read_parquet(tmp_path / "out" / "results.parquet")
+  assert table["tuned"].unique().to_list() == ['{"train.learning_rate": 0.01}']
+  assert "| Good | train.learning_rate 0.01 | 0.7000 | chosen |" in (tmp_path / "out" / "table.md").read_text()
+  assert not list((tmp_path / "out").rglob("checkpoints"))
+
+
+def test_tuning_is_resumed_and_its_choice_is_final(record_set, tmp_path):
+  stub = Stub()
+  stub.interrupt_after = 4
+  with pytest.raises(KeyboardInterrupt):
+    compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=stub)
+  assert not list((tmp_path / "out").rglob("metrics.json"))
+  after = Stub()
+  compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=after)
+  assert len([call for call in after.calls if not call[3]]) == 9 - 4
+  # even if the validation of a loser were better now
+  (tmp_path / "out" / "cells" / "good" / "0_learning_rate=0.1" / "seed_0" / "history.csv").write_text(
+    "epoch,val_auc\n0,1"
+  )
+  last = Stub()
+  compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=last)
+  assert last.calls == []
+
+
+def test_a_combination_that_fails_cannot_win(record_set, tmp_path):
+  class Diverges(Stub):
+    def train(self, cell, evaluate):
+      self.failing = ("Good",) if cell.experiment.train.learning_rate == 0.01 else ()
+      super().train(cell, evaluate)
+
+  with pytest.raises(UserError, match="1 cells failed"):
+    compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=Diverges())
+  chosen = json.loads((tmp_path / "out" / "cells" / "good" / "tuning.json").read_text())
+  assert (chosen["chosen"], chosen["tried"][1]["val_auc"]) == (2, None)
+
+
+def test_description_says_what_is_done(record_set, tmp_path):
+  loaded = load(tmp_path, tuning=TUNING)
+  rows = rows_of(loaded, tmp_path / "out")
+  lines = describe(rows).splitlines()
+  assert len(lines) == 18
+  assert lines[0] == "Bad, seed 0, train.learning_rate 0.1: to do"
+  assert lines[1] == "Bad, seed 1, train.learning_rate 0.1: to do if tuning chooses it"
+  compare(loaded, record_set, tmp_path / "out", runner=Stub())
+  lines = describe(rows).splitlines()
+  assert len(lines) == 12
+  assert lines[0] == "Bad, seed 0, train.learning_rate 0.1: trained, validation AUC 0.6100"
+  assert lines[1].startswith("Bad, seed 0, train.learning_rate 0.01: done, AUC 0.")
+
+
+def test_item_vectors_are_made_once_and_every_cell_gets_them(record_set, tmp_path, monkeypatch):
+  class Vectors(Stub):
+    def pretrain(self, config, folder):
+      super().pretrain(config, folder)
+      assert config.is_file()
+      arrays = {d: np.ones((3, 2), np.float32) for d in ("target", "source")}
+      Pretrained(arrays, arrays, {}, record_set.fingerprint).save(folder)
+
+    def train(self, cell, evaluate):
+      assert Pretrained.there(cell.folder / "pretrained") == (cell.label != "Bad")
+      super().train(cell, evaluate)
+
+  monkeypatch.setattr(grid, "_needs_vectors", lambda cell: cell.label != "Bad")
+  stub = Vectors()
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=stub)
+  assert [folder.parent for folder in stub.vectors] == [tmp_path / "out" / "pretrained"]
+  assert len(stub.calls) == 6
+
+
+def test_cells_without_their_item_vectors_fail_and_others_do_not(record_set, tmp_path, monkeypatch):
+  monkeypatch.setattr(grid, "_needs_vectors", lambda cell: cell.label == "Good")
+  stub = Stub()
+  with pytest.raises(
+    UserError, match=r"2 cells failed(?s:.)*Good, seed 1: no item vectors: .*no pre-trained item vectors"
+  ):
+    compare(load(tmp_path), record_set, tmp_path / "out", runner=stub)
+  assert {call[0] for call in stub.calls} == {"Bad", "Fair"}
+
+
+def test_the_folder_says_whose_records_it_is(record_set, tmp_path):
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
+  assert RecordSet.open(tmp_path / "out").fingerprint == record_set.fingerprint

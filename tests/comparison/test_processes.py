@@ -1,0 +1,140 @@
+"""Cells as processes of their own: one real grid, and how processes end badly."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from lcn_tf import config
+from lcn_tf.comparison.cells import Cell
+from lcn_tf.comparison.processes import Commands, Failed, inline
+from lcn_tf.errors import UserError
+from lcn_tf.evaluation import predictions
+from pipelines import compare
+from tests.support.experiments import small_experiment
+from tests.support.record_sets import small_schema, write_record_set
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A record set, two experiments and their comparison."""
+  path = tmp_path_factory.mktemp("real")
+  write_record_set(path / "records", small_schema(), records={"train": 16, "validation": 8, "test": 8})
+  experiment = small_experiment("none", global_batch_size=32)
+  (path / "experiment.yaml").write_text(config.dump(experiment))
+  tree = {
+    "name": "real",
+    "models": {
+      "wide": {"config": "experiment.yaml"},
+      "narrow": {"config": "experiment.yaml", "set": {"model.mlp.units": [4]}},
+    },
+    "seeds": [3],
+    "reference": "narrow",
+    "common": {"train.epochs": 1},
+    "baselines": True,
+    "replicates": 20,
+    "cell_replicates": 5,
+  }
+  (path / "compare.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+  return path
+
+
+def flags(folder, config="compare.yaml", records="records"):
+  paths = {"config": folder / config, "records": folder / records, "output": folder / "out"}
+  return ["compare", *(f"--{name}={path}" for name, path in paths.items())]
+
+
+def test_a_real_grid_is_trained_tested_and_compared_once(folder, capsys):
+  compare.main([*flags(folder), "--dry_run"])
+  assert capsys.readouterr().out == "wide, seed 3: to do\nnarrow, seed 3: to do\n"
+  assert not (folder / "out").exists()
+
+  compare.main([*flags(folder), "--jobs=2"])
+  out = folder / "out"
+  assert {path.name for path in out.iterdir()} >= {"results.parquet", "table.md", "report", "comparison.yaml"}
+  table = pl.read_parquet(out / "results.parquet")
+  assert table["model"].to_list()[-2:] == ["wide", "narrow"]
+  for row in table.filter(pl.col("seed").is_not_null()).iter_rows(named=True):
+    cell = out / row["path"]
+    saved = json.loads((cell / "metrics.json").read_text())
+    assert (row["auc"], row["seed"], saved["seed"]) == (saved["auc"], 3, 3)
+    assert row["seconds"] == saved["training"]["seconds"] > 0
+    assert row["peak_memory_bytes"] > 50 * 2**20
+    assert row["parameters_dense"] > 0
+    assert config.load(str(cell / "experiment.yaml")).train.epochs == 1
+    assert {path.name for path in cell.iterdir()} == {
+      "metrics.json",
+      "predictions.parquet",
+      "history.csv",
+      "training.json",
+      "experiment.yaml",
+      "dataset.json",
+      "report",
+      "log.txt",
+    }
+    assert (cell / "log.txt").read_text().startswith("$ python -m pipelines.train --config ")
+  first = predictions.read(out / table["path"][-1] / "predictions.parquet")
+  np.testing.assert_array_equal(first["item"], predictions.read(out / "baselines" / "item_mean.parquet")["item"])
+
+  times = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*") if path.is_file()}
+  compare.main(flags(folder))
+  assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*") if path.is_file()} == times
+  capsys.readouterr()
+  compare.main([*flags(folder), "--dry_run", "--only=narrow"])
+  assert capsys.readouterr().out.startswith("narrow, seed 3: done, AUC ")
+
+
+def cell_in(folder):
+  return Cell("Lost", 0, {}, small_experiment("average_pooling"), folder / "cell")
+
+
+def test_a_process_that_fails_says_how_its_log_ends(tmp_path):
+  with pytest.raises(Failed, match=r"(?s)exit code 1; .*cell.log\.txt ends with.*lost\.yaml: no such config file"):
+    Commands(tmp_path, tmp_path, 5).train(cell_in(tmp_path), evaluate=True)
+  log = (tmp_path / "cell" / "log.txt").read_text()
+  assert f"--run_dir {tmp_path / 'cell'} --set train.seed=0 --bootstrap 5" in log
+
+
+def test_stopping_ends_what_runs_and_lets_nothing_begin(tmp_path):
+  commands = Commands(tmp_path, tmp_path, 5)
+  told = []
+
+  def run():
+    try:
+      commands._run(["timeit", "-n1", "-r1", "import time; time.sleep(60)"], tmp_path / "log.txt")
+    except Failed as error:
+      told.append(str(error))
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  while not commands._running:
+    time.sleep(0.01)
+  commands.stop()
+  thread.join(20)
+  assert not thread.is_alive()
+  assert told[0].startswith("ended by signal 15")
+  with pytest.raises(Failed, match="stopped"):
+    commands.train(cell_in(tmp_path), evaluate=False)
+
+
+@pytest.mark.parametrize("value", [1e-5, 0.001, 3, True, None, "raw", [1, 2], {"a": [0.5]}, "1e-5", "a: b"])
+def test_values_survive_the_command_line(value):
+  tree: dict = {}
+  config.assign(tree, "key", yaml.safe_load(inline(value)), "here")
+  assert tree == {"key": value}
+  assert "\n" not in inline(value)
+
+
+def test_wrong_arguments_are_told_before_anything_is_made(folder, tmp_path):
+  with pytest.raises(UserError, match=r"compre\.yaml: no such config file\. Did you mean '.*compare\.yaml'"):
+    compare.main(flags(folder, config="compre.yaml"))
+  with pytest.raises(UserError, match=r"recrds: no record set here.*Did you mean '.*records'"):
+    compare.main(flags(folder, records="recrds"))
+  with pytest.raises(UserError, match=r"Flag --output must have a value"):
+    compare.main(flags(folder)[:-1])
+  with pytest.raises(UserError, match=r"--only: unknown model 'wid'\. Did you mean 'wide'"):
+    compare.main([*flags(folder), "--only=wid"])
