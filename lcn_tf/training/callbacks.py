@@ -78,20 +78,22 @@ class Checkpoints(keras.callbacks.Callback):
     progress: Updated here.
     every: Steps between checkpoints within an epoch; 0 = none.
     patience: Epochs without a better validation AUC before training stops; 0 = never.
+    keep: Checkpoints that `last/` holds.
   """
 
-  def __init__(self, folder: pathlib.Path, progress: Progress, every: int = 0, patience: int = 0):
+  def __init__(self, folder: pathlib.Path, progress: Progress, every: int = 0, patience: int = 0, keep: int = 2):
     super().__init__()
     self._folder = folder
     self._progress = progress
     self._every = every
     self._patience = patience
+    self._keep = keep
     self._saved = 0
 
   def set_model(self, model: Any) -> None:
     super().set_model(model)
     contents = {"model": model, "optimizer": model.optimizer, "progress": self._progress}
-    self._last = tf.train.CheckpointManager(tf.train.Checkpoint(**contents), str(self._folder / "last"), 2)
+    self._last = tf.train.CheckpointManager(tf.train.Checkpoint(**contents), str(self._folder / "last"), self._keep)
     self._best = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(self._folder / "best"), 1)
 
   def restore(self) -> bool:

@@ -1,16 +1,20 @@
 """From a run folder to a SavedModel."""
 
+import dataclasses
 import pathlib
 
 import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf import config as config_lib
+from lcn_tf.config import Experiment
 from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
+from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.serving.export import save
+from lcn_tf.training.projections import refresh
 
 
 def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path:
@@ -22,20 +26,55 @@ def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathl
   Raises:
     UserError: The folder holds no run, or the run has no checkpoint yet.
   """
-  run = pathlib.Path(run_dir)
-  if not (run / "experiment.yaml").is_file() or not (run / "dataset.json").is_file():
-    raise UserError(f"{run}: no run here (experiment.yaml or dataset.json is missing)")
-  experiment = config_lib.load(str(run / "experiment.yaml"))
-  record_set = RecordSet.open(run)
-  checkpoint = tf.train.latest_checkpoint(str(run / "checkpoints" / "best")) or tf.train.latest_checkpoint(
-    str(run / "checkpoints" / "last")
-  )
-  if not checkpoint:
-    raise UserError(f"{run}/checkpoints: no checkpoint here yet; train first")
-  keras.mixed_precision.set_global_policy("float32")
-  # what serves needs no CRP: its heads vanish (LCN, section 3.4)
-  config = experiment.model.model_copy(update={"crp": None})
-  pretrained = Pretrained.open(run / "pretrained") if needs_pretrained(config) else None
-  model = build_model(record_set.record_schema, config, pretrained=pretrained, training=False)
-  tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial().assert_existing_objects_matched()
-  return save(model, experiment, record_set, output)
+  run = read_run(run_dir)
+  model = run.model_of(run.checkpoint())
+  refresh(model)
+  return save(model, run.experiment, run.record_set, output)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run folder.
+
+  Attributes:
+    experiment: The effective one.
+    record_set: The facts of the records that it was trained with; their shards lie elsewhere.
+  """
+
+  path: pathlib.Path
+  experiment: Experiment
+  record_set: RecordSet
+
+  def checkpoint(self) -> str:
+    """The best checkpoint, or the last one while there is no best.
+
+    Raises:
+      UserError: There is none yet.
+    """
+    for kind in ("best", "last"):
+      found = tf.train.latest_checkpoint(str(self.path / "checkpoints" / kind))
+      if found:
+        return str(found)
+    raise UserError(f"{self.path}/checkpoints: no checkpoint here yet; train first")
+
+  def model_of(self, checkpoint: str) -> RequestModel:
+    """A new model for inference with the checkpoint's weights."""
+    keras.mixed_precision.set_global_policy("float32")
+    # what serves needs no CRP: its heads vanish (LCN, section 3.4)
+    config = self.experiment.model.model_copy(update={"crp": None})
+    pretrained = Pretrained.open(self.path / "pretrained") if needs_pretrained(config) else None
+    model = build_model(self.record_set.record_schema, config, pretrained=pretrained, training=False)
+    tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial().assert_existing_objects_matched()
+    return model
+
+
+def read_run(run_dir: str | pathlib.Path) -> Run:
+  """Reads a run folder.
+
+  Raises:
+    UserError: It holds no run.
+  """
+  path = pathlib.Path(run_dir)
+  if not (path / "experiment.yaml").is_file() or not (path / "dataset.json").is_file():
+    raise UserError(f"{path}: no run here (experiment.yaml or dataset.json is missing)")
+  return Run(path, config_lib.load(str(path / "experiment.yaml")), RecordSet.open(path))

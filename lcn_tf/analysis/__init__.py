@@ -1,0 +1,1 @@
+"""Analyses of trained models and of their cost; each leaves one table and one page."""

@@ -1,0 +1,295 @@
+"""How long a request takes, how much memory it needs, and how the cost of training grows with the history.
+
+One request is one user with N candidates and full histories, embedded and scored as it is served. The variants of one
+length are timed in turns, a few runs each, so that what else the machine does meets all of them; the minimum is what
+the work takes, the median and the 99th percentile what was seen.
+"""
+
+import json
+import multiprocessing
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from matplotlib.figure import Figure
+
+from lcn_tf.analysis import complexity, synthetic
+from lcn_tf.analysis.full_attention import PROJECTIONS
+from lcn_tf.analysis.page import Cell, Page, Table, line_style
+from lcn_tf.errors import UserError
+from lcn_tf.evaluation import figures
+from lcn_tf.interest.base import Extractor
+from lcn_tf.layers.structures import Behaviours, Candidates
+from lcn_tf.models.base import RequestModel
+
+LENGTHS = (500, 2000, 10_000)
+GROWTH = (250, 500, 1000, 2000, 5000, 10_000)
+GROWING = ("lcn", "twin")
+LONGEST, LONGEST_CANDIDATES = 100_000, 100
+_ITEMS = 200_000
+_TURN = 5  # runs of a variant before it is another's turn
+
+Call = Callable[[], Any]
+
+
+def times(calls: Sequence[Call], runs: int, warm_up: int) -> np.ndarray:
+  """Milliseconds of every run, `[calls, runs]`, the calls taking turns."""
+  for call in calls:
+    for _ in range(warm_up):
+      call()
+  found = np.zeros((len(calls), runs))
+  for first in range(0, runs, _TURN):
+    for index, call in enumerate(calls):
+      for run in range(first, min(first + _TURN, runs)):
+        began = time.perf_counter()
+        call()
+        found[index, run] = 1000 * (time.perf_counter() - began)
+  return found
+
+
+def serve(model: RequestModel, request: dict[str, tf.Tensor], xla: bool = False) -> Call:
+  """A call that scores the request in a compiled graph and waits for the probabilities."""
+  graph = tf.function(lambda one: tf.sigmoid(model(one, training=False)), autograph=False, jit_compile=xla)
+  concrete = graph.get_concrete_function(request)
+  return lambda: concrete(request).numpy()
+
+
+def latencies(
+  models: Sequence[str], lengths: Sequence[int], candidates: int, *, xla: bool, runs: int, warm_up: int
+) -> list[dict[str, Cell]]:
+  """One row per model, length and way: alone, two users' requests merged into one call, compiled by XLA."""
+  rows: list[dict[str, Cell]] = []
+  for length in lengths:
+    calls: dict[tuple[str, str], Call] = {}
+    for name in models:
+      try:
+        model = synthetic.build(name, length, items=_ITEMS)
+      except UserError as error:
+        logging.warning("%s is left out: %s", name, error)
+        continue
+      one, two = (synthetic.requests(model.schema, users, candidates, length) for users in (1, 2))
+      calls[name, ""] = serve(model, one)
+      calls[name, "two users merged"] = serve(model, two)
+      if xla:
+        # XLA has no tf.unique: look-ups are not deduplicated
+        compiled = serve(synthetic.build(name, length, items=_ITEMS, deduplicate=False), one, xla=True)
+        if _works(compiled, f"{name} under XLA"):
+          calls[name, "XLA"] = compiled
+    logging.info("L = %d: %d variants", length, len(calls))
+    found = dict(zip(calls, times(list(calls.values()), runs, warm_up), strict=True))
+    for (name, way), measured in found.items():
+      alone, requests = found[name, ""], 2 if "two" in way else 1
+      rows.append(
+        {
+          "model": name,
+          "way": way or "one request",
+          "length": length,
+          **_summary(measured),
+          "p50 per request": float(np.median(measured)) / requests,
+          "of one request": float(measured.min() / requests / alone.min()),
+        }
+      )
+  return rows
+
+
+def _works(call: Call, what: str) -> bool:
+  try:
+    call()
+  except (tf.errors.OpError, ValueError, NotImplementedError) as error:
+    logging.warning("%s does not run: %s", what, str(error).splitlines()[0])
+    return False
+  return True
+
+
+def _summary(milliseconds: np.ndarray) -> dict[str, Cell]:
+  return {
+    "min": float(milliseconds.min()),
+    "p50": float(np.median(milliseconds)),
+    "p99": float(np.quantile(milliseconds, 0.99)),
+  }
+
+
+def against_full_attention(
+  length: int, counts: Sequence[int] = (1, 16, 200), *, runs: int, warm_up: int
+) -> list[dict[str, Cell]]:
+  """LAP's time against that of multi-head attention over the whole history: the extractor alone, one history."""
+  model = synthetic.build("average_pooling", length, items=1000)
+  rows: list[dict[str, Cell]] = []
+  for name, options in (("lap", {}), ("lap_five_percent", synthetic.PRESETS["lap_five_percent"][1])):
+    for count in counts:
+      candidates, behaviours = complexity.inputs(model, count, length)
+      behaviours = complexity.without_recency(behaviours)
+      layers = complexity.attentions(options)
+      calls = [_attend(layer, candidates, behaviours) for layer in layers.values()]
+      best = dict(zip(layers, times(calls, runs, warm_up).min(axis=1), strict=True))
+      shares = {f"LAP / {p}, %": float(100 * best["LAP"] / best[p]) for p in PROJECTIONS}
+      rows.append({"model": name, "N": count, **{way: float(value) for way, value in best.items()}, **shares})
+  return rows
+
+
+def _attend(layer: Extractor, candidates: Candidates, behaviours: Behaviours) -> Call:
+  layer(candidates, behaviours)
+  graph = tf.function(lambda *read: layer(*read), autograph=False).get_concrete_function(candidates, behaviours)
+  return lambda: graph(candidates, behaviours).numpy()
+
+
+def peak_memory(name: str, length: int, candidates: int) -> int:
+  """Bytes that this process has held at most, once it has scored one request."""
+  model = synthetic.build(name, length, items=_ITEMS)
+  call = serve(model, synthetic.requests(model.schema, 1, candidates, length))
+  for _ in range(2):
+    call()
+  return _high_water()
+
+
+def _high_water() -> int:
+  status = pathlib.Path("/proc/self/status")
+  if status.is_file():  # the resource usage of a child includes what its parent held when it was started
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory(models: Sequence[str], length: int = LONGEST, candidates: int = LONGEST_CANDIDATES) -> list[dict[str, Cell]]:
+  """The memory of one long request, each model in a process of its own."""
+  rows: list[dict[str, Cell]] = []
+  for name in models:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+      found = pool.apply(peak_memory, (name, length, candidates))
+    rows.append({"model": name, "length": length, "candidates": candidates, "peak memory, GB": found / 1e9})
+  return rows
+
+
+def growth(models: Iterable[str] = GROWING, lengths: Sequence[int] = GROWTH, steps: int = 10) -> list[dict[str, Cell]]:
+  """The cost of a training step by length, with `tools.benchmark_training`: LAP keeps what it keeps at L = 2,000."""
+  rows: list[dict[str, Cell]] = []
+  for name in models:
+    first: dict[str, Any] | None = None
+    for length in lengths:
+      command = [sys.executable, "-m", "tools.benchmark_training", f"--model={name}", f"--seq_len={length}"]
+      command += ["--requests=8", "--candidates=16", f"--steps={steps}", "--items=50000"]
+      command += ["--topk=200,50"] if name == "lcn" else []
+      root = pathlib.Path(__file__).parent.parent.parent
+      done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+      if done.returncode:
+        raise UserError(f"tools.benchmark_training --model {name} --seq_len {length}: {done.stderr.strip()[-500:]}")
+      found = json.loads(done.stdout.strip().splitlines()[-1])
+      first = first or found
+      seconds = found["fastest_step_seconds"]
+      rows.append(
+        {
+          "model": name,
+          "length": length,
+          "step, ms, min": 1000 * seconds,
+          "step, ms, p50": 1000 * found["step_seconds"],
+          "times the first": seconds / first["fastest_step_seconds"],
+          "length, times the first": length / lengths[0],
+          "us per behaviour": 1e6 * seconds / length,
+          "memory, GB": found["peak_memory_bytes"] / 1e9,
+        }
+      )
+      logging.info("%s", rows[-1])
+  return rows
+
+
+def run(
+  output: str | pathlib.Path,
+  *,
+  models: Sequence[str] = (),
+  lengths: Sequence[int] = LENGTHS,
+  candidates: int = 200,
+  xla: bool = False,
+  with_memory: bool = False,
+  with_growth: bool = False,
+  runs: int = 200,
+  warm_up: int = 20,
+  longest: int = LONGEST,
+) -> Page:
+  """Measures, and leaves `latency.json`, `latency.md` and `index.html` in `output`.
+
+  Args:
+    models: Of `synthetic.names()`; all that can be built if empty.
+    lengths: Behaviours of each history; empty = no latencies.
+    candidates: Of a request.
+    xla: Also compile with XLA.
+    with_memory: Also measure the memory of one request with `longest` behaviours, of LCN and TWIN or `models`.
+    with_growth: Also measure training steps by length, of LCN and TWIN.
+    runs, warm_up: Timed calls of each variant, and calls before these.
+
+  Raises:
+    UserError: No such model, or a size is not positive.
+  """
+  if min([candidates, runs, warm_up, longest, *lengths]) < 1:
+    raise UserError("expected lengths, candidates, runs and warm-up of at least 1")
+  for name in models:
+    synthetic.experiment(name, 1)  # a wrong name is told at once
+  tables, pictures = [], []
+  if lengths:
+    rows = latencies(models or synthetic.names(), lengths, candidates, xla=xla, runs=runs, warm_up=warm_up)
+    note = (
+      f"Milliseconds over {runs} runs after {warm_up}, in one process, the variants taking turns. One request is one "
+      f"user with {candidates} candidates and two full histories. Of one request: the minimum, per request, "
+      "against that of one request without XLA."
+    )
+    tables.append(Table("One request", rows, note, digits=2))
+    pictures.append(_latency_picture(rows, lengths, candidates))
+    full = against_full_attention(2000, runs=runs, warm_up=warm_up)
+    note = (
+      "Milliseconds, the minimum, of the extractor alone: one history, one request of N candidates. Per candidate: "
+      "keys and values projected for every candidate; shared: once per history; carried: never, as LAP does here."
+    )
+    tables.append(Table("LAP against multi-head attention over the whole history, L = 2,000", full, note, digits=3))
+  if with_memory:
+    found = memory(models or ("lap", "twin"), longest)
+    note = "The most that a process held which builds the model (200,000 items a domain) and scores one request."
+    tables.append(Table("Memory of a very long request", found, note, digits=2))
+  if with_growth:
+    found = growth()
+    note = "Steps of 8 requests of 16 candidates, one history, tools.benchmark_training in a process of its own each."
+    tables.append(Table("Training step by length", found, note, digits=2))
+    pictures.append(_growth_picture(found))
+  facts = {"candidates": candidates, "threads": tf.config.threading.get_inter_op_parallelism_threads() or "all cores"}
+  page = Page("Latency", facts, tables, pictures)
+  page.write(output, "latency")
+  return page
+
+
+def _latency_picture(rows: Sequence[dict[str, Cell]], lengths: Sequence[int], candidates: int) -> str:
+  lines: dict[str, list[tuple[Cell, Cell]]] = {}
+  for row in rows:
+    if row["way"] == "one request":
+      lines.setdefault(str(row["model"]), []).append((row["length"], row["p50"]))
+  return _log_lines(lines, lengths, f"Latency of {candidates} candidates, ms, median")
+
+
+def _growth_picture(rows: Sequence[dict[str, Cell]]) -> str:
+  lines: dict[str, list[tuple[Cell, Cell]]] = {}
+  for row in rows:
+    lines.setdefault(str(row["model"]), []).append((row["length"], row["times the first"]))
+  lengths = sorted({int(row["length"] or 0) for row in rows})
+  lines["linear"] = [(length, length / lengths[0]) for length in lengths]
+  return _log_lines(lines, lengths, "Cost of a training step, times that of the shortest")
+
+
+def _log_lines(lines: dict[str, list[tuple[Cell, Cell]]], lengths: Sequence[int], title: str) -> str:
+  def draw(figure: Figure) -> None:
+    axes = figure.subplots()
+    for index, (name, points) in enumerate(lines.items()):
+      style = {"linestyle": "--", "color": figures.MUTED} if name == "linear" else {"marker": "o", "markersize": 3}
+      axes.plot(*zip(*points, strict=True), **(line_style(index) | style), label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(list(lengths), [f"{n:,}" for n in lengths])
+    axes.minorticks_off()
+    axes.set(xlabel="behaviours", title=title)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+  alt = f"{title}: " + "; ".join(f"{name} {points}" for name, points in lines.items())
+  return figures.picture(draw, alt, size=(8.0, 4.6), right=2.0)

@@ -1,0 +1,131 @@
+"""What graphs take against formulas, and formulas against the worked numbers of the specification."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lcn_tf.analysis import complexity, formulas, synthetic
+from lcn_tf.analysis.formulas import Sizes
+from lcn_tf.analysis.full_attention import PROJECTIONS, FullAttention
+from lcn_tf.analysis.mult_adds import count_call
+from lcn_tf.errors import UserError
+from lcn_tf.interest.lap import LAP
+from pipelines import complexity as command
+from tests.support.layers import random_inputs, tensors
+
+SPECIFIED = Sizes(N=1, L=2000, D=64, S=32)
+
+
+def test_lap_takes_what_the_specification_says():
+  assert formulas.lap_levels(SPECIFIED) == {"csa": 256_000, "msa": 1_271_040, "fsa": 661_760}
+  assert formulas.full_attention(SPECIFIED) == 24_872_960
+
+
+def test_laps_share_of_full_attention_is_that_of_the_specification():
+  rows = {row["K1, K2"]: row for row in complexity.lap_table()}
+  shares = {"200, 50": 8.8, "100, 50": 6.3, "100, 20": 4.8, "50, 20": 3.5}
+  assert {name: round(row["share, %"], 1) for name, row in rows.items()} == shares
+  assert rows["200, 50"]["total"] == 2_188_800
+  assert rows["100, 20"]["share, %"] <= 5.0
+  assert synthetic.PRESETS["lap_five_percent"] == ("lap", {"top_k": [100, 20]})
+
+
+def test_a_literal_lap_counts_as_its_formula_says():
+  sizes, top_k = Sizes(N=1, L=37, D=10, S=6), (9, 4)
+  options = {"num_heads": 2, "head_dim": 3, "msa_dim": 5, "output_dim": 7, "ffn_dim": 11}
+  weights = {name: tf.zeros(shape) for name, shape in {"q": [10, 5], "k": [16, 5], "v": [16, 7]}.items()}
+  heads = {name: tf.zeros(shape) for name, shape in {"q": [10, 6], "k": [16, 6], "v": [16, 6], "o": [6, 7]}.items()}
+
+  def csa(candidate, items):
+    return tf.matmul(tf.matmul(candidate, items, transpose_b=True), items)
+
+  def msa(candidate, rows):
+    scores = tf.matmul(tf.matmul(candidate, weights["q"]), tf.matmul(rows, weights["k"]), transpose_b=True)
+    return tf.matmul(tf.matmul(scores, rows), weights["v"])
+
+  def fsa(candidate, rows):
+    query, key, value = (
+      tf.reshape(tf.matmul(x, heads[name]), [-1, 2, 3]) for name, x in (("q", candidate), ("k", rows), ("v", rows))
+    )
+    pooled = tf.einsum("hk,khe->he", tf.einsum("xhe,khe->hk", query, key), value)
+    attended = tf.matmul(tf.reshape(pooled, [1, 6]), heads["o"])
+    return tf.matmul(tf.matmul(attended, tf.zeros([7, 11])), tf.zeros([11, 7]))
+
+  expected = formulas.lap_levels(sizes, top_k, **options)
+  candidate = tf.zeros([1, 10])
+  assert count_call(csa, candidate, tf.zeros([37, 10])).total == expected["csa"]
+  assert count_call(msa, candidate, tf.zeros([9, 16])).total == expected["msa"]
+  assert count_call(fsa, candidate, tf.zeros([4, 16])).total == expected["fsa"]
+
+
+@pytest.mark.parametrize("name", sorted(formulas._IMPLEMENTED))
+def test_an_extractor_counts_as_its_formula_says(name):
+  model = synthetic.build(name, 250, items=50, deduplicate=False)
+  read = complexity.inputs(model, 3, 250)
+  found = complexity.count_extractor(model.extractors["target"], *read)
+  assert found.unknown == found.loops == ()
+  assert found.total == formulas.implemented(name, model.extractors["target"], complexity.sizes_of(*read))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_heads": 2, "head_dim": 6, "output_dim": 8, "ffn_dim": 12}])
+@pytest.mark.parametrize("projections", PROJECTIONS)
+def test_full_attention_counts_as_its_formula_says(projections, options):
+  read = tensors(random_inputs(0, B=1, R=0))
+  layer = FullAttention(projections, **options)
+  layer(*read)
+  found = complexity.count_extractor(layer, *read).total
+  assert found == formulas.full_attention(complexity.sizes_of(*read), projections, **options)
+
+
+def test_full_attention_is_one_number_three_ways_and_the_last_level_of_lap():
+  candidates, behaviours = random_inputs(1, R=0)
+  read = tensors((candidates, behaviours))
+  layers = [FullAttention(projections) for projections in PROJECTIONS]
+  results = []
+  for layer in layers:
+    layer(*read)
+    layer.set_weights(layers[0].get_weights())
+    results.append(layer(*read).numpy())
+  assert np.abs(results[0]).max() > 0.01
+  lap = LAP(levels=["csa", "fsa"], top_k=(99, 99))
+  lap(*read)
+  lap.set_weights(layers[0].get_weights())
+  of_lap = lap(*read)[..., candidates.embedding.shape[-1] :].numpy()
+  for result in results:
+    np.testing.assert_allclose(result, of_lap, rtol=1e-4, atol=1e-6)
+
+
+def test_lap_counts_at_most_five_percent_of_full_attention_as_papers_count_it():
+  row = next(row for row in complexity.against_full_attention(2000, [1]) if row["model"] == "lap_five_percent")
+  assert row["per_candidate"] == row["shared"] == 24_872_960
+  assert row["LAP / per_candidate, %"] <= 5.0
+
+
+def test_the_command_leaves_a_table_and_a_page(tmp_path, capsys):
+  command.main(
+    ["complexity", f"--output={tmp_path}", "--lengths=20,40", "--candidates=2", "--models=lap,average_pooling"]
+  )
+  found = json.loads((tmp_path / "complexity.json").read_text(), parse_constant=pytest.fail)
+  rows = found["tables"][0]["rows"]
+  assert [(row["model"], row["length"]) for row in rows] == [
+    ("lap", 20),
+    ("lap", 40),
+    ("average_pooling", 20),
+    ("average_pooling", 40),
+  ]
+  for row in rows:
+    assert row["extractor"] == row["formula"]
+    assert row["model total"] > 2 * row["extractor"]
+  assert "24,872,960" in capsys.readouterr().out
+  assert "<img" in (tmp_path / "index.html").read_text()
+
+
+def test_wrong_names_and_sizes_are_told(tmp_path):
+  with pytest.raises(UserError, match=r"unknown model 'lab'\. Did you mean 'lap'"):
+    command.main(["complexity", f"--output={tmp_path}", "--models=lab"])
+  with pytest.raises(UserError, match="--lengths 1,x: expected whole numbers"):
+    command.main(["complexity", f"--output={tmp_path}", "--lengths=1,x"])
+  with pytest.raises(UserError, match=r"at least 1, found 1 candidates, lengths \[0\]"):
+    command.main(["complexity", f"--output={tmp_path}", "--lengths=0"])

@@ -1,0 +1,175 @@
+"""Consistency of scores whose answer is known, against loops, and the command on a trained run."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lcn_tf.analysis import consistency
+from lcn_tf.errors import UserError
+from lcn_tf.training.trainer import train
+from pipelines import consistency as command
+from tests.reference import masked
+from tests.support.experiments import small_experiment
+from tests.support.record_sets import small_schema, write_record_set
+from tests.support.runs import write_run
+
+
+def _hits(search, exact, visible, sizes, oracle):
+  """Hits of one candidate."""
+  arrays = (np.array([[row]]) for row in (search, exact, visible))
+  search, exact, visible = arrays
+  return consistency.hits_curve(
+    tf.constant(search, tf.float32), tf.constant(exact, tf.float32), tf.constant(visible, tf.bool), sizes, oracle
+  ).numpy()[0, 0]
+
+
+def test_equal_orders_hit_as_many_as_the_search_hands_over():
+  scores = [5, 9, 1, 7, 3, 8, 2, 6]
+  np.testing.assert_array_equal(_hits(scores, scores, [1] * 8, [1, 2, 4, 6, 8], 4), [1, 2, 4, 4, 4])
+
+
+def test_the_opposite_order_hits_only_when_everything_is_handed_over():
+  scores = np.arange(6)
+  np.testing.assert_array_equal(_hits(-scores, scores, [1] * 6, [1, 3, 4, 5, 6], 3), [0, 0, 1, 2, 3])
+
+
+def test_equal_scores_are_taken_newest_first():
+  equal = [1.0] * 5
+  np.testing.assert_array_equal(_hits(equal, [5, 4, 3, 2, 1], [1] * 5, [1, 2, 3], 2), [1, 2, 2])
+  np.testing.assert_array_equal(_hits([5, 4, 3, 2, 1], equal, [1] * 5, [1, 2, 3], 2), [1, 2, 2])
+  np.testing.assert_array_equal(_hits([1, 2, 3, 4, 5], equal, [1] * 5, [3, 4, 5], 2), [0, 1, 2])
+
+
+def test_what_is_invisible_is_neither_found_nor_looked_for():
+  search, exact, visible = [9, 1, 9, 2], [9, 1, 9, 2], [0, 1, 0, 1]
+  np.testing.assert_array_equal(_hits(search, exact, visible, [1, 2, 4], 3), [1, 2, 2])
+
+
+def test_what_a_hard_filter_left_out_comes_last_and_newest_first():
+  lowest = tf.float32.min
+  search = [lowest, 1.0, lowest, 1.0]
+  np.testing.assert_array_equal(_hits(search, [9, 1, 8, 2], [1] * 4, [1, 2, 3, 4], 2), [0, 0, 1, 2])
+  np.testing.assert_array_equal(_hits([lowest, 1.0, -np.inf, 1.0], [9, 1, 8, 2], [1] * 4, [3, 4], 2), [1, 2])
+
+
+def test_hits_equal_loops_over_requests_and_candidates():
+  random = np.random.default_rng(0)
+  shape, sizes, oracle = (3, 4, 17), [1, 5, 11, 17], 6
+  search, exact = (random.integers(0, 6, shape).astype(np.float32) for _ in range(2))
+  visible = random.random(shape) < 0.7
+  visible[0, 0] = False
+  actual = consistency.hits_curve(tf.constant(search), tf.constant(exact), tf.constant(visible), sizes, oracle)
+  for b in range(3):
+    for n in range(4):
+      seen = masked.visible(visible[b, n])
+      best = set(masked.top_k(exact[b, n][seen], oracle))
+      expected = [len(best & set(masked.top_k(search[b, n][seen], size))) for size in sizes]
+      np.testing.assert_array_equal(actual[b, n], expected)
+
+
+def test_only_candidates_that_see_more_than_what_is_compared_count():
+  length = np.array([[2, 3, 5, 5]])
+  visible = np.arange(6) < length[..., np.newaxis]
+  search = tf.constant(np.tile(-np.arange(6.0, dtype=np.float32), (1, 4, 1)))
+  exact = tf.constant(np.tile(np.arange(6.0, dtype=np.float32), (1, 4, 1)))
+  real = np.array([[True, True, True, False]])
+  found = consistency.tally(search, exact, tf.constant(visible), real, top=2, sizes=[2, 6], oracle=3)
+  # the candidates of 3 and of 5 behaviours: one of two best in common, none
+  assert found.counted == 2
+  assert found.consistency == pytest.approx((0.5 + 0.0) / 2)
+  assert found.chance == pytest.approx(2 / 3 + 2 / 5)
+  # the oracle's three: the candidate of 5 alone
+  assert found.curve_counted == 1
+  np.testing.assert_array_equal(found.curve, [0, 3])
+
+
+def test_shared_visibility_counts_for_every_candidate():
+  search = tf.random.stateless_normal([2, 3, 8], [1, 2])
+  exact = tf.random.stateless_normal([2, 3, 8], [3, 4])
+  shared = tf.constant(np.arange(8) < np.array([[[8]], [[4]]]))
+  options = {"real_BN": np.ones([2, 3], bool), "top": 3, "sizes": [2, 8], "oracle": 5}
+  one = consistency.tally(search, exact, shared, **options)
+  other = consistency.tally(search, exact, tf.repeat(shared, 3, axis=1), **options)
+  assert (one.counted, one.curve_counted) == (6, 3)
+  assert one.overlap == other.overlap
+  np.testing.assert_array_equal(one.hits, other.hits)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A run of four steps that kept a checkpoint of each, and one of a model that does not search."""
+  folder = tmp_path_factory.mktemp("consistency")
+  lengths = {"target": 24, "source": 40}
+  records = {"train": 16, "validation": 8, "test": 9}
+  record_set = write_record_set(folder / "records", small_schema(), records=records, lengths=lengths)
+  settings = {"checkpoint_every": 1, "keep_checkpoints": 9, "learning_rate": 0.05, "global_batch_size": 16}
+  train(small_experiment(epochs=1, **settings), record_set, folder / "lap")
+  write_run(folder / "average_pooling", small_experiment("average_pooling"), record_set)
+  return folder
+
+
+def _main(folder, output, *runs, flags=()):
+  arguments = [f"--run_dir={folder / run}" for run in runs]
+  command.main(["consistency", *arguments, f"--records={folder / 'records'}", f"--output={output}", *flags])
+  return json.loads((output / "consistency.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_the_command_leaves_a_table_and_a_page(trained, tmp_path, capsys):
+  found = _main(trained, tmp_path, "lap", "lap", flags=["--top=5", "--oracle=10"])
+  rows = found["tables"][0]["rows"]
+  assert {(row["order"], row["history"]) for row in rows} == {
+    (order, history) for order in ("after CSA", "after MSA") for history in ("target", "source", "both")
+  }
+  for row in rows:
+    assert row["runs"] == 2
+    assert row["candidates"] > 0
+    assert 0 < row["chance"] < 1
+    assert 0 <= row["consistency"] <= 1
+    assert row["std"] == 0
+  assert len({row["consistency"] for row in rows}) > 2
+  *curves, oracle = found["tables"][1]["rows"]
+  assert oracle["n = 48"] == oracle["n = 10"] == 10
+  for row in curves:
+    hits = [row[f"n = {size}"] for size in found["sizes"]]
+    assert hits == sorted(hits)
+    assert hits[-1] == 10
+  page = (tmp_path / "index.html").read_text()
+  assert page.count("<img") == 6
+  assert "http" not in page
+  assert (tmp_path / "consistency.md").read_text() == capsys.readouterr().out.removesuffix("\n")
+
+
+def test_an_older_checkpoint_searches_for_the_best_one(trained, tmp_path):
+  flags = ["--top=5", "--oracle=10", "--requests=5", "--stale_checkpoint=1", "--stale_checkpoint=3"]
+  found = _main(trained, tmp_path, "lap", flags=flags)
+  rows = {(row["order"], row["history"]): row for row in found["tables"][0]["rows"]}
+  stale = {order for order, _ in rows if "old" in order}
+  assert stale == {f"after {level}, {age} old" for level in ("CSA", "MSA") for age in ("3 steps", "1 step")}
+  assert len(rows) == 18
+  hits = {(row["order"], row["history"]): row["n = 10"] for row in found["tables"][1]["rows"]}
+  for order in stale:
+    fresh = order.partition(",")[0]
+    assert [hits[order, d] for d in ("target", "source")] != [hits[fresh, d] for d in ("target", "source")]
+  assert rows["after CSA", "target"]["candidates"] <= 5 * 4
+
+
+def test_what_cannot_be_analysed_is_told(trained, tmp_path):
+  with pytest.raises(UserError, match="AveragePooling does not search"):
+    _main(trained, tmp_path, "average_pooling")
+  with pytest.raises(UserError, match=r"no checkpoint '77'. Steps there: 1, 2, 3, 4 "):
+    _main(trained, tmp_path, "lap", flags=["--stale_checkpoint=77"])
+  best = consistency.read_run(trained / "lap").checkpoint()
+  with pytest.raises(UserError, match="is not older than the best one"):
+    _main(trained, tmp_path, "lap", flags=[f"--stale_checkpoint={best}"])
+  with pytest.raises(UserError, match="no run here"):
+    _main(trained, tmp_path, "nothing")
+  with pytest.raises(UserError, match="unknown split 'tests'"):
+    _main(trained, tmp_path, "lap", flags=["--split=tests"])
+  other = write_record_set(tmp_path / "records", small_schema(max_length=12))
+  with pytest.raises(UserError, match="trained with other records"):
+    command.main(
+      ["consistency", f"--run_dir={trained / 'lap'}", f"--records={other.path}", f"--output={tmp_path / 'out'}"]
+    )
+  assert not (tmp_path / "out").exists()
