@@ -26,7 +26,14 @@ def records(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+# one of each kind in the default suite; .ci/run trains them all
+KINDS = ("lcn", "twin", "minet")
+
+
+@pytest.mark.parametrize(
+  "config",
+  [pytest.param(c, id=c.stem, marks=[] if c.stem in KINDS else pytest.mark.config) for c in CONFIGS],
+)
 def test_a_synthetic_experiment_learns_what_its_histories_tell(config, records, tmp_path):
   run = tmp_path / "run"
   flags = [f"--config={config}", f"--records={records}", f"--run_dir={run}", *RECORDS, *TRAIN, "--bootstrap=20"]
@@ -41,6 +48,8 @@ def test_a_synthetic_experiment_learns_what_its_histories_tell(config, records, 
   assert "<html" in (run / "report" / "index.html").read_text()
   assert yaml.safe_load((run / "experiment.yaml").read_text())["train"]["epochs"] == 4
 
+  if config.stem != KINDS[0]:
+    return
   export.main(["export", f"--run_dir={run}", f"--output={tmp_path / 'served'}"])
   evaluate.main(
     [

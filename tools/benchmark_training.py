@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import yaml
 from absl import flags
 
 from lcn_tf import config as config_lib
 from lcn_tf import entry
 from lcn_tf.config import Experiment
+from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
 
@@ -40,6 +42,9 @@ _DIM = flags.DEFINE_integer(
 _TOPK = flags.DEFINE_list(
   "topk", [], "Kept behaviours: K1,K2 of LAP (L/10, L/20 if not given), K of others.", flag_values=_FLAGS
 )
+_OPTIONS = flags.DEFINE_multi_string(
+  "options", [], "key=value, a YAML value: an option of the extractor; may be repeated.", flag_values=_FLAGS
+)
 _STEPS = flags.DEFINE_integer("steps", 20, "Steps that are timed.", 1, flag_values=_FLAGS)
 _REPLICAS = flags.DEFINE_integer("replicas", 1, "Logical CPU devices, or GPUs.", 1, flag_values=_FLAGS)
 _RECORDS = flags.DEFINE_bool("records", False, "Also write and read TFRecords.", flag_values=_FLAGS)
@@ -57,6 +62,14 @@ def experiment() -> Experiment:
     options["top_k"] = kept or [max(_SEQ_LEN.value // 10, 2), max(_SEQ_LEN.value // 20, 1)]
   elif kept:
     options["top_k"] = kept[0]
+  for setting in _OPTIONS.value:
+    key, equals, value = setting.partition("=")
+    if not equals:
+      raise UserError(f"--options {setting}: expected key=value")
+    try:
+      options[key] = yaml.safe_load(value)
+    except yaml.YAMLError:
+      raise UserError(f"--options {setting}: {value!r} is not a YAML value") from None
   tree = {
     "name": f"benchmark {_MODEL.value}",
     "schema": {"target": domain, "source": domain, "candidates": _CANDIDATES.value, "extra_length": 0},
@@ -107,13 +120,20 @@ def random_requests(schema: Schema, count: int, rng: np.random.Generator) -> lis
   return requests
 
 
+def random_vectors(rows: int, rng: np.random.Generator) -> Pretrained:
+  """What models that search with frozen vectors read: as wide as an item, and as many clusters as categories."""
+  vectors = {d: rng.normal(size=(rows, _DIM.value)).astype(np.float32) for d in DOMAINS}
+  clusters = {d: rng.integers(1, _CATEGORIES + 1, (rows, 2)) for d in DOMAINS}
+  return Pretrained(vectors, clusters, {}, "")
+
+
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   import tensorflow as tf
 
   from lcn_tf.data import records
   from lcn_tf.interest import EXTRACTORS
-  from lcn_tf.models.build import build_model
+  from lcn_tf.models.build import build_model, needs_pretrained
   from lcn_tf.training.optimizers import make_optimizer
   from lcn_tf.training.strategy import make_strategy
 
@@ -131,7 +151,8 @@ def main(argv: Sequence[str]) -> None:
 
   strategy = make_strategy(setup.train)
   with strategy.scope():
-    model = build_model(schema, setup.model, catalogues={d: catalogue for d in DOMAINS})
+    frozen = random_vectors(rows, rng) if needs_pretrained(setup.model) else None
+    model = build_model(schema, setup.model, catalogues={d: catalogue for d in DOMAINS}, pretrained=frozen)
     model.compile(optimizer=make_optimizer(model, setup.train))
   share = _REQUESTS.value // strategy.num_replicas_in_sync
   batches = []

@@ -227,6 +227,7 @@ def _projected_scores(candidates: Candidates, behaviours: Behaviours, query_BNHX
   scores_BNHL = tf.reshape(scores_BML, [shape[0], shape[1], shape[2], length])
   if query_BNHX.shape[-1] == width:
     return scores_BNHL
-  bucket_scores_BNHR = tf.matmul(query_BNHX[..., width:], behaviours.recency, transpose_b=True)
+  # no matmul: oneDNN's of four axes by a matrix writes beside its memory where N is 1 (TensorFlow 2.16)
+  bucket_scores_BNHR = tf.einsum("bnhs,rs->bnhr", query_BNHX[..., width:], behaviours.recency)
   buckets_BNHL = tf.repeat(every_bucket(candidates, behaviours)[:, :, tf.newaxis], shape[2], axis=2)
   return scores_BNHL + tf.gather(bucket_scores_BNHR, buckets_BNHL, batch_dims=3)

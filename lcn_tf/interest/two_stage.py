@@ -4,9 +4,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from lcn_tf.interest.base import Extractor, kept_recency, static_rows
+from lcn_tf.interest.base import Extractor, every_recency, kept_rows, static_rows
 from lcn_tf.layers.din_attention import DINAttention
-from lcn_tf.layers.masked import gather_rows, masked_softmax, masked_top_k
+from lcn_tf.layers.masked import masked_softmax, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.target_attention import target_attention
 
@@ -28,6 +28,13 @@ class TwoStage(Extractor):
     top_k: Behaviours K that the search hands over.
     esu: "din" or "mha".
     num_heads, head_dim, output_dim: Of "mha".
+
+  Returns:
+    Interest `[B, N, D + S + S']` of "din", `[B, N, output_dim]` of "mha". Zeros for a candidate of which nothing is
+    found. Padding never changes the result; fewer than `top_k` found behaviours are all used.
+
+  Raises:
+    ValueError: A size is not positive, or `esu` is unknown.
   """
 
   def __init__(
@@ -53,11 +60,14 @@ class TwoStage(Extractor):
     self._din = DINAttention(name="esu", dtype=self.dtype_policy) if esu == "din" else None
 
   def make_weights(self, item_width: int, row_width: int) -> None:
-    if self.esu == "mha":
-      self.query = self.head_weight("esu/query", self.num_heads, item_width, self.head_dim)
-      self.key = self.head_weight("esu/key", self.num_heads, row_width, self.head_dim)
-      self.value = self.head_weight("esu/value", self.num_heads, row_width, self.head_dim)
-      self.output_weight = self.weight("esu/output", [self.num_heads * self.head_dim, self.output_dim])
+    if self._din is not None:
+      with tf.name_scope(self._din.name):
+        self._din.make_weights(item_width, row_width)
+      return
+    self.query = self.head_weight("esu/query", self.num_heads, item_width, self.head_dim)
+    self.key = self.head_weight("esu/key", self.num_heads, row_width, self.head_dim)
+    self.value = self.head_weight("esu/value", self.num_heads, row_width, self.head_dim)
+    self.output_weight = self.weight("esu/output", [self.num_heads * self.head_dim, self.output_dim])
 
   def search(self, candidates: Candidates, behaviours: Behaviours) -> tuple[tf.Tensor, tf.Tensor]:
     """The search unit: scores `[B, N, L]` (higher = kept first, ties to the newer) and which may be kept, bool
@@ -66,11 +76,8 @@ class TwoStage(Extractor):
 
   def call(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     scores_BNL, findable = self.search(candidates, behaviours)
-    indices_BNK, valid_BNK = masked_top_k(scores_BNL, findable, self.top_k)
-    rows_BNKX = gather_rows(static_rows(behaviours), indices_BNK)
-    recency = kept_recency(candidates, behaviours, indices_BNK)
-    if recency is not None:
-      rows_BNKX = tf.concat([rows_BNKX, recency], axis=-1)
+    indices_BNK, valid_BNK = masked_top_k(scores_BNL, findable, self.top_k, ordered=False)
+    rows_BNKX = kept_rows(candidates, behaviours, indices_BNK)
     if self._din is not None:
       return self._din(candidates.embedding, rows_BNKX, valid_BNK)
     heads = target_attention(candidates.embedding, rows_BNKX, valid_BNK, self.query, self.key, self.value)
@@ -82,18 +89,23 @@ class TwoStage(Extractor):
     return tf.where(findable, tf.cast(scores, tf.float32), tf.float32.min)
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
-    shape = tf.concat([tf.shape(candidates.items), tf.shape(behaviours.items)[1:]], axis=0)
-    every_BNL = tf.broadcast_to(tf.range(shape[-1]), shape)
-    visible_BNL = tf.broadcast_to(behaviours.visible, shape)
-    rows_BNLX = gather_rows(static_rows(behaviours), every_BNL)
-    recency = kept_recency(candidates, behaviours, every_BNL)
-    if recency is not None:
-      rows_BNLX = tf.concat([rows_BNLX, recency], axis=-1)
+    query, rows_BLX, recency = candidates.embedding, static_rows(behaviours), every_recency(candidates, behaviours)
     if self._din is not None:
-      return self._din.weights(candidates.embedding, rows_BNLX, visible_BNL)
-    query_BNHX = tf.einsum("bnd,hde,hxe->bnhx", candidates.embedding, self.query, self.key)
-    scores_BNHL = tf.matmul(query_BNHX, rows_BNLX, transpose_b=True) * self.head_dim**-0.5
-    return tf.reduce_mean(masked_softmax(scores_BNHL, visible_BNL[:, :, tf.newaxis]), axis=2)
+      return self._din.attention(query, rows_BLX, behaviours.visible, recency)
+    # called as it is, not as a layer: nothing has cast weights and embeddings to one type
+    query, rows_BLX = tf.cast(query, tf.float32), tf.cast(rows_BLX, tf.float32)
+    query_BNHX = tf.einsum("bnhe,hxe->bnhx", tf.einsum("bnd,hde->bnhe", query, self.query), self.key)
+    scores_BNHL = tf.einsum("bnhx,blx->bnhl", query_BNHX[..., : rows_BLX.shape[-1]], rows_BLX)
+    if recency is not None:
+      table, buckets_BNL = recency
+      # no matmul: oneDNN's of four axes by a matrix writes beside its memory where N is 1 (TensorFlow 2.16)
+      query_BNHS = query_BNHX[..., rows_BLX.shape[-1] :]
+      of_bucket_BNHR = tf.einsum("bnhs,rs->bnhr", query_BNHS, tf.cast(table, tf.float32))
+      scores_BNHL += tf.gather(
+        of_bucket_BNHR, tf.repeat(buckets_BNL[:, :, tf.newaxis], self.num_heads, 2), batch_dims=3
+      )
+    visible_BNHL = behaviours.visible[:, :, tf.newaxis]
+    return tf.reduce_mean(masked_softmax(scores_BNHL * self.head_dim**-0.5, visible_BNHL), axis=2)
 
   def get_config(self) -> dict[str, Any]:
     names = ("top_k", "esu", "num_heads", "head_dim", "output_dim")

@@ -204,11 +204,9 @@ class RequestEmbedding(keras.layers.Layer):
         flat, index = tf.unique(flat, out_idx=tf.int64)
       fields = tf.gather(self.catalogues[d], flat)
       handles = plan.add(self.schema.catalogue_features(d), fields)
-      vectors = tf.zeros(tf.stack([tf.size(flat), 0]), self.compute_dtype)
       if self.vectors:
-        vectors = tf.cast(tf.gather(self.vectors[d], flat), self.compute_dtype)
         fields = tf.concat([fields, tf.gather(self.clusters[d], flat)], axis=-1)
-      item_parts[d] = (index, fields, vectors, handles)
+      item_parts[d] = (index, fields, handles)
     batch_parts = []
     for _, batch in batches:
       user = plan.add(self.schema.user_fields, tf.cast(batch["user_fields"], tf.int64))
@@ -220,13 +218,15 @@ class RequestEmbedding(keras.layers.Layer):
     plan.run(self.tables)
 
     item_rows: dict[DomainName, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]] = {}
-    for d, (index, fields, vectors, handles) in item_parts.items():
+    for d, (index, fields, handles) in item_parts.items():
       rows = tf.concat(plan.features(handles), axis=-1)
       if self.projections:
         rows = self.projections[d](rows)
       if index is not None:
-        rows, fields, vectors = tf.gather(rows, index), tf.gather(fields, index), tf.gather(vectors, index)
-      item_rows[d] = list(zip(*(_split_like(part, items[d]) for part in (rows, fields, vectors)), strict=True))
+        rows, fields = tf.gather(rows, index), tf.gather(fields, index)
+      # without gradient there is nothing to gain from reading distinct rows first
+      vectors = [self._vectors(d, ids) for ids in items[d]]
+      item_rows[d] = list(zip(_split_like(rows, items[d]), _split_like(fields, items[d]), vectors, strict=True))
 
     embedded = []
     for (domain, batch), (user, context, cross) in zip(batches, batch_parts, strict=True):
@@ -262,6 +262,12 @@ class RequestEmbedding(keras.layers.Layer):
         )
       )
     return embedded
+
+  def _vectors(self, domain: DomainName, items: tf.Tensor) -> tf.Tensor:
+    """Frozen vectors of catalogue rows, `[..., P]`; P = 0 if there are none."""
+    if not self.vectors:
+      return tf.zeros(tf.concat([tf.shape(items), [0]], axis=0), self.compute_dtype)
+    return tf.cast(tf.gather(self.vectors[domain], tf.cast(items, tf.int64)), self.compute_dtype)
 
   def _recency(self, domain: DomainName) -> tf.Tensor:
     table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])

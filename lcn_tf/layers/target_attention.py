@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from lcn_tf.layers.masked import masked_softmax
+from lcn_tf.layers.pooling import attend_and_pool
 
 
 def target_attention(
@@ -32,8 +32,7 @@ def target_attention(
   heads, _, width = query_HDE.shape
   query_BNHE = tf.einsum("bnd,hde->bnhe", candidates_BND, query_HDE)
   query_BNHX = tf.einsum("bnhe,hxe->bnhx", query_BNHE, key_HXE)
-  scores_BNHK = tf.matmul(query_BNHX, rows_BNKX, transpose_b=True) * width**-0.5
-  weights_BNHK = tf.cast(masked_softmax(scores_BNHK, valid_BNK[:, :, tf.newaxis]), rows_BNKX.dtype)
-  heads_BNHE = tf.einsum("bnhx,hxe->bnhe", tf.matmul(weights_BNHK, rows_BNKX), value_HXE)
+  pooled_BNHX = attend_and_pool(query_BNHX * width**-0.5, rows_BNKX, valid_BNK)
+  heads_BNHE = tf.einsum("bnhx,hxe->bnhe", pooled_BNHX, value_HXE)
   shape = tf.shape(candidates_BND)
   return tf.reshape(heads_BNHE, [shape[0], shape[1], heads * width])

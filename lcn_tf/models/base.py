@@ -47,7 +47,14 @@ class RequestModel(tfrs.Model):
     self.config = config
     self.seed = seed
     self.embedder = RequestEmbedding(
-      schema, config.embedding, config.histories, config.item_dim, deduplicate, pretrained, name="embedder"
+      schema,
+      config.embedding,
+      config.histories,
+      config.item_dim,
+      deduplicate,
+      pretrained,
+      config.max_length,
+      name="embedder",
     )
     self.trackers: dict[str, keras.metrics.Mean] = {}
 

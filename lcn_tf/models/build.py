@@ -9,6 +9,7 @@ from lcn_tf.errors import UserError, unknown
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.networks import NETWORKS
+from lcn_tf.models.separate_search import SeparateSearch
 from lcn_tf.schema import DomainName, Schema
 from lcn_tf.serving.signatures import example_batch
 
@@ -38,7 +39,8 @@ def build_model(
   if needs_pretrained(config) and pretrained is None:
     raise UserError(f"model.extractor {config.extractor!r} needs pre-trained item vectors (model.pretraining)")
   tf.keras.utils.set_random_seed(seed)
-  model = NETWORKS[config.network](schema, config, seed, deduplicate, pretrained)
+  network = NETWORKS[config.network] if config.auxiliary_seed is None else SeparateSearch
+  model = network(schema, config, seed, deduplicate, pretrained)
   for domain, table in (catalogues or {}).items():
     model.embedder.set_catalogue(domain, table)
   model.build_from(example_batch(schema), training)

@@ -10,6 +10,7 @@ from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.interest.base import Extractor
+from lcn_tf.interest.din import DIN
 from lcn_tf.layers.embedding import Embedded
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.models.base import Batch, RequestModel, Terms, concat_per_candidate
@@ -19,7 +20,9 @@ from lcn_tf.schema import DomainName, Schema
 class CTR(RequestModel):
   """A click-through-rate model of requests: `model(request)` gives logits `[B, N]`, float32.
 
-      logit = w . MLP([profile ; context ; candidate ; interest_target ; interest_source]) + b
+      logit = w . MLP([profile ; context ; candidate ; interest_target ; interest_source ; short_term]) + b
+
+  short_term, if the experiment has it, is DIN over the newest behaviours of each history, whatever the extractor is.
 
   Args:
     schema: With sizes.
@@ -43,6 +46,8 @@ class CTR(RequestModel):
     super().__init__(schema, config, seed, deduplicate, pretrained, name="ctr")
     made = {d: make_extractor(config, schema, d) for d in config.histories}
     self.extractors = {d: extractor for d, extractor in made.items() if extractor is not None}
+    recent = config.short_term
+    self.short_terms = {d: DIN(recent, name=f"short_term_{d}") for d in config.histories} if recent else {}
     self.mlp = MLP(config.mlp.units, config.mlp.activation, config.mlp.dropout, name="mlp")
     self.logit = keras.layers.Dense(1, name="logit", dtype="float32")
     self.crp: CrossRepresentationProduction | None = None
@@ -60,9 +65,14 @@ class CTR(RequestModel):
   def score(self, embedded: Embedded, training: bool) -> tf.Tensor:
     candidates = embedded.candidates
     parts = [embedded.profile[:, tf.newaxis], embedded.context, candidates.embedding]
-    parts += [extract(candidates, embedded.histories[d]) for d, extract in self.extractors.items()]
+    parts += self.interests(embedded)
+    parts += [extract(candidates, embedded.histories[d]) for d, extract in self.short_terms.items()]
     hidden = self.mlp(concat_per_candidate(parts, candidates.embedding), training=training)
     return self.logit(hidden)[..., 0]
+
+  def interests(self, embedded: Embedded) -> list[tf.Tensor]:
+    """What the extractors make of the histories, `[B, N | 1, W]` each."""
+    return [extract(embedded.candidates, embedded.histories[d]) for d, extract in self.extractors.items()]
 
   def extra_losses(
     self, embedded: dict[DomainName, Embedded], inputs: dict[DomainName, Batch], step: tf.Tensor, training: bool

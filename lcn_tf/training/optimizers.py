@@ -87,6 +87,8 @@ def make_optimizer(model: RequestModel, config: Train) -> tfrs.experimental.opti
       row_decay=config.row_decay,
       unique_rows=model.embedder.deduplicate,
     )
-  return tfrs.experimental.optimizers.CompositeOptimizer(
-    [(dense, model.dense_variables), (tables, model.table_variables)]
-  )
+  optimizers = [(dense, model.dense_variables), (tables, model.table_variables)]
+  for optimizer, variables in optimizers:
+    # now: had the first step to make its slots, TensorFlow would trace that step twice
+    optimizer._create_all_weights(variables())
+  return tfrs.experimental.optimizers.CompositeOptimizer(optimizers)

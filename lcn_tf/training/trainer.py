@@ -19,19 +19,27 @@ from lcn_tf.errors import UserError
 from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
 from lcn_tf.training.callbacks import Checkpoints, Progress, StopOnNaN, Validation
+from lcn_tf.training.cost import Cost, parameters
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.pretraining import item_vectors
+from lcn_tf.training.projections import RefreshProjections
 from lcn_tf.training.strategy import make_strategy
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What a finished job leaves in memory; its files are in the run folder."""
+  """What a finished job leaves in memory; its files are in the run folder.
+
+  Attributes:
+    steps, seconds, candidates_per_second: Of this call; padding counts as candidates.
+    cost: Of the job over all the calls that it took; see `lcn_tf.training.cost.Cost`.
+  """
 
   model: keras.Model
   steps: int
   seconds: float
   candidates_per_second: float
+  cost: dict[str, Any]
 
 
 def train(
@@ -61,6 +69,9 @@ def train(
       f"which {strategy.num_replicas_in_sync} replicas cannot share equally"
     )
   pretrained = item_vectors(experiment, record_set, run / "pretrained") if needs_pretrained(experiment.model) else None
+  # a whole share for each replica
+  each = strategy.num_replicas_in_sync
+  second = max(1, round(requests * config.source_ratio / each)) * each
   with strategy.scope():
     model = build_model(
       schema,
@@ -81,14 +92,18 @@ def train(
     strategy.num_replicas_in_sync,
     requests,
     schema.candidates,
-    sum(v.shape.num_elements() for v in model.table_variables()),
-    sum(v.shape.num_elements() for v in model.dense_variables()),
+    *parameters(model).values(),
   )
 
   progress = Progress()
-  checkpoints = Checkpoints(run / "checkpoints", progress, config.checkpoint_every, config.early_stopping)
+  checkpoints = Checkpoints(
+    run / "checkpoints", progress, config.checkpoint_every, config.early_stopping, config.keep_checkpoints
+  )
   checkpoints.set_model(model)
-  checkpoints.restore()
+  resumed = checkpoints.restore()
+  part = record_set.part("train")
+  cost = Cost(run, progress, requests * part.candidates / max(part.records, 1), resumed)
+  cost.set_model(model)
 
   steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
 
@@ -97,6 +112,7 @@ def train(
       record_set,
       domains=model.domains,
       requests=requests,
+      second_requests=second,
       replicas=strategy.num_replicas_in_sync // context.num_input_pipelines,
       seed=config.seed,
       skip=int(progress.epoch) * steps + int(progress.step),
@@ -123,10 +139,12 @@ def train(
         verbose=1 if sys.stderr.isatty() else 2,
         callbacks=[
           StopOnNaN(),
+          RefreshProjections(experiment.model.projection_refresh),
           Validation(validation),
           keras.callbacks.CSVLogger(str(run / "history.csv"), append=epoch > 0),
           keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False, write_steps_per_second=True),
           checkpoints,
+          cost,
           *callbacks,
         ],
       )
@@ -134,7 +152,7 @@ def train(
   seconds = time.monotonic() - began
   rate = done * requests * schema.candidates / max(seconds, 1e-9)
   logging.info("%d steps in %.1f s, validation included: %.0f candidate slots/s", done, seconds, rate)
-  return Job(model, done, seconds, rate)
+  return Job(model, done, seconds, rate, cost.finish())
 
 
 def check_schema(asked: Schema, record_set: RecordSet) -> None:
@@ -147,20 +165,9 @@ def check_schema(asked: Schema, record_set: RecordSet) -> None:
   sizes = {name: vocabulary.size for name, vocabulary in there.vocabularies.items()}
   if set(asked.vocabularies) == set(sizes):
     asked = with_sizes(asked, sizes, {d: there.domain(d).items for d in DOMAINS})
-  difference = _difference(asked.model_dump(mode="json"), there.model_dump(mode="json"), "schema")
+  difference = config_lib.difference(asked.model_dump(mode="json"), there.model_dump(mode="json"), "schema", "records")
   if difference:
     raise UserError(f"{record_set.path} was built with another schema: {difference}. Build the records again.")
-
-
-def _difference(asked: Any, found: Any, path: str) -> str:
-  """Where two trees differ first, or an empty string."""
-  if isinstance(asked, dict) and isinstance(found, dict):
-    for key in sorted(set(asked) | set(found)):
-      difference = _difference(asked.get(key), found.get(key), f"{path}.{key}")
-      if difference:
-        return difference
-    return ""
-  return "" if asked == found else f"{path} is {asked!r} in the config, {found!r} in the records"
 
 
 def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
@@ -173,13 +180,9 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
   file = run / "experiment.yaml"
   if file.is_file():
     there = config_lib.load(str(file))
-    difference = _difference(
-      experiment.model_dump(mode="json", by_alias=True), there.model_dump(mode="json", by_alias=True), "experiment"
-    )
+    difference = config_lib.differs(experiment, there)
     if difference:
-      raise UserError(
-        f"{run} holds another experiment: {difference.replace('in the records', 'there')}. Use another --run_dir."
-      )
+      raise UserError(f"{run} holds another experiment: {difference}. Use another --run_dir.")
     before = RecordSet.open(run)
     if before.fingerprint != record_set.fingerprint:
       raise UserError(

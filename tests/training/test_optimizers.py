@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.training.optimizers import RowwiseAdam, make_optimizer
-from tests.models.test_ctr import model_of
+from tests.models.test_ctr import batch_of, model_of
 from tests.support.experiments import small_experiment
 
 
@@ -69,3 +69,19 @@ def test_the_config_round_trips():
   optimizer = RowwiseAdam(0.02, row_decay=0.3, unique_rows=True)
   again = RowwiseAdam.from_config(optimizer.get_config())
   assert again.get_config() == optimizer.get_config()
+
+
+def test_a_step_is_traced_once(monkeypatch):
+  model, traced = model_of("average_pooling"), []
+  step = model.train_step
+
+  @tf.autograph.experimental.do_not_convert
+  def counted(inputs):
+    traced.append(True)
+    return step(inputs)
+
+  monkeypatch.setattr(model, "train_step", counted)
+  run = model.make_train_function()
+  batches = iter(tf.data.Dataset.from_tensors({"target": batch_of()}).repeat())
+  assert run(batches)["loss"] > run(batches)["loss"]
+  assert len(traced) == 1

@@ -1,4 +1,4 @@
-"""The trainer on real TFRecords: replicas, resuming, what it leaves, what stops it."""
+"""The trainer on real TFRecords: learning, resuming, what it leaves, what stops it."""
 
 import dataclasses
 import json
@@ -14,25 +14,9 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.training.trainer import check_schema, train
+from tests.support.callbacks import Losses
 from tests.support.experiments import small_experiment
 from tests.support.record_sets import random_request, small_schema, write_record_set, write_shard
-
-
-@pytest.fixture(scope="module")
-def record_set(tmp_path_factory):
-  sizes = {"train": 64, "validation": 16, "test": 16}
-  return write_record_set(tmp_path_factory.mktemp("records"), small_schema(), records=sizes)
-
-
-class Losses(keras.callbacks.Callback):
-  """Collects the running mean of the loss after every step."""
-
-  def __init__(self):
-    super().__init__()
-    self.values = []
-
-  def on_train_batch_end(self, batch, logs=None):
-    self.values.append(logs["loss"])
 
 
 class Stop(keras.callbacks.Callback):
@@ -45,20 +29,6 @@ class Stop(keras.callbacks.Callback):
   def on_train_batch_end(self, batch, logs=None):
     if int(self.model.optimizer.iterations.numpy()) == self.step:
       raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(("extractor", "crp"), [("lap", True), ("average_pooling", False)])
-def test_one_two_and_four_replicas_give_the_same_losses(record_set, tmp_path, extractor, crp):
-  curves = {}
-  for replicas in (1, 2, 4):
-    losses = Losses()
-    experiment = small_experiment(extractor, crp=crp, replicas=replicas, learning_rate=0.01)
-    train(experiment, record_set, tmp_path / str(replicas), (losses,))
-    curves[replicas] = losses.values
-  assert len(curves[1]) == 8
-  assert curves[1][-1] < curves[1][0]
-  np.testing.assert_allclose(curves[2], curves[1], rtol=1e-4)
-  np.testing.assert_allclose(curves[4], curves[1], rtol=1e-4)
 
 
 def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(record_set, tmp_path):
@@ -175,22 +145,3 @@ def test_the_record_set_of_a_run_is_kept_beside_it(record_set, tmp_path):
   train(small_experiment("average_pooling", epochs=1), record_set, tmp_path)
   assert RecordSet.open(tmp_path).fingerprint == record_set.fingerprint
   assert json.loads((tmp_path / "dataset.json").read_text())["fingerprint"] == record_set.fingerprint
-
-
-def test_mixed_precision_trains_close_to_float32(record_set, tmp_path):
-  curves = {}
-  for mixed in (False, True):
-    losses = Losses()
-    train(small_experiment(crp=True, epochs=1, mixed_precision=mixed), record_set, tmp_path / str(mixed), (losses,))
-    curves[mixed] = losses.values
-  assert curves[True] != curves[False]
-  np.testing.assert_allclose(curves[True], curves[False], rtol=0.03)
-
-
-def test_xla_trains_as_without(record_set, tmp_path):
-  curves = {}
-  for compiled in (False, True):
-    losses = Losses()
-    train(small_experiment(epochs=1, jit_compile=compiled), record_set, tmp_path / str(compiled), (losses,))
-    curves[compiled] = losses.values
-  np.testing.assert_allclose(curves[True], curves[False], rtol=1e-3)

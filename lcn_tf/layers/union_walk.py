@@ -1,0 +1,102 @@
+"""Which behaviours several heads find together: the search of TWIN.
+
+The heads' rankings are walked rank by rank (first every head's best behaviour, head by head, then every head's second
+best, ...) until `k` different behaviours were met. A behaviour of rank r_a in head a is met at step `H r_a + a` of the
+first of its heads, so with
+
+    key(l) = min_a (H r_a(l) + a),   a = 0..H-1, r_a(l) = 0, 1, ...
+
+the walk meets behaviours by rising key, and no two keys are equal.
+
+Reference: Chang et al., "TWIN: TWo-stage Interest Network for Lifelong User Behavior Modeling in CTR Prediction at
+  Kuaishou", KDD 2023, https://arxiv.org/abs/2302.02352, section 4.2.2.
+"""
+
+import math
+
+import tensorflow as tf
+
+# Heads that disagree meet k behaviours soon after rank k / H; so deep the walk looks first.
+_FIRST_LOOK = 1.25
+
+
+def union_walk(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """The first k different behaviours of the walk. No gradient passes.
+
+  The walk ends between rank k / H (heads that agree on nothing) and rank k (heads that agree on everything). Ranking is
+  what costs, so the rankings are made to a little more than k / H first, and to k only if some candidate needs it.
+
+  Args:
+    scores_BNHL: By head, finite; ties go to the lower index.
+    visible: bool `[B, N, L]` or `[B, 1, L]`.
+    k: Static width of the result, also where L < k.
+
+  Returns:
+    indices: int64 `[B, N, K]`, rising; 0 where not valid.
+    valid: bool `[B, N, K]`; fewer than k visible behaviours are all returned.
+  """
+  scores_BNHL = tf.stop_gradient(scores_BNHL)
+  # at most k: all of them are kept, met or not
+  few = tf.reduce_sum(tf.cast(visible, tf.float32), axis=-1, keepdims=True) <= k
+  first_look = math.ceil(_FIRST_LOOK * k / scores_BNHL.shape[2])
+  met_BNL, enough = _met(scores_BNHL, visible, k, min(first_look, k))
+  if first_look < k:
+    met_BNL = tf.cond(tf.reduce_all(enough | few), lambda: met_BNL, lambda: _met(scores_BNHL, visible, k, k)[0])
+  return _places((met_BNL | few) & visible, k)
+
+
+def walk_keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor) -> tf.Tensor:
+  """When the walk meets each behaviour, if it goes down to rank `depth` of each head.
+
+  Args:
+    scores_BNHL, visible: As in `union_walk`.
+    depth: Positive; more than L is L.
+
+  Returns:
+    key `[B, N, L]` float32; the largest float for what is not met. What is invisible comes after what is visible.
+  """
+  shape = tf.shape(scores_BNHL)
+  keys, _, _ = _keys(scores_BNHL, visible, depth)
+  return tf.reshape(keys, [shape[0], shape[1], shape[3]])
+
+
+def _keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Keys `[B * N * L]`, and of each rank and head `[B * N, H, depth]` the place there of its behaviour and its step."""
+  scores_BNHL = tf.where(visible[:, :, tf.newaxis], tf.cast(scores_BNHL, tf.float32), tf.float32.min)
+  heads = scores_BNHL.shape[2]
+  _, ranked_BNHR = tf.math.top_k(scores_BNHL, tf.minimum(depth, tf.shape(scores_BNHL)[-1]))
+  # int64: index arithmetic in int32 would be placed on the host
+  shape = tf.shape(scores_BNHL, out_type=tf.int64)
+  rows = shape[0] * shape[1]
+  places = tf.cast(tf.reshape(ranked_BNHR, [rows, heads, -1]), tf.int64)
+  places += (tf.range(rows) * shape[3])[:, tf.newaxis, tf.newaxis]
+  ranks = tf.range(tf.shape(places, out_type=tf.int64)[2])
+  steps = tf.cast(ranks * heads + tf.range(heads, dtype=tf.int64)[:, tf.newaxis], tf.float32)
+  steps = tf.broadcast_to(steps, tf.shape(places))
+  return tf.math.unsorted_segment_min(steps, places, rows * shape[3]), places, steps
+
+
+def _met(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int, depth: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """Which behaviours are among the first k of the walk down to `depth`, bool `[B, N, L]`, and whether there were k,
+  `[B, N, 1]`."""
+  keys, places, steps = _keys(scores_BNHL, visible, depth)
+  shape = tf.shape(scores_BNHL)
+  first = tf.cast(tf.gather(keys, places) == steps, tf.float32)
+  in_order = tf.reshape(tf.transpose(first, [0, 2, 1]), [shape[0], shape[1], -1])
+  so_far = tf.cumsum(in_order, axis=-1)
+  last = tf.reduce_sum(tf.cast(so_far < k, tf.float32), axis=-1, keepdims=True)  # the step that meets the k-th
+  return tf.reshape(keys, [shape[0], shape[1], shape[3]]) <= last, so_far[..., -1:] >= k
+
+
+def _places(mask_BNL: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """Where the mask is True, at most k times a row: indices int64 and valid `[B, N, K]`."""
+  shape = tf.shape(mask_BNL, out_type=tf.int64)
+  rows = shape[0] * shape[1]
+  # the rows one after the other, and a zero to take where nothing is found
+  found = tf.concat([tf.where(tf.reshape(mask_BNL, [rows, shape[2]]))[:, 1], tf.zeros([1], tf.int64)], axis=0)
+  counts = tf.cast(tf.reduce_sum(tf.cast(mask_BNL, tf.float32), axis=-1), tf.int64)
+  begins = tf.reshape(tf.cumsum(tf.reshape(counts, [rows]), exclusive=True), shape[:2])
+  slots = tf.range(k, dtype=tf.int64)
+  valid = slots < counts[..., tf.newaxis]
+  chosen = tf.where(valid, begins[..., tf.newaxis] + slots, tf.shape(found, out_type=tf.int64)[0] - 1)
+  return tf.gather(found, chosen), valid

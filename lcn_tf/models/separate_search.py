@@ -1,0 +1,125 @@
+"""TWIN without parameter consistency: a search unit that another model trained."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from lcn_tf.config import Model
+from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.layers.embedding import Embedded
+from lcn_tf.layers.structures import Behaviours, Candidates
+from lcn_tf.models.base import Batch, Terms, click_loss
+from lcn_tf.models.ctr import CTR
+from lcn_tf.schema import DomainName, Schema
+
+
+class _Searched(NamedTuple):
+  """An `Embedded`, and the same batch as the search unit embeds it."""
+
+  profile: tf.Tensor
+  context: tf.Tensor
+  candidates: Candidates
+  histories: dict[DomainName, Behaviours]
+  search: Embedded
+
+
+class SeparateSearch(CTR):
+  """A TWIN whose search unit (GSU) has the parameters of another TWIN of the same structure: the ablation
+  "w/o Para-Con".
+
+  The other model, `auxiliary`, is trained beside this one on the same batches, from another seed; they share nothing,
+  so their losses can be added. Now and then (`take_over_search`) its search unit (W_q, W_h, w, beta, and the embeddings
+  that these read, cross fields included) is copied into `searcher`, which finds the behaviours that this model's
+  final attention (ESU) pools with parameters of its own. Serving needs no `auxiliary`.
+
+  Departures from the paper: it names neither the rhythm of the copies nor whether embeddings belong to them.
+
+  Args:
+    As of `CTR`; `config.auxiliary_seed` is set.
+  """
+
+  def __init__(
+    self,
+    schema: Schema,
+    config: Model,
+    seed: int = 0,
+    deduplicate: bool = True,
+    pretrained: Pretrained | None = None,
+  ):
+    super().__init__(schema, config, seed, deduplicate, pretrained)
+    self._parts = (
+      schema,
+      config.model_copy(update={"auxiliary_seed": None, "crp": None}),
+      seed,
+      deduplicate,
+      pretrained,
+    )
+    self.searcher = CTR(*self._parts)
+    self.searcher.trainable = False
+    self.auxiliary: CTR | None = None
+
+  def call(self, request: Batch, training: bool = False) -> tf.Tensor:
+    searched = self._searched({"target": self.embedder([("target", request)])[0]}, {"target": request})
+    return self.score(searched["target"], training)
+
+  def _embed(self, inputs: dict[DomainName, Batch]) -> dict[DomainName, Embedded]:
+    return self._searched(super()._embed(inputs), inputs)
+
+  def _searched(
+    self, embedded: dict[DomainName, Embedded], inputs: dict[DomainName, Batch]
+  ) -> dict[DomainName, Embedded]:
+    search = self.searcher.embedder([(d, inputs[d]) for d in embedded])
+    return {d: _Searched(*one, search=other) for (d, one), other in zip(embedded.items(), search, strict=True)}  # type: ignore[misc]
+
+  def interests(self, embedded: Embedded) -> list[tf.Tensor]:
+    assert isinstance(embedded, _Searched)
+    found = []
+    for d, extractor in self.extractors.items():
+      searcher, candidates, behaviours = (
+        self.searcher.extractors[d],
+        embedded.search.candidates,
+        embedded.search.histories[d],
+      )
+      kept = searcher(candidates, behaviours, pool=False)
+      found.append(extractor(embedded.candidates, embedded.histories[d], kept=kept))
+    return found
+
+  def extra_losses(
+    self, embedded: dict[DomainName, Embedded], inputs: dict[DomainName, Batch], step: tf.Tensor, training: bool
+  ) -> Terms:
+    terms = super().extra_losses(embedded, inputs, step, training)
+    if self.auxiliary is None:
+      return terms
+    logits = self.auxiliary(inputs["target"], training=training)
+    return {**terms, "auxiliary_loss": (1.0, click_loss(logits, inputs["target"]))}
+
+  def build_from(self, example: Batch, training: bool = True) -> None:
+    self(example)
+    if training:
+      tf.keras.utils.set_random_seed(self.config.auxiliary_seed or 0)
+      self.auxiliary = CTR(*self._parts)
+      self.auxiliary(example)
+      self.extra_names = (*self.extra_names, "auxiliary_loss")
+      for d, catalogue in self.embedder.catalogues.items():
+        self.auxiliary.embedder.catalogues[d].assign(catalogue)
+      self.take_over_search()
+    super().build_from(example, training)
+
+  def take_over_search(self) -> None:
+    """Copies the search unit of the model that is trained beside this one, if there is one."""
+    if self.auxiliary is None:
+      return
+    for d, searcher in self.searcher.extractors.items():
+      _copy(self.auxiliary.extractors[d].variables, searcher.variables)
+    _copy(self.auxiliary.embedder.variables, self.searcher.embedder.variables)
+
+  def table_variables(self) -> list[tf.Variable]:
+    return super().table_variables() + (self.auxiliary.table_variables() if self.auxiliary else [])
+
+
+def _copy(sources: list[tf.Variable], targets: list[tf.Variable]) -> None:
+  """Assigns by name: what is trained is listed before what is not, so the order differs."""
+  values = {variable.name: variable for variable in sources}
+  assert set(values) == {variable.name for variable in targets}
+  for variable in targets:
+    variable.assign(values[variable.name])

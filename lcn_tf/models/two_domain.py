@@ -1,0 +1,81 @@
+"""What networks share that learn the clicks of both domains side by side: MiNet, CoNet, pi-Net."""
+
+import inspect
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from lcn_tf.config import Model
+from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.errors import UserError, unknown
+from lcn_tf.layers.embedding import Embedded
+from lcn_tf.models.base import Batch, RequestModel, Terms, click_loss
+from lcn_tf.schema import DomainName, Schema
+
+
+class TwoDomain(RequestModel):
+  """A network with a target task and a source task, of which only the first is served.
+
+      L = L_target + source_weight * L_source
+
+  Each task reads the records of its own domain (whose candidates are of that domain; both histories are there), and
+  each loss is a mean over the candidates of the global batch, `ctr_loss` and `source_loss`.
+
+  A subclass makes its layers in `make_layers`, whose keyword arguments with their defaults are what `model.options` may
+  set, and scores candidates in `score` (target domain) and `score_source`. Keras builds a layer when it is first
+  called, so weights that `score` never uses are not among those of an exported model.
+
+  Args:
+    As `RequestModel`.
+
+  Attributes:
+    source_weight: Of the source task's loss; `make_layers` may set it.
+
+  Raises:
+    UserError: The model does not read both histories, or has options that its network does not take or accept.
+  """
+
+  extra_names: tuple[str, ...] = ("source_loss",)
+  # Makes the layers of both tasks; a subclass names its options. A ValueError about one names it and its value.
+  make_layers: Callable[..., None]
+
+  def __init__(
+    self,
+    schema: Schema,
+    config: Model,
+    seed: int = 0,
+    deduplicate: bool = True,
+    pretrained: Pretrained | None = None,
+  ):
+    super().__init__(schema, config, seed, deduplicate, pretrained, name=config.network)
+    if set(config.histories) != {"target", "source"}:
+      raise UserError(
+        f"model.network {config.network!r} reads both histories, but model.histories is {list(config.histories)}"
+      )
+    for option in config.options:
+      if option not in self.options():
+        raise unknown(f"model.options of {config.network!r}", "option", option, self.options())
+    self.source_weight = 1.0
+    try:
+      self.make_layers(**config.options)
+    except (ValueError, TypeError) as error:
+      raise UserError(f"model.options of {config.network!r}: {error}") from None
+
+  @classmethod
+  def options(cls) -> list[str]:
+    """What `model.options` of an experiment may set."""
+    return [name for name in inspect.signature(cls.make_layers).parameters if name != "self"]
+
+  @property
+  def domains(self) -> tuple[DomainName, ...]:
+    return ("target", "source")
+
+  def score_source(self, embedded: Embedded, training: bool) -> tf.Tensor:
+    """Logits `[B, N]`, float32, of source-domain candidates."""
+    raise NotImplementedError
+
+  def extra_losses(
+    self, embedded: dict[DomainName, Embedded], inputs: dict[DomainName, Batch], step: tf.Tensor, training: bool
+  ) -> Terms:
+    logits = self.score_source(embedded["source"], training)
+    return {"source_loss": (self.source_weight, click_loss(logits, inputs["source"]))}

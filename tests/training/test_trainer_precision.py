@@ -1,0 +1,26 @@
+"""The trainer with mixed precision and with XLA."""
+
+import numpy as np
+
+from lcn_tf.training.trainer import train
+from tests.support.callbacks import Losses
+from tests.support.experiments import small_experiment
+
+
+def test_mixed_precision_trains_close_to_float32(record_set, tmp_path):
+  curves = {}
+  for mixed in (False, True):
+    losses = Losses()
+    train(small_experiment(crp=True, epochs=1, mixed_precision=mixed), record_set, tmp_path / str(mixed), (losses,))
+    curves[mixed] = losses.values
+  assert curves[True] != curves[False]
+  np.testing.assert_allclose(curves[True], curves[False], rtol=0.03)
+
+
+def test_xla_trains_as_without(record_set, tmp_path):
+  curves = {}
+  for compiled in (False, True):
+    losses = Losses()
+    train(small_experiment(epochs=1, jit_compile=compiled), record_set, tmp_path / str(compiled), (losses,))
+    curves[compiled] = losses.values
+  np.testing.assert_allclose(curves[True], curves[False], rtol=1e-3)
