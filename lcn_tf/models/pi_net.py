@@ -1,0 +1,126 @@
+"""pi-Net: two recurrent encoders, and a filtered flow of what one domain knows into the other."""
+
+import tensorflow as tf
+from tensorflow import keras
+
+from lcn_tf.config import Model
+from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.interest.base import static_rows
+from lcn_tf.layers.embedding import Embedded
+from lcn_tf.layers.gru import GRU
+from lcn_tf.layers.mlp import MLP
+from lcn_tf.layers.recurrence import newest, states_at
+from lcn_tf.layers.shared_filter import SharedFilter, align
+from lcn_tf.models.base import concat_per_candidate
+from lcn_tf.models.two_domain import TwoDomain
+from lcn_tf.schema import DOMAINS, DomainName, Schema
+
+
+class PiNet(TwoDomain):
+  """Reads both histories from the oldest behaviour to the newest; the order matters, the candidate does not.
+
+      h^d       = GRU_d(behaviours of domain d)
+      g         = SharedFilter(h^S, h^T aligned in time)          over the steps of S; see there
+      s         = GRU_ST(g)                                       what the source domain hands to the target domain
+      logit_T   = w . MLP([profile ; context ; candidate ; h^T_last ; s_last]) + b
+
+  and the same with S and T exchanged, and weights of its own, for source-domain candidates. The loss is the sum of both
+  tasks' losses. Each step of one domain is aligned with the newest step of the other domain that is not younger.
+
+  The states depend on the user alone, so they are computed once per request, and a candidate picks those after the
+  newest behaviours that it sees. Nothing younger ever enters such a state: what S is aligned with is not younger than
+  the step of S, which is older than the candidate.
+
+  Departures from the paper: it predicts the next item of a sequence by a softmax over all items of a domain; this is a
+  click model, which scores candidates by the same states. Behaviours have their side information beside the item, as
+  everywhere in this library, but not their age, which differs between the candidates of a request. A history is cut to
+  the newest `max_steps` behaviours of the record (or to what one candidate sees at most, if that is less): a candidate
+  whose newest visible behaviour is number f of them is left with `max_steps - f`, and a step whose partner in the other
+  domain was cut off has none. No dropout in the recurrences. Gradients are not clipped to +-5: those of a mean click
+  loss stay far below it.
+
+  Options:
+    units: Width H of all states.
+    members: Latent members K that share an account.
+    max_steps: Newest behaviours of each history that the recurrences run over; more than the behaviours by which a
+      record's history may be ahead of its older candidates (`schema.extra_length`), which would be left with none.
+    official_bug: See `SharedFilter`.
+    source_weight: Of the source task's loss.
+
+  Reference: Ma et al., "pi-Net: A Parallel Information-sharing Network for Shared-account Cross-domain Sequential
+    Recommendations", SIGIR 2019, https://doi.org/10.1145/3331184.3331200.
+  """
+
+  def __init__(
+    self,
+    schema: Schema,
+    config: Model,
+    seed: int = 0,
+    deduplicate: bool = True,
+    pretrained: Pretrained | None = None,
+  ):
+    embedding = config.embedding.model_copy(update={"recency_buckets": 0})  # no weights for what it does not read
+    super().__init__(schema, config.model_copy(update={"embedding": embedding}), seed, deduplicate, pretrained)
+
+  def make_layers(
+    self,
+    units: int = 100,
+    members: int = 4,
+    max_steps: int = 100,
+    official_bug: bool = False,
+    source_weight: float = 1.0,
+  ) -> None:
+    self.source_weight = source_weight
+    # no more than the newest candidate sees, so that no candidate's state holds what the candidate does not see
+    self.steps = {d: min(max_steps, self.embedder.max_lengths[d]) for d in DOMAINS}
+    for d in DOMAINS:
+      unseen = self.schema.capacity(d) - self.schema.domain(d).max_length
+      if self.steps[d] <= unseen:
+        raise ValueError(
+          f"max_steps {max_steps}: expected it, and model.max_length, to be more than {unseen}, the newest behaviours "
+          f"of a record's {d} history that its older candidates may not see (schema.extra_length)"
+        )
+    self.encoders = {d: GRU(units, name=f"encoder/{d}") for d in DOMAINS}
+    # by the domain that receives
+    self.filters = {d: SharedFilter(units, members, official_bug, name=f"filter/{d}") for d in DOMAINS}
+    self.transfers = {d: GRU(units, name=f"transfer/{d}") for d in DOMAINS}
+    mlp = self.config.mlp
+    self.mlps = {d: MLP(mlp.units, mlp.activation, mlp.dropout, name=f"mlp/{d}") for d in DOMAINS}
+    self.logits = {d: keras.layers.Dense(1, name=f"logit/{d}", dtype="float32") for d in DOMAINS}
+
+  def score(self, embedded: Embedded, training: bool) -> tf.Tensor:
+    return self._task("target", embedded, training)
+
+  def score_source(self, embedded: Embedded, training: bool) -> tf.Tensor:
+    return self._task("source", embedded, training)
+
+  def _task(self, domain: DomainName, embedded: Embedded, training: bool) -> tf.Tensor:
+    candidates = embedded.candidates
+    states = [tf.cast(part, candidates.embedding.dtype) for part in self.interests(domain, embedded)]
+    parts = [embedded.profile[:, tf.newaxis], embedded.context, candidates.embedding, *states]
+    hidden = self.mlps[domain](concat_per_candidate(parts, candidates.embedding), training=training)
+    return self.logits[domain](hidden)[..., 0]
+
+  def interests(self, domain: DomainName, embedded: Embedded) -> tuple[tf.Tensor, tf.Tensor]:
+    """What candidates of `domain` read: h_last of that domain and what the other domain hands over.
+
+    Returns:
+      float32 `[B, N | 1, H]` each (as `visible`); zeros where a candidate sees no behaviour.
+    """
+    giver: DomainName = "source" if domain == "target" else "target"
+    visible = {d: embedded.histories[d].visible[..., : self.steps[d]] for d in DOMAINS}
+    real = {d: tf.reduce_any(visible[d], axis=1) for d in DOMAINS}
+    times = {d: embedded.histories[d].times[:, : self.steps[d]] for d in DOMAINS}
+    states = {}
+    for d in DOMAINS:
+      rows = static_rows(embedded.histories[d])[:, : self.steps[d]]
+      states[d] = self.encoders[d](tf.transpose(rows, [1, 0, 2]), tf.transpose(real[d]))
+    known = states_at(states[domain], align(times[giver], times[domain], real[domain]))
+    mask = tf.transpose(real[giver])
+    handed = self.transfers[domain](self.filters[domain](states[giver], known, mask), mask)
+    return _per_candidate(states[domain], visible[domain]), _per_candidate(handed, visible[giver])
+
+
+def _per_candidate(states: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
+  """States `[L, B, H]` after the newest step that each candidate sees, `[B, N, H]` for `visible` `[B, N, L]`."""
+  return tf.transpose(states_at(states, tf.transpose(newest(visible))), [1, 0, 2])
