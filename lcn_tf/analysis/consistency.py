@@ -177,10 +177,12 @@ def analyse(
 
   @tf.function(input_signature=[spec], autograph=False)
   def scores(request: dict[str, tf.Tensor]) -> dict[DomainName, Any]:
-    embedded = [(name, one, one.embedder([("target", request)])[0]) for name, one in models]
+    searchers = [(name, _searcher(one)) for name, one in models]
+    embedded = [(name, one, one.embedder([("target", request)])[0]) for name, one in searchers]
+    own = model.embedder([("target", request)])[0]
     found: dict[DomainName, Any] = {}
     for d, extractor in extractors.items():
-      candidates, behaviours = embedded[0][2].candidates, embedded[0][2].histories[d]
+      candidates, behaviours = own.candidates, own.histories[d]
       search = {
         method + age: order(one.extractors[d], read.candidates, read.histories[d])
         for age, one, read in embedded
@@ -386,3 +388,8 @@ def _lines(lines: dict[str, np.ndarray], sizes: Sequence[int], oracle: int, titl
     axes.legend(fontsize=8)
 
   return draw
+
+
+def _searcher(model: RequestModel) -> Any:
+  """What searches: the model itself, or, in a TWIN without parameter consistency, the one that it searches with."""
+  return getattr(model, "searcher", model)

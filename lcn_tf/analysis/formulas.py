@@ -173,9 +173,10 @@ def _twin(layer: Any, s: Sizes) -> int:
 
 
 def _twin_implemented(layer: Any, s: Sizes) -> int:
+  """Without the bias of each age bucket, R * C * H once a call, whose sizes the counter does not see."""
   heads, width = layer.num_heads * layer.head_dim, layer.num_heads
   query = 2 * s.D * heads
-  search = width * s.L * (s.D + s.S) + width * s.R * s.C
+  search = width * s.L * (s.D + s.S)
   esu = 2 * width * layer.top_k * s.W + heads * s.W + heads * layer.output_dim
   return s.N * (query + search + esu)
 

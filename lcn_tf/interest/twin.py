@@ -177,11 +177,13 @@ class TWIN(Extractor):
       return union_walk(self._alphas(candidates, behaviours, query_BNHX, keys), behaviours.visible, self.top_k)
 
     def one(n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-      candidate = tf.nest.map_structure(lambda part: part[:, n : n + 1], candidates)
+      # a slice from a running n has no static size for XLA
+      candidate = tf.nest.map_structure(lambda part: tf.gather(part, n[tf.newaxis], axis=1), candidates)
+      query_B1HX = tf.gather(query_BNHX, n[tf.newaxis], axis=1)
       seen = tf.minimum(n, tf.shape(behaviours.visible, out_type=tf.int64)[1] - 1)
-      seeing = behaviours._replace(visible=behaviours.visible[:, seen : seen + 1])
-      alphas_B1HL = self._alphas(candidate, seeing, query_BNHX[:, n : n + 1], keys)
-      return tuple(part[:, 0] for part in union_walk(alphas_B1HL, seeing.visible, self.top_k))
+      visible_B1L = tf.gather(behaviours.visible, seen[tf.newaxis], axis=1)
+      alphas_B1HL = self._alphas(candidate, behaviours, query_B1HX, keys)
+      return tuple(part[:, 0] for part in union_walk(alphas_B1HL, visible_B1L, self.top_k))
 
     def one_by_one() -> tuple[tf.Tensor, tf.Tensor]:
       found = tf.map_fn(

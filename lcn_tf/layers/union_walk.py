@@ -16,15 +16,18 @@ import math
 
 import tensorflow as tf
 
-# Heads that disagree meet k behaviours soon after rank k / H; so deep the walk looks first.
-_FIRST_LOOK = 1.25
+# Depths at which the rankings may end, as multiples of k / H; the first is enough for heads that disagree.
+_DEPTHS = (1.25, 2.0)
+# One request in so many, and one of its candidates, tells how deep the rankings of all will have to be.
+_SAMPLE = 4
 
 
 def union_walk(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
   """The first k different behaviours of the walk. No gradient passes.
 
   The walk ends between rank k / H (heads that agree on nothing) and rank k (heads that agree on everything). Ranking is
-  what costs, so the rankings are made to a little more than k / H first, and to k only if some candidate needs it.
+  what costs, so a few candidates are ranked to k, which tells how deep the rankings of all are made. Where that is not
+  enough for some candidate they are made to k; the result is always exact.
 
   Args:
     scores_BNHL: By head, finite; ties go to the lower index.
@@ -38,11 +41,27 @@ def union_walk(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int) -> tuple[tf.T
   scores_BNHL = tf.stop_gradient(scores_BNHL)
   # at most k: all of them are kept, met or not
   few = tf.reduce_sum(tf.cast(visible, tf.float32), axis=-1, keepdims=True) <= k
-  first_look = math.ceil(_FIRST_LOOK * k / scores_BNHL.shape[2])
-  met_BNL, enough = _met(scores_BNHL, visible, k, min(first_look, k))
-  if first_look < k:
+  depths = [depth for depth in (math.ceil(times * k / scores_BNHL.shape[2]) for times in _DEPTHS) if depth < k]
+
+  def look(depths: list[int]) -> tuple[tf.Tensor, tf.Tensor]:
+    if not depths:
+      return _met(scores_BNHL, visible, k, k)
+    return tf.cond(needed <= depths[0], lambda: _met(scores_BNHL, visible, k, depths[0]), lambda: look(depths[1:]))
+
+  if depths:
+    needed = 1.1 * _needed(scores_BNHL[::_SAMPLE, :1], visible[::_SAMPLE, :1], k)
+  met_BNL, enough = look(depths)
+  if depths:
     met_BNL = tf.cond(tf.reduce_all(enough | few), lambda: met_BNL, lambda: _met(scores_BNHL, visible, k, k)[0])
   return _places((met_BNL | few) & visible, k)
+
+
+def _needed(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int) -> tf.Tensor:
+  """How deep the rankings have to be at most, float32; candidates that see no more than k do not count."""
+  keys_BNL = walk_keys(scores_BNHL, visible, k)
+  last = -tf.math.top_k(-keys_BNL, tf.minimum(k, tf.shape(keys_BNL)[-1]))[0][..., -1]
+  many = tf.reduce_sum(tf.cast(visible, tf.float32), axis=-1) > k
+  return tf.reduce_max(tf.where(many, tf.floor(last / scores_BNHL.shape[2]) + 1.0, 0.0))
 
 
 def walk_keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor) -> tf.Tensor:

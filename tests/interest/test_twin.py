@@ -404,3 +404,11 @@ def test_an_experiment_gives_it_the_cross_fields_and_the_catalogue_of_each_histo
   layers = [TWIN.for_history(config, schema, domain, name=domain) for domain in ("target", "source")]
   assert [(layer.cross_widths, layer.items) for layer in layers] == [([4, 3], 7), ([4], 9)]
   assert not {"cross_widths", "items"} & set(TWIN.options())
+
+
+def test_xla_finds_and_pools_the_same():
+  inputs = tensors(consistent_inputs(19, B=2, N=2, L=20))
+  layer = _twin()
+  expected = layer(*inputs)
+  compiled = tf.function(lambda *inputs: layer(*inputs), autograph=False, jit_compile=True)
+  np.testing.assert_allclose(compiled(*inputs), expected, rtol=1e-4, atol=1e-6)

@@ -52,6 +52,17 @@ def test_heads_that_agree_are_walked_to_the_end(agreement):
     assert set(kept) == set(expected[row][:20])
 
 
+@pytest.mark.parametrize("agreeing", [0, 1, 4])
+def test_one_request_whose_heads_agree_is_walked_to_the_end(agreeing):
+  """The others need less, and requests 0 and 4 tell how deep to look."""
+  scores, visible = _random(5, L=80)
+  visible[:] = True
+  scores[agreeing] = scores[agreeing, :, :1]
+  expected = _expected(scores, visible)
+  for row, kept in _kept(scores, visible, 20).items():
+    assert set(kept) == set(expected[row][:20])
+
+
 def test_the_example_of_two_heads():
   scores = np.array([[[[2, 4, 1, 3.5, 3], [2, 5, 4, 3, 1]]]], np.float32)
   visible = np.ones([1, 1, 5], bool)
