@@ -222,7 +222,7 @@ class Model(Strict):
   """What is trained: the skeleton's slots, or a network of its own wiring.
 
   Attributes:
-    network: `ctr`, the skeleton whose slot an extractor fills, or another name of `lcn_tf.models.NETWORKS`.
+    network: `ctr`, the skeleton whose slot an extractor fills, or another name of `lcn_tf.models.networks.NETWORKS`.
     extractor: A name of `lcn_tf.interest.EXTRACTORS`, or `none` for a model that reads no history. `none` for networks
       other than `ctr`.
     options: The extractor's own arguments; for a network other than `ctr`, the network's.
@@ -254,7 +254,7 @@ class Model(Strict):
   auxiliary_seed: int | None = None
 
   @pydantic.model_validator(mode="after")
-  def _network_alone(self) -> "Model":
+  def _slots_fit(self) -> "Model":
     if self.auxiliary_seed is not None and self.extractor != "twin":
       raise ValueError(f"auxiliary_seed is of extractor 'twin', but extractor is {self.extractor!r}")
     if self.auxiliary_seed is not None and self.options.get("projections") == "cached":
@@ -354,8 +354,8 @@ def load(path: str, overrides: typing.Sequence[str] = ()) -> Experiment:
     UserError: No such file, not YAML, or not a valid experiment.
   """
   tree = read_tree(path, Experiment)
-  for override in overrides:
-    _override(tree, override)
+  for setting in overrides:
+    override(tree, setting)
   return from_tree(tree, path)
 
 
@@ -414,14 +414,19 @@ def difference(asked: Any, found: Any, path: str, place: str) -> str:
   return "" if asked == found else f"{path} is {asked!r} in the config, {found!r} in the {place}"
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-  path, equals, value = override.partition("=")
+def override(tree: dict[str, Any], setting: str, flag: str = "--set") -> None:
+  """Sets what `key.path=value` says, the value in YAML.
+
+  Raises:
+    UserError: It says nothing of the kind; the message is headed by the flag that it came with.
+  """
+  path, equals, value = setting.partition("=")
   if not equals or not path:
-    raise UserError(f"--set {override}: expected key.path=value")
+    raise UserError(f"{flag} {setting}: expected key.path=value")
   try:
-    assign(tree, path, yaml.safe_load(value), f"--set {override}")
+    assign(tree, path, yaml.safe_load(value), f"{flag} {setting}")
   except yaml.YAMLError:
-    raise UserError(f"--set {override}: {value!r} is not a YAML value") from None
+    raise UserError(f"{flag} {setting}: {value!r} is not a YAML value") from None
 
 
 def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:

@@ -14,6 +14,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
   return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def positive(**sizes: float) -> None:
+  """Checks arguments of a layer.
+
+  Raises:
+    ValueError: Names the first that is not positive, and its value.
+  """
+  for name, value in sizes.items():
+    if value <= 0:
+      raise ValueError(f"{name} must be positive; found {value}")
+
+
 def unknown(where: str, what: str, name: str, known: Iterable[str]) -> UserError:
   """The error for `name`, which is none of the `known` ones: `where: what 'name' is unknown. Did you mean ...?`."""
   known = sorted(str(k) for k in known)

@@ -148,6 +148,10 @@ class Schema(Strict):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def other_domain(domain: DomainName) -> DomainName:
+  return "source" if domain == "target" else "target"
+
+
 def columns(features: tuple[Feature, ...]) -> int:
   """Integer columns that `features` take, side by side: one per value."""
   return sum(feature.max_values for feature in features)

@@ -7,7 +7,6 @@ With --records it also writes real TFRecords of the same sizes and says how fast
 
 import json
 import pathlib
-import resource
 import shutil
 import statistics
 import sys
@@ -17,13 +16,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import yaml
 from absl import flags
 
 from lcn_tf import config as config_lib
 from lcn_tf import entry
 from lcn_tf.config import Experiment
-from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
 
@@ -63,13 +60,7 @@ def experiment() -> Experiment:
   elif kept:
     options["top_k"] = kept[0]
   for setting in _OPTIONS.value:
-    key, equals, value = setting.partition("=")
-    if not equals:
-      raise UserError(f"--options {setting}: expected key=value")
-    try:
-      options[key] = yaml.safe_load(value)
-    except yaml.YAMLError:
-      raise UserError(f"--options {setting}: {value!r} is not a YAML value") from None
+    config_lib.override(options, setting, "--options")
   tree = {
     "name": f"benchmark {_MODEL.value}",
     "schema": {"target": domain, "source": domain, "candidates": _CANDIDATES.value, "extra_length": 0},
@@ -120,20 +111,15 @@ def random_requests(schema: Schema, count: int, rng: np.random.Generator) -> lis
   return requests
 
 
-def random_vectors(rows: int, rng: np.random.Generator) -> Pretrained:
-  """What models that search with frozen vectors read: as wide as an item, and as many clusters as categories."""
-  vectors = {d: rng.normal(size=(rows, _DIM.value)).astype(np.float32) for d in DOMAINS}
-  clusters = {d: rng.integers(1, _CATEGORIES + 1, (rows, 2)) for d in DOMAINS}
-  return Pretrained(vectors, clusters, {}, "")
-
-
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   import tensorflow as tf
 
+  from lcn_tf.analysis.synthetic import random_vectors
   from lcn_tf.data import records
   from lcn_tf.interest import EXTRACTORS
   from lcn_tf.models.build import build_model, needs_pretrained
+  from lcn_tf.training.cost import peak_memory_bytes
   from lcn_tf.training.optimizers import make_optimizer
   from lcn_tf.training.strategy import make_strategy
 
@@ -151,7 +137,7 @@ def main(argv: Sequence[str]) -> None:
 
   strategy = make_strategy(setup.train)
   with strategy.scope():
-    frozen = random_vectors(rows, rng) if needs_pretrained(setup.model) else None
+    frozen = random_vectors(rows, _DIM.value, _CATEGORIES + 1, rng) if needs_pretrained(setup.model) else None
     model = build_model(schema, setup.model, catalogues={d: catalogue for d in DOMAINS}, pretrained=frozen)
     model.compile(optimizer=make_optimizer(model, setup.train))
   share = _REQUESTS.value // strategy.num_replicas_in_sync
@@ -188,7 +174,7 @@ def main(argv: Sequence[str]) -> None:
     "candidates_per_second": round(_REQUESTS.value * _CANDIDATES.value / median, 1),
     "step_seconds": round(median, 5),
     "fastest_step_seconds": round(min(seconds), 5),
-    "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "peak_memory_bytes": peak_memory_bytes(),
     "parameters": int(sum(v.shape.num_elements() for v in model.trainable_variables)),
   }
   if _RECORDS.value:

@@ -8,7 +8,6 @@ the work takes, the median and the 99th percentile what was seen.
 import json
 import multiprocessing
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from lcn_tf.evaluation import figures
 from lcn_tf.interest.base import Extractor
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
+from lcn_tf.training.cost import peak_memory_bytes
 
 LENGTHS = (500, 2000, 10_000)
 GROWTH = (250, 500, 1000, 2000, 5000, 10_000)
@@ -154,7 +154,7 @@ def _high_water() -> int:
   if status.is_file():  # the resource usage of a child includes what its parent held when it was started
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+  return peak_memory_bytes()
 
 
 def memory(models: Sequence[str], length: int = LONGEST, candidates: int = LONGEST_CANDIDATES) -> list[dict[str, Cell]]:

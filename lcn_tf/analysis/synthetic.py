@@ -61,6 +61,12 @@ def sized(schema: Schema, items: int) -> Schema:
   return with_sizes(schema, sizes, {d: items + 2 for d in DOMAINS})
 
 
+def random_vectors(rows: int, width: int, clusters: int, rng: np.random.Generator) -> Pretrained:
+  """What models that search with frozen vectors read, for catalogues of so many rows; clusters from 1 on."""
+  vectors = {d: rng.normal(size=(rows, width)).astype(np.float32) for d in DOMAINS}
+  return Pretrained(vectors, {d: rng.integers(1, clusters, (rows, 2)) for d in DOMAINS}, {}, "")
+
+
 def build(name: str, length: int, *, items: int = 1000, deduplicate: bool = True, seed: int = 0) -> RequestModel:
   """The model, for inference.
 
@@ -77,9 +83,7 @@ def build(name: str, length: int, *, items: int = 1000, deduplicate: bool = True
   catalogue = np.stack([np.arange(items + 2), categories], axis=1)
   pretrained = None
   if needs_pretrained(setup.model):
-    vectors = {d: rng.normal(size=(items + 2, 64)).astype(np.float32) for d in DOMAINS}
-    clusters = {d: rng.integers(1, max(items // 10, 2), (items + 2, 2)) for d in DOMAINS}
-    pretrained = Pretrained(vectors, clusters, {}, "")
+    pretrained = random_vectors(items + 2, 64, max(items // 10, 2), rng)
   return build_model(
     schema,
     setup.model,

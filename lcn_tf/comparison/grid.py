@@ -18,6 +18,7 @@ from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import output as files
+from lcn_tf.evaluation.page import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Grid:
             self.say(f"{where}: failed: {error}")
             continue
           self._seconds.setdefault(cell.label, []).append(seconds)
-          result = f"AUC {_number(cell.metrics().get('auc'))}" if evaluate else f"val. AUC {cell.best_epoch()[1]:.4f}"
+          result = f"AUC {number(cell.metrics().get('auc'))}" if evaluate else f"val. AUC {cell.best_epoch()[1]:.4f}"
           self.say(f"{where}: {result} in {seconds:.0f} s{self._left(list(pending.values()))}")
       except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -189,12 +190,12 @@ def describe(rows: Sequence[Row]) -> str:
   lines = []
   for row in rows:
     chosen = row.chosen()
-    for number, cells in enumerate(row.combinations):
+    for place, cells in enumerate(row.combinations):
       for i, cell in enumerate(cells):
-        if chosen is not None and number != chosen and i:
+        if chosen is not None and place != chosen and i:
           continue
         if cell.finished():
-          state = f"done, AUC {_number(cell.metrics().get('auc'))}"
+          state = f"done, AUC {number(cell.metrics().get('auc'))}"
         elif cell.trained():
           state = f"trained, validation AUC {cell.best_epoch()[1]:.4f}"
         elif chosen is None and i:
@@ -233,7 +234,3 @@ def _needs_vectors(cell: Cell) -> bool:
   from lcn_tf.models.build import needs_pretrained  # TensorFlow takes seconds to load, and --dry_run needs none of it
 
   return needs_pretrained(cell.experiment.model)
-
-
-def _number(value: float | None) -> str:
-  return "-" if value is None else f"{value:.4f}"

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.config import Model
-from lcn_tf.layers.masked import gather_rows
+from lcn_tf.layers.masked import gather_rows, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates, age_buckets
 from lcn_tf.schema import DomainName, Schema
 
@@ -107,6 +107,22 @@ def kept_rows(candidates: Candidates, behaviours: Behaviours, indices: tf.Tensor
   rows = gather_rows(static_rows(behaviours), indices)
   recency = kept_recency(candidates, behaviours, indices)
   return rows if recency is None else tf.concat([rows, recency], axis=-1)
+
+
+def newest(visible: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """The newest behaviours that each candidate sees.
+
+  Args:
+    visible: `[B, N | 1, L]` bool.
+    count: How many; K = min(count, L), so short histories are not padded to it.
+
+  Returns:
+    Indices `[B, N | 1, K]` int64, 0 where there are no more, and which of them are real, bool.
+  """
+  length = tf.shape(visible, out_type=tf.int64)[-1]
+  indices, valid = masked_top_k(-tf.cast(tf.range(length), tf.float32), visible, count)
+  kept = tf.minimum(tf.constant(count, tf.int64), length)
+  return tf.cast(indices, tf.int64)[..., :kept], valid[..., :kept]
 
 
 def every_bucket(candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:

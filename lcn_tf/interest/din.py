@@ -6,9 +6,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf.interest.base import Extractor, every_recency, kept_rows, static_rows
+from lcn_tf.interest.base import Extractor, every_recency, kept_rows, newest, static_rows
 from lcn_tf.layers.din_attention import DINAttention
-from lcn_tf.layers.masked import masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 
 
@@ -67,7 +66,9 @@ class DIN(Extractor):
 
   def call(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     if self.recent:
-      indices_BNK, valid_BNK = newest(candidates, behaviours, self.recent)
+      kept = newest(behaviours.visible, self.recent)
+      shape = tf.concat([tf.shape(candidates.times), tf.shape(kept[0])[2:]], axis=0)
+      indices_BNK, valid_BNK = (tf.broadcast_to(part, shape) for part in kept)
       return self._attention(candidates.embedding, kept_rows(candidates, behaviours, indices_BNK), valid_BNK)
     recency = every_recency(candidates, behaviours)
     return self._attention(candidates.embedding, static_rows(behaviours), behaviours.visible, recency)
@@ -75,11 +76,3 @@ class DIN(Extractor):
   def get_config(self) -> dict[str, Any]:
     names = ("recent", "units", "activation", "norm")
     return super().get_config() | {name: getattr(self, name) for name in names}
-
-
-def newest(candidates: Candidates, behaviours: Behaviours, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """The newest behaviours that each candidate sees: indices and validity `[B, N, count]`, as of `masked_top_k`."""
-  age_L = tf.cast(tf.range(tf.shape(behaviours.items, out_type=tf.int64)[1]), tf.float32)
-  indices, valid = masked_top_k(-age_L, behaviours.visible, count)
-  shape = tf.concat([tf.shape(candidates.times), [count]], axis=0)
-  return tf.broadcast_to(indices, shape), tf.broadcast_to(valid, shape)

@@ -6,7 +6,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf.interest.base import Extractor, every_bucket, kept_buckets, kept_recency, static_rows
+from lcn_tf.errors import positive
+from lcn_tf.interest.base import Extractor, every_bucket, kept_buckets, kept_rows, static_rows
 from lcn_tf.layers.masked import Picked, attend, gather_rows, masked_softmax, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.target_attention import target_attention
@@ -79,10 +80,7 @@ class LAP(Extractor):
       raise ValueError(f"levels must be some of {list(LEVELS)}, each once; found {list(levels)}")
     if len(top_k) != 2 or not 0 < top_k[1] <= top_k[0]:
       raise ValueError(f"top_k must be two sizes, positive and not growing; found {list(top_k)}")
-    sizes = {"num_heads": num_heads, "head_dim": head_dim, "msa_dim": msa_dim}
-    for name, value in (sizes | {"output_dim": output_dim, "ffn_dim": ffn_dim}).items():
-      if value < 1:
-        raise ValueError(f"{name} must be positive; found {value}")
+    positive(num_heads=num_heads, head_dim=head_dim, msa_dim=msa_dim, output_dim=output_dim, ffn_dim=ffn_dim)
     if csa_norm not in ("softmax", "none", "sigmoid"):
       raise ValueError(f"csa_norm must be 'softmax', 'none' or 'sigmoid'; found {csa_norm!r}")
     self.levels = [level for level in LEVELS if level in levels]
@@ -159,9 +157,7 @@ class LAP(Extractor):
     """The rows that FSA attends to, `[B, N, K, D + S]`."""
     if not self.fsa_side:
       return gather_rows(behaviours.embedding, indices_BNK)
-    rows_BNKX = gather_rows(static_rows(behaviours), indices_BNK)
-    recency = kept_recency(candidates, behaviours, indices_BNK)
-    return rows_BNKX if recency is None else tf.concat([rows_BNKX, recency], axis=-1)
+    return kept_rows(candidates, behaviours, indices_BNK)
 
   def _fsa(self, query: tf.Tensor, rows_BNKD: tf.Tensor, valid_BNK: tf.Tensor) -> tf.Tensor:
     heads = target_attention(query, rows_BNKD, valid_BNK, self.fsa_query, self.fsa_key, self.fsa_value)

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from lcn_tf.errors import positive
 from lcn_tf.interest.average_pooling import age_bucket_shares
 from lcn_tf.interest.base import static_rows
 from lcn_tf.interest.two_stage import TwoStage
@@ -76,8 +77,7 @@ class SDIM(TwoStage):
     **kwargs: Any,
   ):
     super().__init__(top_k, esu, num_heads, head_dim, output_dim, **kwargs)
-    if hashes < 1:
-      raise ValueError(f"hashes must be positive; found {hashes}")
+    positive(hashes=hashes)
     if not 1 <= width <= _WIDEST:
       raise ValueError(f"width must be 1 to {_WIDEST} bits; found {width}")
     if mode not in MODES:

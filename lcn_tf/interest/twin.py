@@ -7,6 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.config import Model
+from lcn_tf.errors import positive
 from lcn_tf.interest.base import Extractor, every_bucket, kept_rows, static_rows
 from lcn_tf.layers.pooling import attend_and_pool
 from lcn_tf.layers.structures import Behaviours, Candidates
@@ -82,9 +83,7 @@ class TWIN(Extractor):
     **kwargs: Any,
   ):
     super().__init__(**kwargs)
-    for name, value in {"top_k": top_k, "num_heads": num_heads, "head_dim": head_dim, "output_dim": output_dim}.items():
-      if value < 1:
-        raise ValueError(f"{name} must be positive; found {value}")
+    positive(top_k=top_k, num_heads=num_heads, head_dim=head_dim, output_dim=output_dim)
     if key not in KEYS:
       raise ValueError(f"key must be one of {list(KEYS)}; found {key!r}")
     if projections not in PROJECTIONS:

@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from lcn_tf.errors import positive
 from lcn_tf.interest.base import Extractor, every_recency, kept_rows, static_rows
 from lcn_tf.layers.din_attention import DINAttention
 from lcn_tf.layers.masked import masked_softmax, masked_top_k
@@ -47,9 +48,7 @@ class TwoStage(Extractor):
     **kwargs: Any,
   ):
     super().__init__(**kwargs)
-    for name, value in {"top_k": top_k, "num_heads": num_heads, "head_dim": head_dim, "output_dim": output_dim}.items():
-      if value < 1:
-        raise ValueError(f"{name} must be positive; found {value}")
+    positive(top_k=top_k, num_heads=num_heads, head_dim=head_dim, output_dim=output_dim)
     if esu not in ESUS:
       raise ValueError(f"esu must be one of {list(ESUS)}; found {esu!r}")
     self.top_k = top_k

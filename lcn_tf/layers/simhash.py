@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from lcn_tf.errors import positive
+
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class SimHash(keras.layers.Layer):
@@ -39,8 +41,7 @@ class SimHash(keras.layers.Layer):
 
   def __init__(self, bits: int, seed: int = 0, **kwargs: Any):
     super().__init__(**kwargs)
-    if bits < 1:
-      raise ValueError(f"bits must be positive; found {bits}")
+    positive(bits=bits)
     self.bits = bits
     self.seed = seed
 

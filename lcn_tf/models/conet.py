@@ -11,7 +11,7 @@ from lcn_tf.layers.embedding import Embedded
 from lcn_tf.layers.replicas import replicas
 from lcn_tf.models.base import Batch, Terms, concat_per_candidate
 from lcn_tf.models.two_domain import TwoDomain
-from lcn_tf.schema import DOMAINS, DomainName
+from lcn_tf.schema import DOMAINS, DomainName, other_domain
 
 INITS = ("glorot", "paper")
 
@@ -81,7 +81,7 @@ class CrossTowers(keras.layers.Layer):
   def call(
     self, own: tf.Tensor, other: tf.Tensor, domain: DomainName = "target", training: bool | None = None
   ) -> tf.Tensor:
-    own_tower, other_tower = self.towers[domain], self.towers[_other(domain)]
+    own_tower, other_tower = self.towers[domain], self.towers[other_domain(domain)]
     for level, own_dense in enumerate(own_tower):
       if level >= self.cross_layers:
         own = self._finish(own_dense(own), training)
@@ -164,7 +164,7 @@ class CoNet(TwoDomain):
   def _score(self, domain: DomainName, embedded: Embedded, training: bool) -> tf.Tensor:
     candidate = concat_per_candidate([embedded.context, embedded.candidates.embedding], embedded.candidates.embedding)
     own = self._user_input(domain, embedded) + self.candidate_inputs[domain](candidate)
-    other = self._user_input(_other(domain), embedded) if self.towers.cross_layers else own
+    other = self._user_input(other_domain(domain), embedded) if self.towers.cross_layers else own
     hidden = self.towers(own, other, domain=domain, training=training)
     return self.logits[domain](hidden)[..., 0]
 
@@ -186,7 +186,3 @@ def dense(units: int, init: str, **arguments: Any) -> keras.layers.Dense:
   paper = init == "paper"
   initializer = keras.initializers.RandomNormal(stddev=0.01) if paper else keras.initializers.GlorotUniform()
   return keras.layers.Dense(units, kernel_initializer=initializer, **arguments)
-
-
-def _other(domain: DomainName) -> DomainName:
-  return "source" if domain == "target" else "target"

@@ -14,7 +14,7 @@ from lcn_tf.interest.din import DIN
 from lcn_tf.layers.embedding import Embedded
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.models.base import Batch, RequestModel, Terms, concat_per_candidate
-from lcn_tf.schema import DomainName, Schema
+from lcn_tf.schema import DomainName, Schema, other_domain
 
 
 class CTR(RequestModel):
@@ -109,7 +109,6 @@ def make_extractor(config: Model, schema: Schema, domain: DomainName) -> Extract
 
 def domain_batch(domain: DomainName, batch: Batch, embedded: Embedded) -> DomainBatch:
   """One domain's batch as CRP reads it."""
-  other: DomainName = "source" if domain == "target" else "target"
   return DomainBatch(
     user=batch["user"],
     profile=embedded.profile,
@@ -118,5 +117,5 @@ def domain_batch(domain: DomainName, batch: Batch, embedded: Embedded) -> Domain
     label=batch["label"],
     weight=batch["weight"],
     own=embedded.histories[domain],
-    other=embedded.histories[other],
+    other=embedded.histories[other_domain(domain)],
   )

@@ -5,9 +5,10 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf.interest.base import Extractor, kept_recency, static_rows
+from lcn_tf.errors import positive
+from lcn_tf.interest.base import Extractor, kept_recency, newest, static_rows
 from lcn_tf.layers.embedding import Embedded
-from lcn_tf.layers.masked import gather_rows, masked_softmax, masked_top_k
+from lcn_tf.layers.masked import gather_rows, masked_softmax
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import Batch, concat_per_candidate
@@ -55,9 +56,7 @@ class ItemAttention(Extractor):
 
   def __init__(self, recent: int = 100, attention_units: int = 64, transfer_rank: int = 0, **kwargs: Any):
     super().__init__(**kwargs)
-    for name, value in (("recent", recent), ("attention_units", attention_units)):
-      if value < 1:
-        raise ValueError(f"{name} must be positive; found {value}")
+    positive(recent=recent, attention_units=attention_units)
     if transfer_rank < 0:
       raise ValueError(f"transfer_rank must not be negative; found {transfer_rank}")
     self.recent = recent
@@ -145,9 +144,7 @@ class InterestGates(keras.layers.Layer):
 
   def __init__(self, attention_units: int = 64, limit: float = 5.0, **kwargs: Any):
     super().__init__(**kwargs)
-    for name, value in (("attention_units", attention_units), ("limit", limit)):
-      if value <= 0:
-        raise ValueError(f"{name} must be positive; found {value}")
+    positive(attention_units=attention_units, limit=limit)
     self.attention_units = attention_units
     self.limit = limit
 
@@ -201,8 +198,7 @@ class MiNet(TwoDomain):
   ) -> None:
     if gamma < 0:
       raise ValueError(f"gamma must not be negative; found {gamma}")
-    if transfer_rank < 1:
-      raise ValueError(f"transfer_rank must be positive; found {transfer_rank}")
+    positive(transfer_rank=transfer_rank)
     self.source_weight = gamma
     self.attentions = {
       "target": ItemAttention(recent, attention_units, name="attention_target"),
@@ -235,19 +231,3 @@ class MiNet(TwoDomain):
     columns = [f"{d}_{part}" for d in DOMAINS for part in ("items", "times", "cross")]
     source = inputs["source"] | {name: inputs["source"][name][:, :0] for name in columns}
     return super()._embed(inputs | {"source": source})
-
-
-def newest(visible: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """The newest behaviours that each candidate sees, `K = min(count, L)` at most.
-
-  Args:
-    visible: `[B, N | 1, L]` bool, newest first.
-
-  Returns:
-    Indices `[B, N | 1, K]` int64, 0 where there are no more, and which of them are real, bool.
-  """
-  length = tf.shape(visible, out_type=tf.int64)[-1]
-  indices, valid = masked_top_k(-tf.cast(tf.range(length), tf.float32), visible, count)
-  # short histories are not padded to `count`
-  kept = tf.minimum(tf.constant(count, tf.int64), length)
-  return tf.cast(indices, tf.int64)[..., :kept], valid[..., :kept]

@@ -13,7 +13,7 @@ from lcn_tf.layers.recurrence import newest, states_at
 from lcn_tf.layers.shared_filter import SharedFilter, align
 from lcn_tf.models.base import concat_per_candidate
 from lcn_tf.models.two_domain import TwoDomain
-from lcn_tf.schema import DOMAINS, DomainName, Schema
+from lcn_tf.schema import DOMAINS, DomainName, Schema, other_domain
 
 
 class PiNet(TwoDomain):
@@ -107,7 +107,7 @@ class PiNet(TwoDomain):
     Returns:
       float32 `[B, N | 1, H]` each (as `visible`); zeros where a candidate sees no behaviour.
     """
-    giver: DomainName = "source" if domain == "target" else "target"
+    giver = other_domain(domain)
     visible = {d: embedded.histories[d].visible[..., : self.steps[d]] for d in DOMAINS}
     real = {d: tf.reduce_any(visible[d], axis=1) for d in DOMAINS}
     times = {d: embedded.histories[d].times[:, : self.steps[d]] for d in DOMAINS}

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from lcn_tf.interest.din import DIN
 from tests.reference import din as twin
-from tests.support.layers import check_extractor, check_layer, random_inputs, tensors
+from tests.support.layers import check_extractor, check_layer, far_from_zero, random_inputs, tensors
 from tests.support.reading import behaviours_read
 
 WEIGHTS = ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3", "bias_3")
@@ -12,17 +12,7 @@ WEIGHTS = ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3", "bias_3")
 
 def _din(**options):
   """A small layer whose weights are all far from zero."""
-  layer = DIN(**{"units": (5, 4), **options})
-  original = layer.make_weights
-
-  def make_weights(*arguments):
-    original(*arguments)
-    random = np.random.default_rng(0)
-    for weight in layer.weights:
-      weight.assign(0.7 * random.normal(size=weight.shape))
-
-  layer.make_weights = make_weights
-  return layer
+  return far_from_zero(DIN(**{"units": (5, 4), **options}), 0.7)
 
 
 def _twin(layer, candidates, behaviours):

@@ -5,7 +5,7 @@ import tensorflow as tf
 from lcn_tf.interest.lap import LAP
 from lcn_tf.layers.structures import Behaviours, Candidates
 from tests.reference import lap as twin
-from tests.support.layers import check_extractor, check_layer, random_inputs, tensors
+from tests.support.layers import check_extractor, check_layer, far_from_zero, random_inputs, tensors
 
 MSA = ("query", "key", "value")
 FSA = ("query", "key", "value", "output", "ffn_in", "ffn_in_bias", "ffn_out", "ffn_out_bias")
@@ -14,17 +14,7 @@ SMALL = {"num_heads": 2, "head_dim": 3, "msa_dim": 4, "output_dim": 5, "ffn_dim"
 
 def _lap(**options):
   """A small layer whose biases are not zero."""
-  layer = LAP(**{"top_k": (6, 3), **SMALL, **options})
-  original = layer.make_weights
-
-  def make_weights(*arguments):
-    original(*arguments)
-    random = np.random.default_rng(0)
-    for weight in layer.weights:
-      weight.assign(0.5 * random.normal(size=weight.shape))
-
-  layer.make_weights = make_weights
-  return layer
+  return far_from_zero(LAP(**{"top_k": (6, 3), **SMALL, **options}))
 
 
 def _weights(layer):

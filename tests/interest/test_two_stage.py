@@ -7,7 +7,7 @@ from tensorflow import keras
 
 from lcn_tf.interest.two_stage import TwoStage
 from tests.reference import two_stage as twin
-from tests.support.layers import check_extractor, check_layer, random_inputs, tensors
+from tests.support.layers import check_extractor, check_layer, far_from_zero, random_inputs, tensors
 from tests.support.reading import behaviours_read
 
 SMALL = {"num_heads": 2, "head_dim": 3, "output_dim": 5}
@@ -38,17 +38,7 @@ def _search(candidates, behaviours):
 
 def _layer(**options):
   """A small layer whose weights are all far from zero."""
-  layer = FirstFeature(**{"top_k": 4, **SMALL, **options})
-  original = layer.make_weights
-
-  def make_weights(*arguments):
-    original(*arguments)
-    random = np.random.default_rng(0)
-    for weight in layer.weights:
-      weight.assign(0.5 * random.normal(size=weight.shape))
-
-  layer.make_weights = make_weights
-  return layer
+  return far_from_zero(FirstFeature(**{"top_k": 4, **SMALL, **options}))
 
 
 def _weights(layer):

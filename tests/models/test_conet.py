@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from lcn_tf.errors import UserError
 from lcn_tf.models.conet import CrossTowers
-from tests.models.test_ctr import batch_of
 from tests.reference import conet as twin
+from tests.support.batches import batch_of
 from tests.support.layers import check_layer
 from tests.support.networks import batches, check_network, gradients_of, network_model
 

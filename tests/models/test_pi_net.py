@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from lcn_tf.errors import UserError
 from lcn_tf.models.pi_net import PiNet
-from tests.models.test_ctr import SCHEMA, batch_of
 from tests.reference.pi_net import interests, logits
+from tests.support.batches import SCHEMA, batch_of
 from tests.support.networks import DOMAINS, batches, check_network, gradients_of, network_experiment, network_model
 
 OPTIONS = {"units": 5, "members": 3, "max_steps": 14}  # more than the 12 of SCHEMA that candidates may not see

@@ -9,7 +9,7 @@ from lcn_tf.errors import UserError
 from lcn_tf.models.build import build_model
 from lcn_tf.models.networks import NETWORKS
 from lcn_tf.models.two_domain import TwoDomain
-from tests.models.test_ctr import SCHEMA
+from tests.support.batches import SCHEMA
 from tests.support.networks import batches, network_experiment, network_model
 
 

@@ -3,6 +3,18 @@
 from tensorflow import keras
 
 
+class Stop(keras.callbacks.Callback):
+  """Kills the job at a step."""
+
+  def __init__(self, step):
+    super().__init__()
+    self.step = step
+
+  def on_train_batch_end(self, batch, logs=None):
+    if int(self.model.optimizer.iterations.numpy()) == self.step:
+      raise KeyboardInterrupt
+
+
 class Losses(keras.callbacks.Callback):
   """Collects the running mean of the loss after every step."""
 

@@ -61,6 +61,20 @@ def random_inputs(
   )
 
 
+def far_from_zero(layer: keras.layers.Layer, scale: float = 0.5) -> keras.layers.Layer:
+  """The same extractor; its weights, biases included, will be drawn when it makes them, since zeros hide faults."""
+  original = layer.make_weights
+
+  def make_weights(*arguments: Any) -> None:
+    original(*arguments)
+    random = np.random.default_rng(0)
+    for weight in layer.trainable_weights:
+      weight.assign(scale * random.normal(size=weight.shape))
+
+  layer.make_weights = make_weights
+  return layer
+
+
 def tensors(structure: Any) -> Any:
   return tf.nest.map_structure(tf.constant, structure)
 

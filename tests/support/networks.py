@@ -14,7 +14,7 @@ from lcn_tf.models.build import build_model
 from lcn_tf.serving.export import save
 from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training.optimizers import make_optimizer
-from tests.models.test_ctr import SCHEMA, batch_of, catalogue, row
+from tests.support.batches import SCHEMA, batch_of, candidate, catalogue, row
 from tests.support.layers import ops_without_gpu_kernel
 from tests.support.record_sets import small_schema, write_record_set
 from tests.support.replicas import mirrored
@@ -45,7 +45,7 @@ def network_experiment(
 def network_model(
   network: str, options: Mapping[str, Any] | None = None, *, seed: int = 0, training: bool = True, **settings: Any
 ) -> RequestModel:
-  """A compiled model on the schema of tests/models/test_ctr.py; biases and ages are drawn, since zeros hide faults."""
+  """A compiled model on the small schema; biases and ages are drawn, since zeros hide faults."""
   experiment = network_experiment(network, options, **settings)
   model = build_model(SCHEMA, experiment.model, seed=seed, catalogues=catalogue(), training=training)
   random = np.random.default_rng(seed)
@@ -118,12 +118,7 @@ def _check_requests(model: RequestModel, order_free: bool) -> None:
   together = model(batch).numpy()
   assert np.ptp(together) > 1e-3, "the comparison is empty: all logits are equal"
   for n in range(4):
-    one = {
-      name: tensor[:, n : n + 1]
-      if name.startswith(("candidate_", "label", "weight")) or "first_visible" in name
-      else tensor
-      for name, tensor in batch.items()
-    }
+    one = candidate(batch, n)
     np.testing.assert_allclose(model(one)[:, 0], together[:, n], **CLOSE, err_msg="N candidates are not N requests")
   for i in range(3):
     np.testing.assert_allclose(model(row(batch, i))[0], together[i], **CLOSE, err_msg="users of one call meet")

@@ -3,25 +3,13 @@
 import json
 
 import pytest
-from tensorflow import keras
 
 from lcn_tf import config
 from lcn_tf.training.job import run_job
 from lcn_tf.training.trainer import train
 from pipelines import train as command
+from tests.support.callbacks import Stop
 from tests.support.experiments import small_experiment
-
-
-class Stop(keras.callbacks.Callback):
-  """Kills the job at a step."""
-
-  def __init__(self, step):
-    super().__init__()
-    self.step = step
-
-  def on_train_batch_end(self, batch, logs=None):
-    if int(self.model.optimizer.iterations.numpy()) == self.step:
-      raise KeyboardInterrupt
 
 
 def read(run):

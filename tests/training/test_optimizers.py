@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.training.optimizers import RowwiseAdam, make_optimizer
-from tests.models.test_ctr import batch_of, model_of
+from tests.support.batches import batch_of, model_of
 from tests.support.experiments import small_experiment
 
 

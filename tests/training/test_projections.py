@@ -14,7 +14,8 @@ from lcn_tf.training.export_run import export_run, read_run
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.projections import RefreshProjections, refresh
 from lcn_tf.training.trainer import train
-from tests.models.test_ctr import batch_of, catalogue
+from tests.support.batches import batch_of, catalogue
+from tests.support.callbacks import Stop
 from tests.support.experiments import small_experiment
 from tests.support.record_sets import small_schema, write_record_set
 
@@ -88,18 +89,6 @@ def test_a_fresh_cache_scores_as_live_weights_and_a_stale_one_does_not():
       np.where(visible, scores(*arguments), -np.inf) for scores in (twin.search_scores, twin.exact_scores)
     )
     np.testing.assert_array_equal(np.argsort(-searched)[..., :4], np.argsort(-exact)[..., :4])
-
-
-class Stop(keras.callbacks.Callback):
-  """Kills the job at a step."""
-
-  def __init__(self, step):
-    super().__init__()
-    self.step = step
-
-  def on_train_batch_end(self, batch, logs=None):
-    if int(self.model.optimizer.iterations.numpy()) == self.step:
-      raise KeyboardInterrupt
 
 
 class Begin(keras.callbacks.Callback):

@@ -14,21 +14,9 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.training.trainer import check_schema, train
-from tests.support.callbacks import Losses
+from tests.support.callbacks import Losses, Stop
 from tests.support.experiments import small_experiment
 from tests.support.record_sets import random_request, small_schema, write_record_set, write_shard
-
-
-class Stop(keras.callbacks.Callback):
-  """Kills the job at a step."""
-
-  def __init__(self, step):
-    super().__init__()
-    self.step = step
-
-  def on_train_batch_end(self, batch, logs=None):
-    if int(self.model.optimizer.iterations.numpy()) == self.step:
-      raise KeyboardInterrupt
 
 
 def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(record_set, tmp_path):
