@@ -22,7 +22,7 @@ _RECORDS = flags.DEFINE_string(
   "records", None, "The record set that pipelines.build_records made.", required=True, flag_values=_FLAGS
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the cells and the tables.", required=True, flag_values=_FLAGS)
-_JOBS = flags.DEFINE_integer("jobs", 1, "Cells at the same time.", lower_bound=1, flag_values=_FLAGS)
+_JOBS = flags.DEFINE_integer("jobs", 1, "Cells at the same time; they share the cores.", 1, flag_values=_FLAGS)
 _ONLY = flags.DEFINE_list("only", [], "Labels of the models to run, separated by commas.", flag_values=_FLAGS)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the cells, and what is done of them.", flag_values=_FLAGS)
 

@@ -24,9 +24,9 @@ LENGTHS = (250, 500, 1000, 2000, 10_000)
 _LAP_TABLE = ((200, 50), (100, 50), (100, 20), (50, 20))
 
 
-def inputs(model: RequestModel, candidates: int, length: int) -> tuple[Candidates, Behaviours]:
-  """What the model's extractor of the target history reads for one request."""
-  embedded = model.embedder([("target", synthetic.requests(model.schema, 1, candidates, length))])[0]
+def inputs(model: RequestModel, candidates: int, length: int, users: int = 1) -> tuple[Candidates, Behaviours]:
+  """What the model's extractor of the target history reads for requests of as many users."""
+  embedded = model.embedder([("target", synthetic.requests(model.schema, users, candidates, length))])[0]
   return embedded.candidates, embedded.histories["target"]
 
 

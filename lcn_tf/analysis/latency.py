@@ -32,6 +32,7 @@ from lcn_tf.training.cost import peak_memory_bytes
 LENGTHS = (500, 2000, 10_000)
 GROWTH = (250, 500, 1000, 2000, 5000, 10_000)
 GROWING = ("lcn", "twin")
+FULL_ATTENTION_SIZES = ((1, 1), (64, 1), (1, 16), (1, 200))
 LONGEST, LONGEST_CANDIDATES = 100_000, 100
 _ITEMS = 200_000
 _TURN = 5  # runs of a variant before it is another's turn
@@ -117,20 +118,25 @@ def _summary(milliseconds: np.ndarray) -> dict[str, Cell]:
 
 
 def against_full_attention(
-  length: int, counts: Sequence[int] = (1, 16, 200), *, runs: int, warm_up: int
+  length: int, sizes: Sequence[tuple[int, int]] = FULL_ATTENTION_SIZES, *, runs: int, warm_up: int
 ) -> list[dict[str, Cell]]:
-  """LAP's time against that of multi-head attention over the whole history: the extractor alone, one history."""
+  """LAP's time against that of multi-head attention over the whole history: the extractor alone, one history.
+
+  Args:
+    sizes: Users B and candidates N of each.
+  """
   model = synthetic.build("average_pooling", length, items=1000)
   rows: list[dict[str, Cell]] = []
   for name, options in (("lap", {}), ("lap_five_percent", synthetic.PRESETS["lap_five_percent"][1])):
-    for count in counts:
-      candidates, behaviours = complexity.inputs(model, count, length)
+    for users, count in sizes:
+      candidates, behaviours = complexity.inputs(model, count, length, users)
       behaviours = complexity.without_recency(behaviours)
       layers = complexity.attentions(options)
       calls = [_attend(layer, candidates, behaviours) for layer in layers.values()]
       best = dict(zip(layers, times(calls, runs, warm_up).min(axis=1), strict=True))
       shares = {f"LAP / {p}, %": float(100 * best["LAP"] / best[p]) for p in PROJECTIONS}
-      rows.append({"model": name, "N": count, **{way: float(value) for way, value in best.items()}, **shares})
+      milliseconds = {way: float(value) for way, value in best.items()}
+      rows.append({"model": name, "B": users, "N": count, **milliseconds, **shares})
   return rows
 
 
@@ -242,8 +248,9 @@ def run(
     pictures.append(_latency_picture(rows, lengths, candidates))
     full = against_full_attention(2000, runs=runs, warm_up=warm_up)
     note = (
-      "Milliseconds, the minimum, of the extractor alone: one history, one request of N candidates. Per candidate: "
-      "keys and values projected for every candidate; shared: once per history; carried: never, as LAP does here."
+      "Milliseconds, the minimum, of the extractor alone: one history of each of B users, N candidates each; B = 64, "
+      "N = 1 is a batch of rows with a history each, as the papers train. Per candidate: keys and values projected for "
+      "every candidate; shared: once per history; carried: never, as LAP does here."
     )
     tables.append(Table("LAP against multi-head attention over the whole history, L = 2,000", full, note, digits=3))
   if with_memory:

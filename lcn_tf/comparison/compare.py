@@ -39,7 +39,7 @@ def compare(
       table.md, report/index.html     for people
 
   Args:
-    jobs: Cells at the same time.
+    jobs: Cells at the same time, which share the cores.
     only: Labels of the models to run; all if empty. The table is of all that is there.
     runner: Does the work; None: processes.
     say: Where the lines of progress go.
@@ -54,7 +54,7 @@ def compare(
   _check_schemas(loaded, record_set)
   with exclusive(output) as lock:
     open_output(loaded, record_set, rows, output)
-    runner = runner or Commands(record_set.path, output, loaded.comparison.cell_replicates, [lock])
+    runner = runner or Commands(record_set.path, output, loaded.comparison.cell_replicates, [lock], jobs)
     keep = loaded.comparison.keep_models
     failures = Grid(wanted, output, runner, record_set.fingerprint, keep, jobs, say).run()
     found = write(loaded, record_set, rows, failures, output)

@@ -41,7 +41,7 @@ class Comparison(Strict):
     models: By the label of their rows, in the order of the rows.
     seeds: `train.seed` of each run of a model.
     reference: The label that all others are compared with.
-    common: `key.path: value` in all experiments: the budget.
+    common: `key.path: value` in all experiments: the budget, and what `--set` of `pipelines.build_records` said.
     tuning: `key.path: [values]`. Every combination is trained for every model with the first seed; the one with the
       best validation AUC (of its best epoch) goes on to the other seeds and to the test split, which the others never
       meet.
@@ -81,7 +81,7 @@ class Comparison(Strict):
       for key in keys:
         if key == _SEED:
           raise ValueError(f"{where}: {key} comes from seeds")
-        if key.split(".")[0] in _FIXED:
+        if key.split(".")[0] in _FIXED and not (where == "common" and key.startswith("records.")):
           raise ValueError(f"{where}: {key} cannot be set: models share the records, and are named by their labels")
     for key, values in self.tuning.items():
       if not values:

@@ -205,7 +205,7 @@ class RequestEmbedding(keras.layers.Layer):
       fields = tf.gather(self.catalogues[d], flat)
       handles = plan.add(self.schema.catalogue_features(d), fields)
       if self.vectors:
-        fields = tf.concat([fields, tf.gather(self.clusters[d], flat)], axis=-1)
+        fields = tf.concat([fields, tf.gather(tf.convert_to_tensor(self.clusters[d]), flat)], axis=-1)
       item_parts[d] = (index, fields, handles)
     batch_parts = []
     for _, batch in batches:
@@ -267,7 +267,9 @@ class RequestEmbedding(keras.layers.Layer):
     """Frozen vectors of catalogue rows, `[..., P]`; P = 0 if there are none."""
     if not self.vectors:
       return tf.zeros(tf.concat([tf.shape(items), [0]], axis=0), self.compute_dtype)
-    return tf.cast(tf.gather(self.vectors[domain], tf.cast(items, tf.int64)), self.compute_dtype)
+    # not from the variable itself: such a look-up would run even if nobody reads its result
+    frozen = tf.convert_to_tensor(self.vectors[domain])
+    return tf.cast(tf.gather(frozen, tf.cast(items, tf.int64)), self.compute_dtype)
 
   def _recency(self, domain: DomainName) -> tf.Tensor:
     table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])

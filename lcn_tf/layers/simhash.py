@@ -114,20 +114,26 @@ def bucket_sums(bits: tf.Tensor, width: int, rows: tf.Tensor, weights: tf.Tensor
   count, size = bits.shape[-1] // width, 2**width
   together = max(rounds for rounds in range(1, max(6 // width, 1) + 1) if count % rounds == 0)
   groups, joint = count // together, size**together
+  # one sparse product keeps one core busy
+  parts = 2 if groups % 2 == 0 else 1
+  each = groups // parts
   shape = tf.shape(rows, out_type=tf.int64)
   users, every = shape[0], shape[0] * shape[1]
-  first_bucket = tf.reshape(tf.range(users) * (groups * joint), [-1, 1, 1]) + tf.range(groups, dtype=tf.int64) * joint
-  bucket = signatures(bits, width * together) + first_bucket
-  row = tf.broadcast_to(tf.reshape(tf.range(every), [users, shape[1], 1]), tf.shape(bucket))
-  # stacking along the last axis takes twice as long
-  entries = tf.transpose(tf.reshape(tf.stack([bucket, row]), [2, -1]))
-  values = tf.reshape(tf.broadcast_to(weights[..., tf.newaxis], tf.shape(bucket)), [-1])
-  matrix = (entries, values, tf.stack([users * (groups * joint), every]))
-  sums = _sparse_product(*matrix, tf.reshape(rows, [every, rows.shape[-1]]))
-  if together > 1:
-    sums = tf.reshape(sums, [users * groups, joint, rows.shape[-1]])
-    sums = tf.matmul(tf.constant(_digits(size, together)), sums)
-  return tf.reshape(sums, [users, count, size, rows.shape[-1]])
+  first_bucket = tf.reshape(tf.range(users) * (each * joint), [-1, 1, 1]) + tf.range(each, dtype=tf.int64) * joint
+  signature, flat = signatures(bits, width * together), tf.reshape(rows, [every, rows.shape[-1]])
+  row = tf.broadcast_to(tf.reshape(tf.range(every), [users, shape[1], 1]), tf.stack([users, shape[1], each]))
+  values = tf.reshape(tf.broadcast_to(weights[..., tf.newaxis], tf.shape(row)), [-1])
+  found = []
+  for first in range(0, groups, each):
+    bucket = signature[..., first : first + each] + first_bucket
+    # stacking along the last axis takes twice as long
+    entries = tf.transpose(tf.reshape(tf.stack([bucket, row]), [2, -1]))
+    sums = _sparse_product(entries, values, tf.stack([users * (each * joint), every]), flat)
+    if together > 1:
+      sums = tf.reshape(sums, [users * each, joint, rows.shape[-1]])
+      sums = tf.matmul(tf.constant(_digits(size, together)), sums)
+    found.append(tf.reshape(sums, [users, each * together, size, rows.shape[-1]]))
+  return tf.concat(found, axis=1)
 
 
 def _digits(size: int, together: int) -> np.ndarray:

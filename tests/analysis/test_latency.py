@@ -49,7 +49,7 @@ def test_all_candidates_see_the_whole_history():
 
 
 def test_lap_is_timed_against_full_attention_in_all_its_ways():
-  rows = latency.against_full_attention(40, [2], runs=2, warm_up=1)
+  rows = latency.against_full_attention(40, [(3, 2)], runs=2, warm_up=1)
   assert [(row["model"], row["N"]) for row in rows] == [("lap", 2), ("lap_five_percent", 2)]
   for row in rows:
     assert row["LAP / shared, %"] == pytest.approx(100 * row["LAP"] / row["shared"])

@@ -37,9 +37,18 @@ def test_what_is_dumped_loads_as_the_same_comparison_wherever_it_came_from(tmp_p
   assert again.comparison.combinations() == loaded.comparison.combinations()
 
 
+def test_common_may_say_how_the_records_were_built(tmp_path):
+  loaded = load(tmp_path, common={"records.seed": 7})
+  assert {experiment.records.seed for experiment in loaded.experiments.values()} == {7}
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
+    (
+      {"models": {"Good": {"config": "lap.yaml", "set": {"records.seed": 3}}}},
+      r"models\.Good\.set: records\.seed cannot",
+    ),
     ({"replicate": 3}, r"replicate: unknown key\. Did you mean 'replicates'\? Known keys: name, models, "),
     (
       {"models": {"Good": {"confg": "lap.yaml"}}},
@@ -50,7 +59,7 @@ def test_what_is_dumped_loads_as_the_same_comparison_wherever_it_came_from(tmp_p
     ({"seeds": [0, 0]}, r"seeds \[0, 0\] hold one twice"),
     ({"seeds": []}, r"seeds: .*at least 1"),
     ({"common": {"train.seed": 3}}, r"common: train\.seed comes from seeds"),
-    ({"common": {"records.seed": 3}}, r"common: records\.seed cannot be set: models share the records"),
+    ({"common": {"schema.candidates": 3}}, r"common: schema\.candidates cannot be set: models share the records"),
     ({"tuning": {"train.learning_rate": []}}, r"tuning: train\.learning_rate has no values"),
     ({"tuning": {"model.options.levels": [["csa"]]}}, r"models\.Fair\.set: model\.options\.levels is tuned"),
     (

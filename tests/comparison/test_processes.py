@@ -1,6 +1,7 @@
 """Cells as processes of their own: one real grid, and how processes end badly."""
 
 import json
+import os
 import threading
 import time
 
@@ -11,7 +12,7 @@ import yaml
 
 from lcn_tf import config
 from lcn_tf.comparison.cells import Cell
-from lcn_tf.comparison.processes import Commands, Failed, inline
+from lcn_tf.comparison.processes import Commands, Failed, inline, threads
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import predictions
 from pipelines import compare
@@ -46,6 +47,13 @@ def folder(tmp_path_factory):
 def flags(folder, config="compare.yaml", records="records"):
   paths = {"config": folder / config, "records": folder / records, "output": folder / "out"}
   return ["compare", *(f"--{name}={path}" for name, path in paths.items())]
+
+
+def test_cells_at_the_same_time_share_the_cores(monkeypatch):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+  assert threads(1) == {}
+  assert threads(3) == {"TF_NUM_INTRAOP_THREADS": "2", "TF_NUM_INTEROP_THREADS": "2"}
+  assert threads(20) == {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 
 def test_a_real_grid_is_trained_tested_and_compared_once(folder, capsys):
