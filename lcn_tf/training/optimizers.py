@@ -17,9 +17,6 @@ class RowwiseAdam(keras.optimizers.legacy.Adam):
   Keras' Adam decays the moments of the whole table at every step, whatever the batch read: many times slower on a large
   table. This is a slightly different optimizer: the moments of a row decay by the steps that read it, not by all.
 
-  Both moments of a row are kept side by side, in one slot "moments" `[rows, 2 * width]`: a row is fetched from memory
-  and written back once, not twice.
-
   Args:
     learning_rate, beta_1, beta_2, epsilon: As in Adam.
     row_decay: Decoupled weight decay of the rows that are read: w -= learning_rate * row_decay * w.
@@ -41,30 +38,23 @@ class RowwiseAdam(keras.optimizers.legacy.Adam):
     self.unique_rows = unique_rows
     self.row_decay = row_decay
 
-  def _create_slots(self, var_list: list[tf.Variable]) -> None:
-    for var in var_list:
-      self.add_slot(var, "moments", shape=[*var.shape[:-1], 2 * var.shape[-1]])
-
-  def _resource_apply_dense(self, grad: tf.Tensor, var: tf.Variable, apply_state: Any = None) -> tf.Operation:
-    indices = tf.range(tf.shape(var, out_type=tf.int64)[0])
-    return self._resource_apply_sparse(grad, var, indices, apply_state)
-
   def _resource_apply_sparse(
     self, grad: tf.Tensor, var: tf.Variable, indices: tf.Tensor, apply_state: Any = None
   ) -> tf.Operation:
     state = (apply_state or {}).get((var.device, var.dtype.base_dtype)) or self._fallback_apply_state(
       var.device, var.dtype.base_dtype
     )
-    moments = self.get_slot(var, "moments")
-    m, v = tf.split(tf.gather(moments, indices), 2, axis=-1)
-    m += (1 - state["beta_1_t"]) * (grad - m)
-    v += (1 - state["beta_2_t"]) * (tf.square(grad) - v)
+    first, second = self.get_slot(var, "m"), self.get_slot(var, "v")
+    beta_1, beta_2 = state["beta_1_t"], state["beta_2_t"]
+    m = tf.gather(first, indices) * beta_1 + grad * (1 - beta_1)
+    v = tf.gather(second, indices) * beta_2 + tf.square(grad) * (1 - beta_2)
     # state["lr"] holds the bias correction
     change = state["lr"] * m / (tf.sqrt(v) + state["epsilon"])
     if self.row_decay:
       change += state["lr_t"] * self.row_decay * tf.gather(var, indices)
     return tf.group(
-      self._resource_scatter_update(moments, indices, tf.concat([m, v], axis=-1)),
+      self._resource_scatter_update(first, indices, m),
+      self._resource_scatter_update(second, indices, v),
       self._resource_scatter_add(var, indices, -change),
     )
 
