@@ -21,7 +21,6 @@ from tests.support.experiments import small_experiment
 from tests.support.networks import network_experiment
 from tests.support.record_sets import random_request, small_schema, write_record_set, write_shard
 
-
 # what the default suite resumes; .ci/run resumes all
 RESUMED = ("lap",)
 
