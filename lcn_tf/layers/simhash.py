@@ -114,7 +114,7 @@ def bucket_sums(bits: tf.Tensor, width: int, rows: tf.Tensor, weights: tf.Tensor
   count, size = bits.shape[-1] // width, 2**width
   together = max(rounds for rounds in range(1, max(6 // width, 1) + 1) if count % rounds == 0)
   groups, joint = count // together, size**together
-  # one sparse product keeps one core busy
+  # a sparse product keeps one core busy, and two run at the same time
   parts = 2 if groups % 2 == 0 else 1
   each = groups // parts
   shape = tf.shape(rows, out_type=tf.int64)

@@ -43,9 +43,10 @@ def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(system, record_se
     train(experiment, record_set, tmp_path / "broken", (Stop(3),))
   job = train(experiment, record_set, tmp_path / "broken")
   assert job.steps == 8 - 3
+  absolute = 1e-7 if system in RESUMED else 1e-6
   for one, other in zip(unbroken.variables, job.model.variables, strict=True):
     if "catalogue" not in one.name and one.shape.rank:
-      np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6, err_msg=one.name)
+      np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=absolute, err_msg=one.name)
 
 
 def test_a_finished_job_is_not_run_again(record_set, tmp_path):
