@@ -177,9 +177,9 @@ def analyse(
 
   @tf.function(input_signature=[spec], autograph=False)
   def scores(request: dict[str, tf.Tensor]) -> dict[DomainName, Any]:
-    searchers = [(name, _searcher(one)) for name, one in models]
-    embedded = [(name, one, one.embedder([("target", request)])[0]) for name, one in searchers]
     own = model.embedder([("target", request)])[0]
+    searchers = [(name, _searcher(one)) for name, one in models]
+    embedded = [(name, one, own if one is model else one.embedder([("target", request)])[0]) for name, one in searchers]
     found: dict[DomainName, Any] = {}
     for d, extractor in extractors.items():
       candidates, behaviours = own.candidates, own.histories[d]

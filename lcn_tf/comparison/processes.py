@@ -55,8 +55,7 @@ class Commands:
     output: Of the comparison; `experiments/` is there.
     replicates: Of the intervals in each cell's report.
     inherit: File descriptors that stay open in the processes.
-    jobs: Cells at the same time. Several share the cores: two cells with a core each are done up to 1.7 times sooner
-      than one after the other with two cores each.
+    jobs: Cells at the same time. Several share the cores, which small steps use better than all cores at once.
   """
 
   def __init__(
