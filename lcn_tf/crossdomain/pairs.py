@@ -139,8 +139,9 @@ def sample_pairs(batch: DomainBatch, noise: tf.Tensor) -> Pairs:
     noise: `[B, 3]` in [0, 1).
   """
   anchor = pick(positive(batch), noise[:, 0])
-  item = row_of(batch.candidates.items, anchor.index)
-  another = batch.own.items != item[:, tf.newaxis]
+  # int64: TensorFlow compares int32 on the host
+  item = tf.cast(row_of(batch.candidates.items, anchor.index), tf.int64)
+  another = tf.cast(batch.own.items, tf.int64) != item[:, tf.newaxis]
   found = anchor.found[:, tf.newaxis]
   own = pick(seen_by(batch.own, anchor.index) & another & found, noise[:, 1])
   other = pick(seen_by(batch.other, anchor.index) & found, noise[:, 2])

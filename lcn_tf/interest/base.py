@@ -50,8 +50,8 @@ class Extractor(keras.layers.Layer):
       with tf.init_scope(), tf.name_scope(self.name):
         self.make_weights(item, item + side + (recency[1] if recency[0] else 0))
       self._weights_made = True
-    # Keras casts the first argument alone
-    names = ("embedding", "side", "recency", "vectors")
+    # Keras casts the first argument alone; recency stays float32, since each of its few rows is used so many times
+    names = ("embedding", "side", "vectors")
     floats = {name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in names}
     return super().__call__(candidates, behaviours._replace(**floats), **kwargs)
 
@@ -78,6 +78,15 @@ class Extractor(keras.layers.Layer):
     return self.add_weight(name, [heads, width, head_dim], initializer=keras.initializers.RandomUniform(-limit, limit))
 
 
+def in_float32(candidates: Candidates, behaviours: Behaviours) -> tuple[Candidates, Behaviours]:
+  """Both with float32 numbers, for what is computed outside of a layer's call, where weights are float32."""
+
+  def cast(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tensor, tf.float32) if tensor.dtype.is_floating else tensor
+
+  return tf.nest.map_structure(cast, (candidates, behaviours))
+
+
 def static_rows(behaviours: Behaviours) -> tf.Tensor:
   """What is stored of each behaviour: item embedding and side information, `[B, L, D + S]`."""
   if behaviours.side.shape[-1] == 0:
@@ -99,7 +108,8 @@ def kept_recency(candidates: Candidates, behaviours: Behaviours, indices: tf.Ten
   """Embedded age of kept behaviours, `[B, N, K, d_s]`; None if age is no feature. Arguments as `kept_buckets`."""
   if not behaviours.recency.shape[0]:
     return None
-  return tf.gather(behaviours.recency, kept_buckets(candidates, behaviours, indices))
+  buckets = kept_buckets(candidates, behaviours, indices)
+  return tf.cast(tf.gather(behaviours.recency, buckets), behaviours.embedding.dtype)
 
 
 def kept_rows(candidates: Candidates, behaviours: Behaviours, indices: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.errors import positive
-from lcn_tf.interest.base import Extractor, every_bucket, kept_buckets, kept_rows, static_rows
+from lcn_tf.interest.base import Extractor, every_bucket, in_float32, kept_buckets, kept_rows, static_rows
 from lcn_tf.layers.masked import Picked, attend, gather_rows, masked_softmax, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.target_attention import target_attention
@@ -115,7 +115,7 @@ class LAP(Extractor):
   def call(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     query, items, visible = candidates.embedding, behaviours.embedding, behaviours.visible
     rows_BLX = static_rows(behaviours)
-    recency = behaviours.recency
+    recency = tf.cast(behaviours.recency, query.dtype)
     interests = []
     scores_BNL = tf.matmul(query, items, transpose_b=True)
     if "csa" in self.levels:
@@ -133,6 +133,8 @@ class LAP(Extractor):
       scores_BNK = picked.pick(tf.matmul(msa_query_BNX[..., : rows_BLX.shape[-1]], rows_BLX, transpose_b=True))
       if recency.shape[0]:
         bucket_scores_BNR = tf.matmul(msa_query_BNX[..., rows_BLX.shape[-1] :], recency, transpose_b=True)
+        # float32: in the gradient many behaviours meet in one bucket
+        bucket_scores_BNR, scores_BNK = tf.cast(bucket_scores_BNR, tf.float32), tf.cast(scores_BNK, tf.float32)
         buckets = Picked(bucket_scores_BNR, kept_buckets(candidates, behaviours, indices_BNK))
         scores_BNK += buckets.pick(bucket_scores_BNR)
       weights_BNK = tf.cast(masked_softmax(scores_BNK, valid_BNK), query.dtype)
@@ -180,6 +182,7 @@ class LAP(Extractor):
     level = level or ("msa" if "msa" in self.levels else "csa")
     if level not in ("csa", "msa") or (level == "msa" and "msa" not in self.levels):
       raise ValueError(f"level must be 'csa', which always ranks, or 'msa' if it is in {self.levels}; found {level!r}")
+    candidates, behaviours = in_float32(candidates, behaviours)
     query, visible = candidates.embedding, behaviours.visible
     scores_BNL = tf.where(visible, tf.matmul(query, behaviours.embedding, transpose_b=True), tf.float32.min)
     order_BNL = tf.argsort(scores_BNL, direction="DESCENDING", stable=True)
@@ -197,6 +200,7 @@ class LAP(Extractor):
     """As `Extractor.exact_scores`: FSA's attention over the whole history."""
     if "fsa" not in self.levels:
       raise NotImplementedError(f"LAP with levels {self.levels} has no final attention over what it found")
+    candidates, behaviours = in_float32(candidates, behaviours)
     query_BNHE = tf.einsum("bnd,hde->bnhe", candidates.embedding, self.fsa_query)
     query_BNHX = tf.einsum("bnhe,hxe->bnhx", query_BNHE, self.fsa_key) * self.head_dim**-0.5
     scores_BNHL = _projected_scores(candidates, behaviours, query_BNHX)

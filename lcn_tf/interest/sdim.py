@@ -41,7 +41,7 @@ class SDIM(TwoStage):
 
   Args:
     hashes: Rounds m.
-    width: Bits tau of a signature.
+    width: Bits tau of a signature. Recency and "ta" make m 2^tau numbers of each behaviour: 384 by default.
     mode: "pool", the paper's, or "ta", where TWIN's table puts target attention in the place of the pool.
     l2: Of "pool": whether each round has the same say; if not, the result grows with the number of collisions.
     seed: Of R.

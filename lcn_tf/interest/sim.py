@@ -25,7 +25,8 @@ class SIMHard(TwoStage):
   matching them would find what has nothing to do with the candidate. Where an item has several values (genres), one in
   common is enough.
 
-  Departures from the paper: several values per item; no auxiliary loss, which the paper gives weight 0 here.
+  Departures from the paper: several values per item; no auxiliary loss, which the paper gives weight 0 here; the ESU
+  is DIN's unless `esu` says multi-head attention, which is the paper's (TWIN's tables compare with DIN's).
 
   Args:
     candidate_columns, columns: Where in `fields` the candidates and the behaviours have their categories.

@@ -8,7 +8,7 @@ from tensorflow import keras
 
 from lcn_tf.config import Model
 from lcn_tf.errors import positive
-from lcn_tf.interest.base import Extractor, every_bucket, kept_rows, static_rows
+from lcn_tf.interest.base import Extractor, every_bucket, in_float32, kept_rows, static_rows
 from lcn_tf.layers.pooling import attend_and_pool
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.union_walk import union_walk, walk_keys
@@ -169,7 +169,7 @@ class TWIN(Extractor):
     """What the search unit keeps; one candidate of each request after the other where all alphas would be too many."""
     # nothing of the search has a gradient
     query_BNHX = tf.stop_gradient(query_BNHX)
-    candidates, behaviours = tf.nest.map_structure(tf.stop_gradient, (candidates, behaviours))
+    candidates, behaviours = tf.nest.map_structure(_constant, (candidates, behaviours))
     keys = self._search_keys(behaviours)
 
     def at_once() -> tuple[tf.Tensor, tf.Tensor]:
@@ -199,11 +199,13 @@ class TWIN(Extractor):
 
   def search_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     """Minus the step at which the walk over the search unit's rankings meets a behaviour."""
+    candidates, behaviours = in_float32(candidates, behaviours)
     alphas_BNHL = self.alphas(candidates, behaviours)
     return -walk_keys(alphas_BNHL, behaviours.visible, tf.shape(alphas_BNHL)[-1])
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     """Minus the step at which the same walk over the final attention's rankings of all behaviours meets one."""
+    candidates, behaviours = in_float32(candidates, behaviours)
     alphas_BNHL = self._alphas(candidates, behaviours, self._query(candidates), static_rows(behaviours))
     return -walk_keys(alphas_BNHL, behaviours.visible, tf.shape(alphas_BNHL)[-1])
 
@@ -281,7 +283,7 @@ class TWIN(Extractor):
     self, candidates: Candidates, behaviours: Behaviours, query_BNHX: tf.Tensor, alphas_BNHL: tf.Tensor
   ) -> tf.Tensor:
     """Adds the part of alpha that depends on a behaviour's age."""
-    recency_RS = behaviours.recency
+    recency_RS = tf.cast(behaviours.recency, query_BNHX.dtype)
     if not recency_RS.shape[0] or not (self._biased or self.key == "raw"):
       return alphas_BNHL
     bucket_BNL = every_bucket(candidates, behaviours)
@@ -296,3 +298,7 @@ class TWIN(Extractor):
   def get_config(self) -> dict[str, Any]:
     names = ("top_k", "num_heads", "head_dim", "output_dim", "bias", "key", "projections", "cross_widths", "items")
     return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+def _constant(tensor: tf.Tensor) -> tf.Tensor:
+  return tf.stop_gradient(tensor) if tensor.dtype.is_floating else tensor

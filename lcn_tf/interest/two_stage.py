@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from lcn_tf.errors import positive
-from lcn_tf.interest.base import Extractor, every_recency, kept_rows, static_rows
+from lcn_tf.interest.base import Extractor, every_recency, in_float32, kept_rows, static_rows
 from lcn_tf.layers.din_attention import DINAttention
 from lcn_tf.layers.masked import masked_softmax, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
@@ -88,18 +88,17 @@ class TwoStage(Extractor):
     return tf.where(findable, tf.cast(scores, tf.float32), tf.float32.min)
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
+    candidates, behaviours = in_float32(candidates, behaviours)
     query, rows_BLX, recency = candidates.embedding, static_rows(behaviours), every_recency(candidates, behaviours)
     if self._din is not None:
       return self._din.attention(query, rows_BLX, behaviours.visible, recency)
-    # called as it is, not as a layer: nothing has cast weights and embeddings to one type
-    query, rows_BLX = tf.cast(query, tf.float32), tf.cast(rows_BLX, tf.float32)
     query_BNHX = tf.einsum("bnhe,hxe->bnhx", tf.einsum("bnd,hde->bnhe", query, self.query), self.key)
     scores_BNHL = tf.einsum("bnhx,blx->bnhl", query_BNHX[..., : rows_BLX.shape[-1]], rows_BLX)
     if recency is not None:
       table, buckets_BNL = recency
       # no matmul: oneDNN's of four axes by a matrix writes beside its memory where N is 1 (TensorFlow 2.16)
       query_BNHS = query_BNHX[..., rows_BLX.shape[-1] :]
-      of_bucket_BNHR = tf.einsum("bnhs,rs->bnhr", query_BNHS, tf.cast(table, tf.float32))
+      of_bucket_BNHR = tf.einsum("bnhs,rs->bnhr", query_BNHS, table)
       scores_BNHL += tf.gather(
         of_bucket_BNHR, tf.repeat(buckets_BNL[:, :, tf.newaxis], self.num_heads, 2), batch_dims=3
       )

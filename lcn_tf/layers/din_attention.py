@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf.layers.masked import Picked, masked_softmax
+from lcn_tf.layers.masked import Picked, masked_softmax, repeat_rows
 
 Recency = tuple[tf.Tensor, tf.Tensor]
 NORMS = ("softmax", "none")
@@ -153,7 +153,7 @@ class DINAttention(keras.layers.Layer):
     if recency is not None:
       table, buckets_BNK = recency
       table_RU = tf.matmul(tf.cast(table, hidden.dtype), of_recency)
-      hidden += tf.gather(table_RU, tf.reshape(tf.transpose(buckets_BNK, [0, 2, 1]), [-1]))
+      hidden += repeat_rows(table_RU, tf.reshape(tf.transpose(buckets_BNK, [0, 2, 1]), [-1]))
     hidden = activation(tf.matmul(activation(hidden), kernel_2) + bias_2)
     logits = tf.matmul(hidden, kernel_3) + bias_3
     return tf.transpose(tf.reshape(logits, [shape[0], shape[1], size]), [0, 2, 1])

@@ -12,6 +12,7 @@ from lcn_tf.config import Embedding
 from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.records import visibility
 from lcn_tf.errors import UserError
+from lcn_tf.layers.masked import repeat_rows
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, columns
 
@@ -61,7 +62,7 @@ class Tables(keras.layers.Layer):
       joined = tf.concat(flat, axis=0)
       if self.deduplicate:
         distinct, index = tf.unique(joined, out_idx=tf.int64)
-        rows = tf.gather(self._rows(name, distinct), index)
+        rows = repeat_rows(self._rows(name, distinct), index)
       else:
         rows = self._rows(name, joined)
       for position, part in zip(positions, tf.split(rows, [tf.size(ids) for ids in flat], num=len(flat)), strict=True):
@@ -198,7 +199,8 @@ class RequestEmbedding(keras.layers.Layer):
         items.setdefault(d, []).append(batch[f"{d}_items"])
     item_parts = {}
     for d, ids in items.items():
-      flat = tf.cast(tf.concat([tf.reshape(part, [-1]) for part in ids], axis=0), tf.int64)
+      # int64 first: int32 would be joined on the host
+      flat = tf.concat([tf.reshape(tf.cast(part, tf.int64), [-1]) for part in ids], axis=0)
       index = None
       if self.deduplicate:
         flat, index = tf.unique(flat, out_idx=tf.int64)
@@ -223,7 +225,7 @@ class RequestEmbedding(keras.layers.Layer):
       if self.projections:
         rows = self.projections[d](rows)
       if index is not None:
-        rows, fields = tf.gather(rows, index), tf.gather(fields, index)
+        rows, fields = repeat_rows(rows, index), tf.gather(fields, index)
       # without gradient there is nothing to gain from reading distinct rows first
       vectors = [self._vectors(d, ids) for ids in items[d]]
       item_rows[d] = list(zip(_split_like(rows, items[d]), _split_like(fields, items[d]), vectors, strict=True))
@@ -273,7 +275,7 @@ class RequestEmbedding(keras.layers.Layer):
 
   def _recency(self, domain: DomainName) -> tf.Tensor:
     table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])
-    return tf.convert_to_tensor(tf.cast(table, self.compute_dtype))
+    return tf.convert_to_tensor(tf.cast(table, tf.float32))
 
 
 class _Lookups:

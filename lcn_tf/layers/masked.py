@@ -89,15 +89,16 @@ def masked_top_k(scores: tf.Tensor, mask: tf.Tensor, k: int, ordered: bool = Tru
     ordered: Off: the same set in any order, a fifth faster.
 
   Returns:
-    indices: int32 `[..., k]`, by falling score if `ordered`; 0 where not valid.
+    indices: int64 `[..., k]`, by falling score if `ordered`; 0 where not valid.
     valid: bool `[..., k]`; fewer than k kept entries are all returned, the rest is not valid.
   """
   filled = tf.stop_gradient(_fill(scores, mask))
   there = tf.minimum(k, tf.shape(filled)[-1])
   values, indices = tf.math.top_k(filled, there, sorted=ordered)
-  padding = [[0, 0]] * (len(filled.shape) - 1) + [[0, k - there]]
-  valid = tf.pad(values > tf.float32.min, padding)
-  indices = tf.where(valid, tf.pad(indices, padding), 0)
+  # int64: int32 would be moved to the host; it has no tf.pad on a GPU
+  none = tf.zeros(tf.concat([tf.shape(filled)[:-1], [k - there]], axis=0), tf.int64)
+  valid = tf.pad(values > tf.float32.min, [[0, 0]] * (len(filled.shape) - 1) + [[0, k - there]])
+  indices = tf.where(valid, tf.concat([tf.cast(indices, tf.int64), none], axis=-1), tf.constant(0, tf.int64))
   for tensor in (indices, valid):
     tensor.set_shape([*filled.shape[:-1], k])
   return indices, valid
@@ -136,6 +137,26 @@ class Picked:
     return tf.gather(tf.reshape(values, [-1]), self._flat)
 
   def place(self, weights: tf.Tensor) -> tf.Tensor:
-    """`[B, N, L]` with `weights` `[B, N, K]` added at the kept columns, zeros elsewhere."""
+    """`[B, N, L]` with `weights` `[B, N, K]` added at the kept columns, zeros elsewhere; sums are made in float32."""
     total = tf.reduce_prod(self._shape)
-    return tf.reshape(tf.math.unsorted_segment_sum(weights, self._flat, total), self._shape)
+    placed = tf.math.unsorted_segment_sum(tf.cast(weights, tf.float32), self._flat, total)
+    return tf.cast(tf.reshape(placed, self._shape), weights.dtype)
+
+
+def repeat_rows(rows: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+  """`rows` `[R, ...]` at `index` `[...]`, int64 in [0, R), with a gradient that is added up in float32.
+
+  A row may be taken thousands of times; sums of so many terms in a half-precision type would stop growing.
+  """
+  if rows.dtype == tf.float32:
+    return tf.gather(rows, index)
+
+  @tf.custom_gradient
+  def taken(rows: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+      count = tf.shape(rows, out_type=tf.int64)[0]
+      return tf.cast(tf.math.unsorted_segment_sum(tf.cast(upstream, tf.float32), index, count), rows.dtype)
+
+    return tf.gather(rows, index), gradient
+
+  return taken(rows)

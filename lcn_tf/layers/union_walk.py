@@ -87,7 +87,7 @@ def _keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor) ->
   # int64: index arithmetic in int32 would be placed on the host
   shape = tf.shape(scores_BNHL, out_type=tf.int64)
   rows = shape[0] * shape[1]
-  places = tf.cast(tf.reshape(ranked_BNHR, [rows, heads, -1]), tf.int64)
+  places = tf.reshape(tf.cast(ranked_BNHR, tf.int64), [rows, heads, -1])
   places += (tf.range(rows) * shape[3])[:, tf.newaxis, tf.newaxis]
   ranks = tf.range(tf.shape(places, out_type=tf.int64)[2])
   steps = tf.cast(ranks * heads + tf.range(heads, dtype=tf.int64)[:, tf.newaxis], tf.float32)

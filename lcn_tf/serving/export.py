@@ -11,7 +11,7 @@ from tensorflow import keras
 
 from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.serving.signatures import request_spec
+from lcn_tf.serving.signatures import at_least_one_column, request_spec
 
 
 def save(model: keras.Model, experiment: Experiment, record_set: RecordSet, output: str | pathlib.Path) -> pathlib.Path:
@@ -22,7 +22,7 @@ def save(model: keras.Model, experiment: Experiment, record_set: RecordSet, outp
   """
 
   def rank(**request: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {"probability": tf.sigmoid(model(request, training=False))}
+    return {"probability": tf.sigmoid(model(at_least_one_column(request), training=False))}
 
   module = tf.Module()
   module.weights = list(model.variables)

@@ -26,6 +26,21 @@ def request_spec(schema: Schema) -> dict[str, tf.TensorSpec]:
   return {name: tf.TensorSpec(shape, dtype, name) for name, (shape, dtype) in shapes.items()}
 
 
+def at_least_one_column(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  """The request, with a column of padding in place of histories of width 0, which nothing can be gathered from.
+
+  Histories come back as int64: int32 would be joined on the host.
+  """
+  padded = dict(request)
+  for d in DOMAINS:
+    for name in (f"{d}_items", f"{d}_times", f"{d}_cross"):
+      shape = tf.shape(request[name])
+      missing = tf.concat([shape[:1], [tf.maximum(1 - shape[1], 0)], shape[2:]], axis=0)
+      padded[name] = tf.concat([tf.cast(request[name], tf.int64), tf.zeros(missing, tf.int64)], axis=1)
+      padded[name].set_shape([None, None, *request[name].shape[2:]])
+  return padded
+
+
 def example_batch(schema: Schema, requests: int = 1, candidates: int = 1, length: int = 1) -> dict[str, tf.Tensor]:
   """A batch of zeros with every tensor of `lcn_tf.data.records`, to build models with."""
   sizes = [requests, candidates]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lcn_tf.layers.masked import attend, gather_rows, masked_mean, masked_softmax, masked_top_k
+from lcn_tf.layers.masked import attend, gather_rows, masked_mean, masked_softmax, masked_top_k, repeat_rows
 from tests.reference import masked as twin
 
 
@@ -158,6 +158,17 @@ def test_top_k_prefers_real_behaviours_to_padding_however_low_they_score():
 def test_top_k_breaks_ties_toward_recent_behaviours():
   indices, _ = masked_top_k(tf.zeros([1, 2, 6]), tf.constant([[[True, False, True, True, True, True]]]), 3)
   np.testing.assert_array_equal(indices, [[[0, 2, 3], [0, 2, 3]]])
+
+
+def test_a_row_that_is_repeated_often_gets_its_whole_gradient_in_half_precision():
+  rows = tf.constant([[1.0], [2.0]], tf.bfloat16)
+  index = tf.constant([0] * 3000 + [1], tf.int64)
+  with tf.GradientTape() as tape:
+    tape.watch(rows)
+    taken = repeat_rows(rows, index)
+    loss = tf.reduce_sum(taken[:, 0] * tf.constant(1.0, tf.bfloat16))
+  np.testing.assert_array_equal(tf.cast(taken[-1], tf.float32), [2.0])
+  np.testing.assert_allclose(tf.cast(tape.gradient(loss, rows), tf.float32)[:, 0], [3000, 1], rtol=0.01)
 
 
 def test_gathered_rows_are_the_chosen_ones_and_alone_get_gradient():

@@ -42,6 +42,16 @@ def test_the_saved_model_scores_as_the_trained_model_any_number_of_candidates(ru
     assert expected.shape == (3, candidates)
 
 
+def test_histories_of_width_0_are_empty_histories(run, tmp_path):
+  folder, _, _ = run
+  served = tf.saved_model.load(str(export_run(folder, tmp_path))).signatures["rank"]
+  batch = request()
+  empty = batch | {f"{d}_length": tf.zeros_like(batch[f"{d}_length"]) for d in ("target", "source")}
+  parts = [f"{d}_{part}" for d in ("target", "source") for part in ("items", "times", "cross")]
+  narrow = empty | {name: batch[name][:, :0] for name in parts}
+  np.testing.assert_allclose(served(**narrow)["probability"], served(**empty)["probability"], rtol=1e-6)
+
+
 def test_candidates_of_one_moment_may_share_their_visibility(run, tmp_path):
   folder, _, _ = run
   served = tf.saved_model.load(str(export_run(folder, tmp_path))).signatures["rank"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow import keras
-from tensorflow.python.framework import kernels
+from tensorflow.python.framework import function_def_to_graph, kernels
 
 from lcn_tf.layers.structures import Behaviours, Candidates
 
@@ -183,12 +183,26 @@ def check_extractor(
 
 
 def ops_without_gpu_kernel(function: Any) -> set[str]:
-  """Ops of a concrete function (and of the functions it calls) that TensorFlow could not place on a GPU."""
-  graph = function.graph.as_graph_def(add_shapes=False)
-  nodes = [*graph.node, *(node for called in graph.library.function for node in called.node_def)]
-  uses = {(node.op, tuple(sorted((k, v.type) for k, v in node.attr.items() if v.type))) for node in nodes}
-  lacking = [(op, types) for op, types in uses if not _has_gpu_kernel(op, dict(types))]
-  return {f"{op}({', '.join(f'{k}={tf.as_dtype(t).name}' for k, t in types)})" for op, types in lacking}
+  """Ops of a concrete function (and of the functions it calls) that TensorFlow could not place on a GPU, or whose
+  result would be on the host, though it is data."""
+  called = function.graph.as_graph_def(add_shapes=False).library.function
+  with function.graph.as_default():
+    graphs = [function.graph, *(function_def_to_graph.function_def_to_graph(one) for one in called)]
+  found = set()
+  for op in (op for graph in graphs for op in graph.get_operations()):
+    types = {name: value.type for name, value in op.node_def.attr.items() if value.type}
+    fitting = [kernel for kernel in _kernels(op.type) if _fits_gpu(kernel, types)]
+    wide = {out.name for out, tensor in zip(op.op_def.output_arg, op.outputs, strict=False) if _is_wide(tensor)}
+    described = f"{op.type}({', '.join(f'{k}={tf.as_dtype(t).name}' for k, t in sorted(types.items()))})"
+    if _kernels(op.type) and not fitting:  # without any it is a call of a function
+      found.add(described)
+    elif fitting and all(wide & set(kernel.host_memory_arg) for kernel in fitting) and op.type not in _NO_COPY:
+      found.add(f"{described} on the host")
+  return found
+
+
+# of the batch, which comes from the host
+_NO_COPY = ("Placeholder", "_Arg", "Const")
 
 
 @functools.cache
@@ -196,14 +210,15 @@ def _kernels(op: str) -> list[Any]:
   return list(kernels.get_registered_kernels_for_op(op).kernel)
 
 
-def _has_gpu_kernel(op: str, types: dict[str, int]) -> bool:
-  if not _kernels(op):  # a call of a function
-    return True
-  return any(
-    kernel.device_type in ("GPU", "DEFAULT")
-    and all(types[c.name] in c.allowed_values.list.type for c in kernel.constraint if c.name in types)
-    for kernel in _kernels(op)
+def _fits_gpu(kernel: Any, types: dict[str, int]) -> bool:
+  return kernel.device_type in ("GPU", "DEFAULT") and all(
+    types[c.name] in c.allowed_values.list.type for c in kernel.constraint if c.name in types
   )
+
+
+def _is_wide(tensor: tf.Tensor) -> bool:
+  """Whether it is data: what has two axes and a fixed size is where to pad."""
+  return tensor.shape.rank is not None and tensor.shape.rank > 1 and not tensor.shape.is_fully_defined()
 
 
 def _plain(value: Any) -> Any:
