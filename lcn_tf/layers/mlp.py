@@ -6,6 +6,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from lcn_tf.layers.dropout import Dropout
+
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class MLP(keras.layers.Layer):
@@ -37,8 +39,6 @@ class MLP(keras.layers.Layer):
     super().__init__(**kwargs)
     if any(width < 1 for width in units):
       raise ValueError(f"units: expected positive widths, found {list(units)}")
-    if not 0 <= dropout < 1:
-      raise ValueError(f"dropout: expected a number in [0, 1), found {dropout}")
     keras.activations.get(activation)
     self.units = tuple(units)
     self.activation = activation
@@ -47,13 +47,11 @@ class MLP(keras.layers.Layer):
       keras.layers.Dense(width, activation, name=f"dense_{index}", dtype=self.dtype_policy)
       for index, width in enumerate(self.units)
     ]
-    self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+    self._dropouts = [Dropout(dropout, name=f"dropout_{index}", dtype=self.dtype_policy) for index in range(len(units))]
 
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-    for dense in self._hidden:
-      inputs = dense(inputs)
-      if self.dropout:
-        inputs = self._dropout(inputs, training=training)
+    for dense, drop in zip(self._hidden, self._dropouts, strict=True):
+      inputs = drop(dense(inputs), training=training)
     return inputs
 
   def get_config(self) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""Dropout whose choices are part of a checkpoint."""
+
+import random
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+
+@keras.saving.register_keras_serializable("lcn_tf")
+class Dropout(keras.layers.Layer):
+  """Drops a share of the numbers in training, and scales the others so that the mean stays.
+
+  Where its random numbers stand is a variable that checkpoints hold, so a job that was interrupted drops what an
+  unbroken one would have dropped; Keras' own layer begins anew. Replicas drop different numbers. The seed comes from
+  Python's `random`, which `build_model` seeds.
+
+  Args:
+    rate: The share, in [0, 1).
+
+  Call arguments:
+    inputs: Any shape.
+    training: Whether anything is dropped.
+
+  Raises:
+    ValueError: `rate` is not in [0, 1).
+  """
+
+  def __init__(self, rate: float, **kwargs: Any):
+    super().__init__(**kwargs)
+    if not 0 <= rate < 1:
+      raise ValueError(f"dropout: expected a number in [0, 1), found {rate}")
+    self.rate = rate
+
+  def build(self, input_shape: tf.TensorShape) -> None:
+    if self.rate:
+      self.generator = tf.random.Generator.from_seed(random.randrange(2**31), alg="philox")
+    super().build(input_shape)
+
+  def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    if not training or not self.rate:
+      return inputs
+    seed = self.generator.make_seeds()[:, 0]
+    return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed, rng_alg="philox")
+
+  def get_config(self) -> dict[str, Any]:
+    return super().get_config() | {"rate": self.rate}
