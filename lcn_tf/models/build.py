@@ -34,17 +34,31 @@ def build_model(
   Raises:
     UserError: No such network or extractor, wrong options, or item vectors are missing.
   """
-  if config.network not in NETWORKS:
-    raise unknown("model.network", "network", config.network, NETWORKS)
   if needs_pretrained(config) and pretrained is None:
     raise UserError(f"model.extractor {config.extractor!r} needs pre-trained item vectors (model.pretraining)")
   tf.keras.utils.set_random_seed(seed)
-  network = NETWORKS[config.network] if config.auxiliary_seed is None else SeparateSearch
-  model = network(schema, config, seed, deduplicate, pretrained)
+  model = _made(schema, config, seed, deduplicate, pretrained)
   for domain, table in (catalogues or {}).items():
     model.embedder.set_catalogue(domain, table)
   model.build_from(example_batch(schema), training)
   return model
+
+
+def check_model(schema: Schema, config: Model) -> None:
+  """Checks a model's section of an experiment, without item vectors, and without memory or devices for its tables.
+
+  Raises:
+    UserError: As `build_model`.
+  """
+  with tf.Graph().as_default():
+    _made(schema, config, 0, True, None)
+
+
+def _made(schema: Schema, config: Model, seed: int, deduplicate: bool, pretrained: Pretrained | None) -> RequestModel:
+  if config.network not in NETWORKS:
+    raise unknown("model.network", "network", config.network, NETWORKS)
+  network = NETWORKS[config.network] if config.auxiliary_seed is None else SeparateSearch
+  return network(schema, config, seed, deduplicate, pretrained)
 
 
 def needs_pretrained(config: Model) -> bool:

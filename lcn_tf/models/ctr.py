@@ -14,6 +14,7 @@ from lcn_tf.interest.din import DIN
 from lcn_tf.layers.embedding import Embedded
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.models.base import Batch, RequestModel, Terms, concat_per_candidate
+from lcn_tf.models.options import typed
 from lcn_tf.schema import DomainName, Schema, other_domain
 
 
@@ -90,18 +91,19 @@ def make_extractor(config: Model, schema: Schema, domain: DomainName) -> Extract
   Raises:
     UserError: No such extractor, or options that it does not take or accept.
   """
+  where = f"model.options of {config.extractor!r}"
   if config.extractor == "none":
+    typed(where, lambda: None, [], config.options)
     return None
   if config.extractor not in EXTRACTORS:
     raise unknown("model.extractor", "extractor", config.extractor, ["none", *EXTRACTORS])
   make = EXTRACTORS[config.extractor]
-  for option in config.options:
-    if option not in make.options():
-      raise unknown(f"model.options of {config.extractor!r}", "option", option, make.options())
+  options = typed(where, make, make.options(), config.options)
   try:
-    extractor = make.for_history(config, schema, domain, name=f"interest_{domain}")
+    read = config.model_copy(update={"options": options})
+    extractor = make.for_history(read, schema, domain, name=f"interest_{domain}")
   except (ValueError, TypeError) as error:
-    raise UserError(f"model.options of {config.extractor!r}: {error}") from None
+    raise UserError(f"{where}: {error}") from None
   if extractor is None:
     logging.warning("%r finds nothing in the %s history of this schema and leaves it out", config.extractor, domain)
   return extractor

@@ -33,11 +33,13 @@ class PiNet(TwoDomain):
 
   Departures from the paper: it predicts the next item of a sequence by a softmax over all items of a domain; this is a
   click model, which scores candidates by the same states. Behaviours have their side information beside the item, as
-  everywhere in this library, but not their age, which differs between the candidates of a request. A history is cut to
-  the newest `max_steps` behaviours of the record (or to what one candidate sees at most, if that is less): a candidate
-  whose newest visible behaviour is number f of them is left with `max_steps - f`, and a step whose partner in the other
-  domain was cut off has none. No dropout in the recurrences. Gradients are not clipped to +-5: those of a mean click
-  loss stay far below it.
+  everywhere in this library, but not their age, which differs between the candidates of a request. A history is cut
+  to the newest `max_steps` behaviours of the record (or to what one candidate sees at most, if that is less): a
+  candidate whose newest visible behaviour is number f of them is left with `max_steps - f`, and a step whose partner
+  in the other domain was cut off has none. So candidates that share a record are read with up to
+  `schema.extra_length` fewer steps in training than in serving, where f is 0, and records cut otherwise give other
+  states. No dropout in the recurrences. Gradients are not clipped to +-5: those of a mean click loss stay far below
+  it.
 
   Options:
     units: Width H of all states.
@@ -70,6 +72,8 @@ class PiNet(TwoDomain):
     official_bug: bool = False,
     source_weight: float = 1.0,
   ) -> None:
+    if source_weight < 0:
+      raise ValueError(f"source_weight must not be negative; found {source_weight}")
     self.source_weight = source_weight
     # no more than the newest candidate sees, so that no candidate's state holds what the candidate does not see
     self.steps = {d: min(max_steps, self.embedder.max_lengths[d]) for d in DOMAINS}

@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from lcn_tf.config import Model
 from lcn_tf.data.pretrained import Pretrained
-from lcn_tf.errors import UserError, unknown
+from lcn_tf.errors import UserError
 from lcn_tf.layers.embedding import Embedded
 from lcn_tf.models.base import Batch, RequestModel, Terms, click_loss
+from lcn_tf.models.options import typed
 from lcn_tf.schema import DomainName, Schema
 
 
@@ -52,14 +53,13 @@ class TwoDomain(RequestModel):
       raise UserError(
         f"model.network {config.network!r} reads both histories, but model.histories is {list(config.histories)}"
       )
-    for option in config.options:
-      if option not in self.options():
-        raise unknown(f"model.options of {config.network!r}", "option", option, self.options())
+    where = f"model.options of {config.network!r}"
+    options = typed(where, self.make_layers, self.options(), config.options)
     self.source_weight = 1.0
     try:
-      self.make_layers(**config.options)
+      self.make_layers(**options)
     except (ValueError, TypeError) as error:
-      raise UserError(f"model.options of {config.network!r}: {error}") from None
+      raise UserError(f"{where}: {error}") from None
 
   @classmethod
   def options(cls) -> list[str]:

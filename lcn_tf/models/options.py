@@ -1,0 +1,36 @@
+"""`model.options` of an experiment, checked against the signature that takes them."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pydantic
+
+from lcn_tf.errors import UserError, unknown
+
+
+def typed(where: str, taker: Callable[..., Any], known: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+  """The options, each as the type that its annotation names: YAML reads 1e2 as a string, and "false" as true.
+
+  Args:
+    where: Heads the messages.
+    taker: Its parameters' annotations are the types; an option that is no parameter stays as it is.
+    known: The options that there are.
+    given: By name.
+
+  Raises:
+    UserError: An option is unknown, or its value cannot be read as its type without losing anything.
+  """
+  parameters = inspect.signature(taker).parameters
+  found = {}
+  for name, value in given.items():
+    if name not in known:
+      raise unknown(where, "option", name, known)
+    kind = parameters[name].annotation if name in parameters else Any
+    try:
+      found[name] = pydantic.TypeAdapter(kind).validate_python(value)
+    except pydantic.ValidationError as error:
+      detail = error.errors()[0]
+      place = "".join(f"[{part}]" for part in detail["loc"])
+      raise UserError(f"{where}: {name}{place} is {value!r}: {detail['msg'].lower()}") from None
+  return found
