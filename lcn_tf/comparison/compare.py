@@ -7,14 +7,14 @@ from typing import Any
 
 from absl import logging
 
+from lcn_tf import files
 from lcn_tf.comparison import report, results, table
 from lcn_tf.comparison.cells import Row, rows_of
 from lcn_tf.comparison.config import Loaded
 from lcn_tf.comparison.grid import Failure, Grid, open_output
-from lcn_tf.comparison.processes import Commands, Runner, exclusive
+from lcn_tf.comparison.processes import Commands, Runner
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
-from lcn_tf.evaluation import output as files
 
 
 def compare(
@@ -51,8 +51,8 @@ def compare(
   output = pathlib.Path(output)
   rows = rows_of(loaded, output)
   wanted = select(rows, only)
-  _check_schemas(loaded, record_set)
-  with exclusive(output) as lock:
+  _check_experiments(loaded, record_set)
+  with files.exclusive(output, "another comparison, or one of its cells,") as lock:
     open_output(loaded, record_set, rows, output)
     runner = runner or Commands(record_set.path, output, loaded.comparison.cell_replicates, [lock], jobs)
     keep = loaded.comparison.keep_models
@@ -65,14 +65,18 @@ def compare(
   return found
 
 
-def _check_schemas(loaded: Loaded, record_set: RecordSet) -> None:
-  from lcn_tf.training.trainer import check_schema  # TensorFlow takes seconds to load, and --dry_run needs none of it
+def _check_experiments(loaded: Loaded, record_set: RecordSet) -> None:
+  # TensorFlow takes seconds to load, and --dry_run needs none of it
+  from lcn_tf.models.build import check_model
+  from lcn_tf.training.trainer import check_schema, warn_of_other_records
 
   for label, experiment in loaded.experiments.items():
     try:
       check_schema(experiment.record_schema, record_set)
+      check_model(record_set.record_schema, experiment.model)
     except UserError as error:
       raise UserError(f"models.{label}: {error}") from None
+  warn_of_other_records(next(iter(loaded.experiments.values())), record_set)
 
 
 def select(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:

@@ -86,6 +86,8 @@ class Comparison(Strict):
     for key, values in self.tuning.items():
       if not values:
         raise ValueError(f"tuning: {key} has no values")
+      if key in self.common:
+        raise ValueError(f"common: {key} is tuned")
       for label, entry in self.models.items():
         if key in entry.set:
           raise ValueError(f"models.{label}.set: {key} is tuned")

@@ -5,28 +5,28 @@ import dataclasses
 import hashlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from absl import logging
 
-from lcn_tf import config
+from lcn_tf import config, files
 from lcn_tf.comparison.cells import Cell, Row
 from lcn_tf.comparison.config import Comparison, Loaded, dump
 from lcn_tf.comparison.processes import Failed, Runner
 from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.evaluation import output as files
 from lcn_tf.evaluation.page import number
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-  """A cell that ended badly."""
+  """A cell that ended badly; `for_good` if it would again."""
 
   cell: Cell
   why: str
+  for_good: bool = False
 
 
 def open_output(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row], output: pathlib.Path) -> None:
@@ -96,8 +96,9 @@ class Grid:
     if self._done:
       self.say(f"{self._done} of {self._total} cells are there already")
     failures = self._train([cell for row in self.rows for cell in _candidates(row)], evaluate=False)
+    lost = {id(failure.cell) for failure in failures if failure.for_good}
     for row in self.rows:
-      _choose(row)
+      _choose(row, lost)
     wanted = [cell for cells in zip(*(row.cells() for row in self.rows if row.cells()), strict=True) for cell in cells]
     failures += self._train(wanted, evaluate=True)
     if not self.keep_models:
@@ -115,7 +116,11 @@ class Grid:
 
   def _train(self, cells: Sequence[Cell], evaluate: bool) -> list[Failure]:
     left = [cell for cell in cells if not (cell.finished() if evaluate else cell.trained())]
-    failures = self._vectors(left)
+    try:
+      failures = self._vectors(left)
+    except BaseException:
+      self.runner.stop()
+      raise
     lost = {id(failure.cell) for failure in failures}
     left = [cell for cell in left if id(cell) not in lost]
     self._done += len(failures)
@@ -131,7 +136,7 @@ class Grid:
           try:
             seconds = future.result()
           except Failed as error:
-            failures.append(Failure(cell, str(error)))
+            failures.append(Failure(cell, str(error), error.for_good))
             self.say(f"{where}: failed: {error}")
             continue
           self._seconds.setdefault(cell.label, []).append(seconds)
@@ -181,7 +186,8 @@ class Grid:
           self.runner.pretrain(file, shared)
         Pretrained.open(shared, self.fingerprint).save(cell.folder / "pretrained")
       except (Failed, UserError) as error:
-        failures.append(Failure(cell, f"no item vectors: {error}"))
+        for_good = isinstance(error, UserError) or error.for_good
+        failures.append(Failure(cell, f"no item vectors: {error}", for_good))
     return failures
 
 
@@ -211,10 +217,13 @@ def _candidates(row: Row) -> list[Cell]:
   return [] if row.chosen() is not None else [cells[0] for cells in row.combinations]
 
 
-def _choose(row: Row) -> None:
-  """Writes `tuning.json`, once and for all: a later choice would have seen the test. What failed cannot win."""
+def _choose(row: Row, lost: Collection[int]) -> None:
+  """Writes `tuning.json`, once and for all: a later choice would have seen the test.
+
+  What failed for good (`lost`, by id) cannot win. What was killed or crashed has its turn first: no choice until then.
+  """
   tried = _candidates(row)
-  if not any(cell.trained() for cell in tried):
+  if not all(cell.trained() or id(cell) in lost for cell in tried) or not any(cell.trained() for cell in tried):
     return
   found: list[dict[str, Any]] = []
   for cell in tried:

@@ -1,14 +1,12 @@
 """Every cell is a process of its own: its peak memory is its own, and its death is nobody else's."""
 
-import contextlib
-import fcntl
 import os
 import pathlib
 import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import yaml
@@ -16,13 +14,20 @@ import yaml
 import lcn_tf
 from lcn_tf.comparison.cells import Cell
 from lcn_tf.comparison.config import slug
-from lcn_tf.errors import UserError
 
 _TAIL = 12  # lines of a log that a failure shows
 
 
 class Failed(Exception):
-  """A process ended badly; the message says how."""
+  """A process ended badly; the message says how.
+
+  Attributes:
+    for_good: It would fail again: it ended with an error message of its own, not by a signal or a crash.
+  """
+
+  def __init__(self, message: str, for_good: bool = False):
+    super().__init__(message)
+    self.for_good = for_good
 
 
 class Runner(Protocol):
@@ -111,7 +116,14 @@ class Commands:
       self._running.discard(process)
     if code:
       how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-      raise Failed(f"{how}; {log} ends with\n" + tail(log))
+      last = tail(log)
+      raise Failed(f"{how}; {log} ends with\n{last}", for_good=_message(last))
+
+
+def _message(end: str) -> bool:
+  """Whether a log ends with what `lcn_tf.entry.run` prints for a `UserError`, of one line or several."""
+  lines = [line.strip() for line in end.splitlines()]
+  return any(line.startswith("error: ") for line in lines) and "Traceback (most recent call last):" not in lines
 
 
 def threads(jobs: int) -> dict[str, str]:
@@ -132,19 +144,3 @@ def tail(log: pathlib.Path) -> str:
   """The last lines of a log, indented."""
   lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
   return "\n".join(f"    {line[:300]}" for line in lines[-_TAIL:])
-
-
-@contextlib.contextmanager
-def exclusive(folder: pathlib.Path) -> Iterator[int]:
-  """Holds a folder until the block, and all processes that inherit the file descriptor, have ended.
-
-  Raises:
-    UserError: Another one holds it.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  with (folder / ".lock").open("w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise UserError(f"{folder}: another comparison is at work here, or one of its cells still is") from None
-    yield file.fileno()

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lcn_tf import metrics
+from lcn_tf import files, metrics
 from lcn_tf.comparison.cells import Cell, Row
 from lcn_tf.comparison.config import Comparison
-from lcn_tf.evaluation import output as files
 from lcn_tf.evaluation import paired, predictions
 
 METRICS = ("auc", "gauc", "logloss")

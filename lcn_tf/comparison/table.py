@@ -1,7 +1,7 @@
 """The table in the papers' form, as Markdown and as cells that the report shows, too."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lcn_tf.comparison.cells import Row
@@ -52,7 +52,7 @@ def spread(result: Result, name: str) -> str:
 
 
 def difference(paired: dict[str, Any] | None, name: str) -> str:
-  """How much more than the reference, its interval, and a star if that holds no 0."""
+  """How much more than the reference, its interval, and a star if it is significant."""
   if paired is None or math.isnan(paired[name]["difference"]):
     return "-"
   low, high = paired[name]["interval"]
@@ -60,26 +60,33 @@ def difference(paired: dict[str, Any] | None, name: str) -> str:
 
 
 def significant(paired: dict[str, Any], name: str) -> bool:
+  """Whether the interval holds no 0. Never with one run of the reference: another seed may say something else."""
   low, high = paired[name]["interval"]
-  return low > 0 or high < 0
+  return len(paired["b"]) > 1 and (low > 0 or high < 0)
 
 
 def notes(comparison: Comparison, record_set: RecordSet) -> list[str]:
   """What one has to know to read the table."""
   part = record_set.part("test")
   seeds = ", ".join(map(str, comparison.seeds))
-  budget = ", ".join(f"{key} {value}" for key, value in comparison.common.items())
+  own = {
+    label: {key: entry.set[key] for key in comparison.common if key in entry.set}
+    for label, entry in comparison.models.items()
+  }
+  shared = {key: value for key, value in comparison.common.items() if not any(key in keys for keys in own.values())}
   lines = [
     f"Test split of `{record_set.name}` ({record_set.fingerprint}): {part.candidates:,} candidates of {part.users:,} "
     f"users. Mean ± standard deviation over the training seeds {seeds}; of each run the epoch with the best validation "
     "AUC.",
     f"Differences are to {comparison.reference}: {LEVEL:.0%} intervals of {comparison.replicates:,} paired bootstrap "
-    "samples of the users, metrics averaged over seeds; * = the interval holds no 0.",
+    "samples of the users, metrics averaged over seeds; * = the interval holds no 0. They are about the choice of "
+    "users: what the choice of seeds does is in the standard deviations, and one seed gets no mark.",
     "Training seconds: mean over seeds, validation included. Candidates/s: in training, of the fastest epoch. Peak "
     "memory: of the training process, the largest of all seeds.",
   ]
-  if budget:
-    lines.append(f"The same for all: {budget}.")
+  if shared:
+    lines.append(f"The same for all: {_settings(shared)}.")
+  lines += [f"{label} has its own: {_settings(keys)}." for label, keys in own.items() if keys]
   if comparison.tuning:
     grid = "; ".join(f"{key} in {list(values)}" for key, values in comparison.tuning.items())
     lines.append(
@@ -87,6 +94,10 @@ def notes(comparison: Comparison, record_set: RecordSet) -> list[str]:
       "never met the test split."
     )
   return lines
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+  return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def tuning(rows: Sequence[Row]) -> list[list[str]]:

@@ -60,6 +60,7 @@ def test_common_may_say_how_the_records_were_built(tmp_path):
     ({"seeds": []}, r"seeds: .*at least 1"),
     ({"common": {"train.seed": 3}}, r"common: train\.seed comes from seeds"),
     ({"common": {"schema.candidates": 3}}, r"common: schema\.candidates cannot be set: models share the records"),
+    ({"tuning": {"train.epochs": [1, 2]}}, r"common: train\.epochs is tuned"),
     ({"tuning": {"train.learning_rate": []}}, r"tuning: train\.learning_rate has no values"),
     ({"tuning": {"model.options.levels": [["csa"]]}}, r"models\.Fair\.set: model\.options\.levels is tuned"),
     (

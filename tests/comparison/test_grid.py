@@ -10,10 +10,10 @@ from lcn_tf.comparison import grid, report
 from lcn_tf.comparison.cells import rows_of
 from lcn_tf.comparison.compare import compare
 from lcn_tf.comparison.grid import describe
-from lcn_tf.comparison.processes import exclusive
 from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
+from lcn_tf.files import exclusive
 from tests.comparison.stubs import Stub, load
 from tests.support.record_sets import small_schema, write_record_set
 
@@ -136,7 +136,10 @@ def test_records_of_another_schema_are_refused_before_anything_runs(tmp_path):
 
 
 def test_two_comparisons_do_not_share_a_folder_at_once(record_set, tmp_path):
-  with exclusive(tmp_path / "out"), pytest.raises(UserError, match="another comparison is at work here"):
+  with (
+    exclusive(tmp_path / "out", "somebody"),
+    pytest.raises(UserError, match=r"out: another comparison.* at work here"),
+  ):
     compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
   compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
 
@@ -208,16 +211,46 @@ def test_tuning_is_resumed_and_its_choice_is_final(record_set, tmp_path):
   assert last.calls == []
 
 
-def test_a_combination_that_fails_cannot_win(record_set, tmp_path):
-  class Diverges(Stub):
-    def train(self, cell, evaluate):
-      self.failing = ("Good",) if cell.experiment.train.learning_rate == 0.01 else ()
-      super().train(cell, evaluate)
+class FailsAtOneRate(Stub):
+  """Good at the rate of 0.01."""
 
+  def train(self, cell, evaluate):
+    self.failing = ("Good",) if cell.experiment.train.learning_rate == 0.01 else ()
+    super().train(cell, evaluate)
+
+
+def test_a_combination_that_diverges_cannot_win(record_set, tmp_path):
+  runner = FailsAtOneRate()
+  runner.for_good = True
   with pytest.raises(UserError, match="1 cells failed"):
-    compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=Diverges())
+    compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=runner)
   chosen = json.loads((tmp_path / "out" / "cells" / "good" / "tuning.json").read_text())
   assert (chosen["chosen"], chosen["tried"][1]["val_auc"]) == (2, None)
+
+
+def test_a_combination_that_was_killed_has_its_turn_before_the_choice(record_set, tmp_path):
+  loaded = load(tmp_path, tuning=TUNING)
+  with pytest.raises(UserError, match="1 cells failed"):
+    compare(loaded, record_set, tmp_path / "out", runner=FailsAtOneRate())
+  assert not (tmp_path / "out" / "cells" / "good" / "tuning.json").exists()
+  assert (tmp_path / "out" / "cells" / "bad" / "tuning.json").exists()
+  again = Stub()
+  compare(loaded, record_set, tmp_path / "out", runner=again)
+  assert again.calls[0] == ("Good", 0, {"train.learning_rate": 0.01}, False)
+  chosen = json.loads((tmp_path / "out" / "cells" / "good" / "tuning.json").read_text())
+  assert None not in [tried["val_auc"] for tried in chosen["tried"]]
+
+
+def test_an_interruption_while_item_vectors_are_made_ends_their_process(record_set, tmp_path):
+  class Interrupted(Stub):
+    def pretrain(self, config, folder):
+      raise KeyboardInterrupt
+
+  models = {"Good": {"config": "lap.yaml", "set": {"model.extractor": "sim_soft", "model.options": {}}}}
+  runner = Interrupted()
+  with pytest.raises(KeyboardInterrupt):
+    compare(load(tmp_path, models=models), record_set, tmp_path / "out", runner=runner)
+  assert runner.stopped
 
 
 def test_description_says_what_is_done(record_set, tmp_path):

@@ -83,6 +83,7 @@ def test_a_real_grid_is_trained_tested_and_compared_once(folder, capsys):
       "dataset.json",
       "report",
       "log.txt",
+      ".lock",
     }
     assert (cell / "log.txt").read_text().startswith("$ python -m pipelines.train --config ")
   first = predictions.read(out / table["path"][-1] / "predictions.parquet")
