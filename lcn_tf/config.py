@@ -144,7 +144,7 @@ class Records(Strict):
   source_records: bool = True
   shards: Positive = 8
   compression: Literal["gzip", "none"] = "gzip"
-  seed: int = 0
+  seed: Count = 0
 
 
 class Embedding(Strict):
@@ -167,8 +167,24 @@ class Embedding(Strict):
 
 
 class MLP(Strict):
+  """The hidden layers of the scorer; `activation` is one of Keras'."""
+
   units: tuple[Positive, ...] = (512, 256)
-  activation: str = "relu"
+  activation: Literal[
+    "relu",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "selu",
+    "mish",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "softsign",
+    "swish",
+    "tanh",
+    "linear",
+  ] = "relu"
   dropout: float = pydantic.Field(0.0, ge=0, lt=1)
 
 
@@ -215,7 +231,7 @@ class Pretraining(Strict):
   dim: Positive = 64
   window: Positive = 5
   clusters: tuple[Positive, Positive] = (1000, 10000)
-  seed: int = 0
+  seed: Count = 0
 
 
 class Model(Strict):
@@ -242,7 +258,7 @@ class Model(Strict):
   network: str = "ctr"
   extractor: str = "lap"
   options: dict[str, Any] = {}
-  histories: tuple[DomainName, ...] = ("target", "source")
+  histories: tuple[DomainName, ...] = pydantic.Field(("target", "source"), min_length=1)
   max_length: Count = 0
   short_term: Count = 0
   embedding: Embedding = Embedding()
@@ -251,10 +267,12 @@ class Model(Strict):
   mlp: MLP = MLP()
   crp: CRP | None = None
   projection_refresh: Count = 0
-  auxiliary_seed: int | None = None
+  auxiliary_seed: Count | None = None
 
   @pydantic.model_validator(mode="after")
   def _slots_fit(self) -> "Model":
+    if len(set(self.histories)) < len(self.histories):
+      raise ValueError(f"histories {list(self.histories)} name one twice")
     if self.auxiliary_seed is not None and self.extractor != "twin":
       raise ValueError(f"auxiliary_seed is of extractor 'twin', but extractor is {self.extractor!r}")
     if self.auxiliary_seed is not None and self.options.get("projections") == "cached":
@@ -282,14 +300,16 @@ class Train(Strict):
     steps_per_execution: Steps per call into the graph.
     strategy: `mirrored`: all visible GPUs, or logical CPU devices where there is none.
     replicas: GPUs or logical CPU devices; 0 = all GPUs, or one CPU device.
-    mixed_precision: bfloat16 compute (no loss scaling needed); scores, softmax and losses stay float32.
+    mixed_precision: bfloat16 compute (no loss scaling needed); softmax, sums over behaviours of one age or one item,
+      and losses are float32. An exported model computes in float32, search scores included.
     jit_compile: XLA.
     early_stopping: Epochs without a better validation AUC before it stops; 0 = never.
     length_buckets: History widths of a batch, which gets the smallest that holds its longest history. Empty: powers of
       two.
     on_corrupt: A broken record stops the job (`error`) or is counted, logged and left out (`skip`).
     row_decay: Decoupled weight decay of the table rows that a step reads (preset `lcn`).
-    checkpoint_every: Steps between checkpoints within an epoch; 0 = at its end only.
+    checkpoint_every: Steps between checkpoints within an epoch; 0 = at its end, and by the clock.
+    checkpoint_minutes: Minutes between checkpoints within an epoch; 0 = at its end, and by the steps.
     keep_checkpoints: Of the newest in `checkpoints/last`; more than 2 for pipelines.consistency --stale_checkpoint.
   """
 
@@ -311,8 +331,9 @@ class Train(Strict):
   on_corrupt: Literal["error", "skip"] = "error"
   row_decay: float = pydantic.Field(0.0, ge=0)
   checkpoint_every: Count = 0
+  checkpoint_minutes: float = pydantic.Field(10.0, ge=0)
   keep_checkpoints: Positive = 2
-  seed: int = 0
+  seed: Count = 0
 
 
 class Experiment(Strict):
@@ -335,6 +356,8 @@ class Experiment(Strict):
         )
     if self.model.crp and not self.records.source_records:
       raise ValueError("model.crp reads source-domain records, but records.source_records is false")
+    if self.model.auxiliary_seed == self.train.seed:
+      raise ValueError(f"model.auxiliary_seed and train.seed are both {self.train.seed}: both models would begin alike")
     if self.train.global_batch_size % self.record_schema.candidates:
       raise ValueError(
         f"train.global_batch_size {self.train.global_batch_size} is not a multiple of "

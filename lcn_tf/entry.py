@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from lcn_tf.errors import UserError
+from lcn_tf.errors import UserError, nearest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
 
@@ -35,6 +35,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
     sys.exit(0)
   for name in values:
     values[name].unparse()
+  _check_names(values, argv)
   try:
     rest = flags.FLAGS(values(list(argv), known_only=True))
   except flags.Error as error:
@@ -43,8 +44,18 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
     raise UserError(f"unexpected arguments: {' '.join(rest[1:])}")
 
 
+def _check_names(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """absl would tell of a missing flag first, though its name is only misspelt."""
+  known = {name for some in (values, flags.FLAGS) for flag in some for name in (flag, f"no{flag}")}
+  for argument in argv[1:]:
+    name = argument[2:].partition("=")[0]
+    if argument.startswith("--") and name and name not in known and name not in ("flagfile", "undefok"):
+      raise UserError(f"Unknown command line flag {name!r}.{nearest(name, values)}")
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Calls `main` with the command line; a `UserError` becomes its message on stderr and exit code 1."""
+  """Calls `main` with the command line; a `UserError`, or what the system says of a file, becomes a message on stderr
+  and exit code 1."""
   logging.set_verbosity(logging.INFO)
 
   def guarded(argv: Sequence[str]) -> None:
@@ -52,6 +63,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       main(argv)
     except UserError as error:
       print(f"error: {error}", file=sys.stderr)
+      sys.exit(1)
+    except OSError as error:
+      if not error.filename or not error.strerror:
+        raise
+      print(f"error: {error.filename}: {error.strerror.lower()}", file=sys.stderr)
       sys.exit(1)
 
   def later(argv: Sequence[str]) -> list[str]:

@@ -107,8 +107,10 @@ def test_wrong_paths_are_told_and_nothing_is_made(tmp_path):
     train.main(["train", f"--config={CONFIGS[0]}", *flags, "--set=train.epochs"])
   with pytest.raises(UserError, match=r"Flag --records must have a value"):
     train.main(["train", f"--config={CONFIGS[0]}", "--run_dir=x"])
-  with pytest.raises(UserError, match=r"Unknown command line flag 'record'"):
+  with pytest.raises(UserError, match=r"Unknown command line flag 'record'\. Did you mean 'records'\?"):
     train.main(["train", f"--config={CONFIGS[0]}", *flags, "--record=x"])
+  with pytest.raises(UserError, match=r"Unknown command line flag 'confg'\. Did you mean 'config'\?"):
+    train.main(["train", f"--confg={CONFIGS[0]}", *flags])
   assert list(tmp_path.iterdir()) == []
 
 

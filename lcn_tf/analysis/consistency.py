@@ -34,7 +34,7 @@ from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
 from lcn_tf.schema import DomainName
 from lcn_tf.serving.signatures import request_spec
-from lcn_tf.training.export_run import Run, read_run
+from lcn_tf.training.export_run import Run, labels, read_run
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 ORACLE = 100
@@ -248,7 +248,7 @@ def run(
 ) -> Page:
   """Analyses runs and leaves `consistency.json`, `consistency.md` and `index.html` in `output`.
 
-  Runs of one experiment's name are taken as seeds of one model: means and standard deviations over them.
+  Runs that differ in their seed alone are of one model: means and standard deviations over them.
 
   Raises:
     UserError: As `analyse`; or `top`, `oracle` or a size is not positive.
@@ -260,17 +260,17 @@ def run(
   longest = max(schema.target.max_length, schema.source.max_length)
   sizes = [*sorted(size for size in sizes if size < longest), longest]
   found: dict[tuple[str, str, str], list[Tally]] = collections.defaultdict(list)
-  for run_dir in run_dirs:
-    one = read_run(run_dir)
-    logging.info("%s: %s", run_dir, one.experiment.name)
+  runs = [read_run(run_dir) for run_dir in run_dirs]
+  for one, label in zip(runs, labels(runs), strict=True):
+    logging.info("%s: %s", one.path, label)
     totals = analyse(one, record_set, split, top=top, sizes=sizes, oracle=oracle, requests=requests, stale=stale)
     for method in dict.fromkeys(method for method, _ in totals):
       parts = {d: total for (name, d), total in totals.items() if name == method}
       for d, total in parts.items():
-        found[one.experiment.name, method, d].append(total)
+        found[label, method, d].append(total)
       if len(parts) > 1:
         both = list(parts.values())
-        found[one.experiment.name, method, "both"].append(both[0] + both[1])
+        found[label, method, "both"].append(both[0] + both[1])
   page = _page(found, record_set, split, top, oracle, sizes)
   page.write(output, "consistency", {"runs": [str(run_dir) for run_dir in run_dirs], "sizes": sizes})
   return page

@@ -28,7 +28,7 @@ from lcn_tf.evaluation import figures
 from lcn_tf.models.base import RequestModel
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 from lcn_tf.serving.signatures import example_batch
-from lcn_tf.training.export_run import Run, read_run
+from lcn_tf.training.export_run import Run, labels, read_run
 
 NEIGHBOURS = 10
 _COMPONENTS, _PERPLEXITY = 50, 30.0
@@ -136,13 +136,13 @@ def run(
   words = _words(record_set, _vocabulary(record_set.record_schema, field))
   rows: list[dict[str, Cell]] = []
   pictures = []
-  for run_dir in run_dirs:
-    one = read_run(run_dir)
-    logging.info("%s: %s", run_dir, one.experiment.name)
+  runs = [read_run(run_dir) for run_dir in run_dirs]
+  for one, label in zip(runs, labels(runs), strict=True):
+    logging.info("%s: %s", one.path, label)
     parts = _representations(one, record_set, table, categories)
-    rows += [_measure(one, part, found) for part, found in parts.items()]
+    rows += [_measure(one, label, part, found) for part, found in parts.items()]
     part = "id alone" if "id alone" in parts else "whole"
-    pictures += _pictures(one.experiment.name, part, parts[part], words, seed)
+    pictures += _pictures(label, part, parts[part], words, seed)
   count = {d: len(table[d]) for d in DOMAINS}
   page = Page(
     title=f"Item representations by {field} on {record_set.name}",
@@ -214,8 +214,8 @@ def _representations(
   return {part: {d: Items(found[d], categories[d]) for d in DOMAINS} for part, found in parts.items()}
 
 
-def _measure(run: Run, part: str, found: Mapping[DomainName, Items]) -> dict[str, Cell]:
-  row: dict[str, Cell] = {"model": run.experiment.name, "representation": part}
+def _measure(run: Run, label: str, part: str, found: Mapping[DomainName, Items]) -> dict[str, Cell]:
+  row: dict[str, Cell] = {"model": label, "representation": part}
   target, source = found["target"], found["source"]
   pairs = {
     "target": (target, None),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lcn_tf.evaluation import figures, page
-from lcn_tf.evaluation.output import replacing, write_json
+from lcn_tf.files import replacing, write_json
 
 Cell = str | int | float | None
 

@@ -95,6 +95,7 @@ def build(
       compression=records.compression,
       splits=parts,
       rejected=checked.reasons(),
+      records=records.model_dump(mode="json"),
       notes=notes,
     ).save(folder)
   result = RecordSet.open(output)

@@ -10,11 +10,12 @@ rejected.parquet                 what was left out, with the reason
 """
 
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
 
+from lcn_tf import files
 from lcn_tf.errors import UserError, nearest, unknown
 from lcn_tf.schema import DomainName, Schema, Strict, columns
 
@@ -53,6 +54,7 @@ class RecordSet(Strict):
   compression: Literal["gzip", "none"]
   splits: dict[SplitName, dict[DomainName, Part]]
   rejected: dict[str, int] = {}
+  records: dict[str, Any] | None = None  # the experiment's section that they were built by
   notes: dict[str, float | int | str] = {}
   path: pathlib.Path = pydantic.Field(pathlib.Path(), exclude=True)
 
@@ -74,7 +76,9 @@ class RecordSet(Strict):
       raise UserError(f"{file}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from None
 
   def save(self, path: str | pathlib.Path) -> None:
-    (pathlib.Path(path) / "dataset.json").write_text(self.model_dump_json(by_alias=True, indent=1) + "\n")
+    """Writes `path/dataset.json`."""
+    with files.replacing(pathlib.Path(path) / "dataset.json") as aside:
+      aside.write_text(self.model_dump_json(by_alias=True, indent=1) + "\n")
 
   def part(self, split: str, domain: DomainName = "target") -> Part:
     """The records of a split.

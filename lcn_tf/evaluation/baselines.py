@@ -21,10 +21,10 @@ import sklearn.pipeline
 import sklearn.preprocessing
 from absl import logging
 
-from lcn_tf import metrics
+from lcn_tf import files, metrics
 from lcn_tf.data import dataset, diagnosis
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.evaluation import output as files
+from lcn_tf.errors import UserError
 from lcn_tf.evaluation import predictions
 
 NAMES = ("item_popularity", "item_mean", "user_mean_item_mean")
@@ -102,20 +102,23 @@ def run(
   """Scores a split with every baseline; leaves `baselines.json` and `<name>.parquet` (predictions) in `output`.
 
   The regression is fitted on the validation split, whose labels the item means do not hold; on the training split where
-  there is no validation split. It is left out if those labels are all alike.
+  there is no validation split or it is the one that is scored. It is left out if those labels are all alike.
 
   Returns:
     By baseline, what `metrics.json` holds for a model. Popularity is no probability: it has no logloss and calibration.
 
   Raises:
-    UserError: There is no such split, or a record is broken.
+    UserError: There is no such split, it is the one that the means are made of, or a record is broken.
   """
   record_set.part(split)
-  output = pathlib.Path(output)
+  if split == "train":
+    raise UserError("baselines: the means of items and users hold the labels of the train split; score another one")
+  output = files.make(output)
   known = statistics(record_set)
   table = features(record_set, split, known)
   scores = {name: table[name] for name in ("item_popularity", "item_mean")}
-  fitted_on = "validation" if "target" in record_set.splits.get("validation", {}) else "train"
+  others = [name for name in ("validation", "train") if name != split and "target" in record_set.splits.get(name, {})]
+  fitted_on = others[0]
   regression = _fit(features(record_set, fitted_on, known))
   if regression is None:
     logging.warning("the labels of the %s split are all alike: user_mean_item_mean is left out", fitted_on)

@@ -6,10 +6,9 @@ from typing import Any
 
 from absl import logging
 
-from lcn_tf import metrics
+from lcn_tf import files, metrics
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.evaluation import output as files
 from lcn_tf.evaluation import predictions, report
 from lcn_tf.evaluation.slices import slices
 
@@ -53,8 +52,8 @@ def evaluate(
   if requests < 1 or bootstrap < 0:
     raise UserError(f"expected requests >= 1 and bootstrap >= 0, found {requests} and {bootstrap}")
   record_set.part(split)
+  output = files.make(output)
   ranker = scoring.load(model_dir)
-  output = pathlib.Path(output)
   table = output / "predictions.parquet"
   predictions.write(table, scoring.score(ranker, record_set, split, requests=requests))
   frame = predictions.read(table)

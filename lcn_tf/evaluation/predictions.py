@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from lcn_tf import files
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.evaluation import output
 from lcn_tf.metrics import Scored
 from lcn_tf.schema import DOMAINS, DomainName, item_vocabulary
 
@@ -52,7 +52,7 @@ def write(path: str | pathlib.Path, chunks: Iterable[Mapping[str, np.ndarray]]) 
   """
   frames = [pl.DataFrame({name: chunk[name].astype(dtype) for name, dtype in _TYPES.items()}) for chunk in chunks]
   frame = pl.concat(frames) if frames else pl.DataFrame({name: np.zeros(0, dtype) for name, dtype in _TYPES.items()})
-  with output.replacing(path) as aside:
+  with files.replacing(path) as aside:
     frame.write_parquet(aside)
   return len(frame)
 

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -71,24 +72,36 @@ class Validation(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-  """Saves the job after each epoch (and every so many steps), keeps the best epoch by validation AUC, and stops early.
+  """Saves the job after each epoch, and every so many steps or minutes; keeps the best epoch by validation AUC; stops
+  early.
 
   Args:
     folder: `last/` and `best/` are made there; a checkpoint is written whole or not at all.
     progress: Updated here.
     every: Steps between checkpoints within an epoch; 0 = none.
+    minutes: Likewise, so many minutes.
     patience: Epochs without a better validation AUC before training stops; 0 = never.
     keep: Checkpoints that `last/` holds.
   """
 
-  def __init__(self, folder: pathlib.Path, progress: Progress, every: int = 0, patience: int = 0, keep: int = 2):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    progress: Progress,
+    every: int = 0,
+    patience: int = 0,
+    keep: int = 2,
+    minutes: float = 0.0,
+  ):
     super().__init__()
     self._folder = folder
     self._progress = progress
     self._every = every
     self._patience = patience
     self._keep = keep
+    self._minutes = minutes
     self._saved = 0
+    self._saved_at = time.monotonic()
 
   def set_model(self, model: Any) -> None:
     super().set_model(model)
@@ -111,11 +124,14 @@ class Checkpoints(keras.callbacks.Callback):
   def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
     self._offset = int(self._progress.step)
     self._saved = 0
+    self._saved_at = time.monotonic()
 
   def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
     done = batch + 1
-    if self._every and done - self._saved >= self._every:
+    late = self._minutes and time.monotonic() - self._saved_at >= 60 * self._minutes
+    if late or (self._every and done - self._saved >= self._every):
       self._saved = done
+      self._saved_at = time.monotonic()
       self._progress.step.assign(self._offset + done)
       self._last.save(self._number)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorflow import keras
 
-from lcn_tf.evaluation import output
+from lcn_tf import files
 from lcn_tf.training.callbacks import Logs, Progress
 
 FILE = "training.json"
@@ -25,6 +25,7 @@ class Cost(keras.callbacks.Callback):
                               to build the model or to evaluate it
       steps, epochs           that these seconds paid for
       candidates_per_second   real candidates (no padding) of the target domain in the fastest epoch, without validation
+                              and, if there are others, without the first step, which waits for the graph
       parameters              trainable weights, `tables` and `dense` ones
       peak_memory_bytes       of the process, at its largest, up to the end of training
       starts                  how often the job was started before it was finished
@@ -48,6 +49,7 @@ class Cost(keras.callbacks.Callback):
     self._memory: int = before.get("peak_memory_bytes", 0)
     self._starts: int = before.get("starts", 0)
     self._since: float | None = None
+    self._traced = False
     self._saved = self._position()
 
   def _position(self) -> tuple[int, int]:
@@ -60,15 +62,19 @@ class Cost(keras.callbacks.Callback):
 
   def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
     self._epoch_began = self._step_ended = time.monotonic()
-    self._steps = 0
+    self._steps = self._skipped = 0
 
   def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
     self._steps, self._step_ended = batch + 1, time.monotonic()
+    if not self._traced:
+      self._traced, self._skipped, self._first_ended = True, self._steps, self._step_ended
     self._write_if_saved()
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-    seconds = max(self._step_ended - self._epoch_began, 1e-9)
-    self._rate = max(self._rate, self._steps * self._candidates / seconds)
+    steps, began = self._steps, self._epoch_began
+    if 0 < self._skipped < steps:
+      steps, began = steps - self._skipped, self._first_ended
+    self._rate = max(self._rate, steps * self._candidates / max(self._step_ended - began, 1e-9))
     self._write_if_saved()
 
   def _write_if_saved(self) -> None:
@@ -95,7 +101,7 @@ class Cost(keras.callbacks.Callback):
       "starts": self._starts,
       "finished": finished,
     }
-    output.write_json(self._file, found)
+    files.write_json(self._file, found)
     return found
 
 

@@ -1,7 +1,9 @@
 """From a run folder to a SavedModel."""
 
+import collections
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import tensorflow as tf
 from tensorflow import keras
@@ -78,3 +80,20 @@ def read_run(run_dir: str | pathlib.Path) -> Run:
   if not (path / "experiment.yaml").is_file() or not (path / "dataset.json").is_file():
     raise UserError(f"{path}: no run here (experiment.yaml or dataset.json is missing)")
   return Run(path, config_lib.load(str(path / "experiment.yaml")), RecordSet.open(path))
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+  """What to call each run: its experiment's name, and the folder, too, where different experiments share the name.
+
+  Runs that differ in their seed alone get the same label.
+  """
+  named = collections.defaultdict(list)
+  for run in runs:
+    named[run.experiment.name].append(run.experiment)
+  alike = {name: not any(_differ(one, found[0]) for one in found) for name, found in named.items()}
+  return [run.experiment.name + ("" if alike[run.experiment.name] else f" ({run.path})") for run in runs]
+
+
+def _differ(one: Experiment, other: Experiment) -> bool:
+  train = one.train.model_copy(update={"seed": other.train.seed})
+  return bool(config_lib.differs(one.model_copy(update={"train": train}), other))

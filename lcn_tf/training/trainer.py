@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -11,12 +12,13 @@ from absl import logging
 from tensorflow import keras
 
 from lcn_tf import config as config_lib
+from lcn_tf import files
 from lcn_tf.config import Experiment
 from lcn_tf.data.dataset import evaluation_batches, steps_per_epoch, training_batches
 from lcn_tf.data.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.models.build import build_model, needs_pretrained
+from lcn_tf.models.build import build_model, check_model, needs_pretrained
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
 from lcn_tf.training.callbacks import Checkpoints, Progress, StopOnNaN, Validation
 from lcn_tf.training.cost import Cost, parameters
@@ -54,12 +56,23 @@ def train(
     callbacks: The caller's own, run after the job's.
 
   Raises:
-    UserError: The records have another schema, the folder holds another experiment, a broken record, a loss that is
-      not finite.
+    UserError: The records have another schema, the folder holds another experiment or another job is at work there, a
+      broken record, a loss that is not finite.
   """
-  config, schema = experiment.train, record_set.record_schema
   check_schema(experiment.record_schema, record_set)
-  run = open_run(experiment, record_set, run_dir)
+  warn_of_other_records(experiment, record_set)
+  check_model(record_set.record_schema, experiment.model)
+  with files.exclusive(run_dir, "another training job"):
+    return _train(experiment, record_set, run_dir, callbacks)
+
+
+def _train(
+  experiment: Experiment,
+  record_set: RecordSet,
+  run_dir: str | pathlib.Path,
+  callbacks: tuple[keras.callbacks.Callback, ...],
+) -> Job:
+  config, schema = experiment.train, record_set.record_schema
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
   strategy = make_strategy(config)
   requests = config.global_batch_size // schema.candidates
@@ -68,7 +81,10 @@ def train(
       f"train.global_batch_size {config.global_batch_size} is {requests} requests of {schema.candidates} candidates, "
       f"which {strategy.num_replicas_in_sync} replicas cannot share equally"
     )
+  # what is wrong with the experiment is told before the folder holds it
+  run = open_run(experiment, record_set, run_dir)
   pretrained = item_vectors(experiment, record_set, run / "pretrained") if needs_pretrained(experiment.model) else None
+  steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
   # a whole share for each replica
   each = strategy.num_replicas_in_sync
   second = max(1, round(requests * config.source_ratio / each)) * each
@@ -97,15 +113,18 @@ def train(
 
   progress = Progress()
   checkpoints = Checkpoints(
-    run / "checkpoints", progress, config.checkpoint_every, config.early_stopping, config.keep_checkpoints
+    run / "checkpoints",
+    progress,
+    config.checkpoint_every,
+    config.early_stopping,
+    config.keep_checkpoints,
+    config.checkpoint_minutes,
   )
   checkpoints.set_model(model)
   resumed = checkpoints.restore()
   part = record_set.part("train")
   cost = Cost(run, progress, requests * part.candidates / max(part.records, 1), resumed)
   cost.set_model(model)
-
-  steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
 
   def stream(context: tf.distribute.InputContext) -> tf.data.Dataset:
     return training_batches(
@@ -123,8 +142,9 @@ def train(
       worker=context.input_pipeline_id,
     )
 
-  def validation() -> tf.data.Dataset:
-    return evaluation_batches(record_set, "validation", requests=max(requests, 64), on_corrupt=config.on_corrupt)
+  def validation() -> Iterator[dict[str, tf.Tensor]]:
+    with guard(record_set, "validation"):
+      yield from evaluation_batches(record_set, "validation", requests=max(requests, 64), on_corrupt=config.on_corrupt)
 
   began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
   with guard(record_set, "train", model.domains):
@@ -170,14 +190,27 @@ def check_schema(asked: Schema, record_set: RecordSet) -> None:
     raise UserError(f"{record_set.path} was built with another schema: {difference}. Build the records again.")
 
 
+def warn_of_other_records(experiment: Experiment, record_set: RecordSet) -> None:
+  """Warns if the records were built by another `records` section, which is part of what results are compared by."""
+  asked, there = experiment.records.model_dump(mode="json"), record_set.records
+  if there is None:
+    return
+  for name in ("raw", "shards", "compression"):  # the same records, elsewhere
+    asked.pop(name)
+    there = {key: value for key, value in there.items() if key != name}
+  difference = config_lib.difference(asked, there, "records", "record set")
+  if difference:
+    logging.warning("%s was built by other settings: %s", record_set.path, difference)
+
+
 def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
   """Makes the run folder, with the effective experiment and the facts of the records in it.
 
   Raises:
-    UserError: It holds another experiment, or was begun with other records.
+    UserError: It holds another experiment, was begun with other records, or cannot be made.
   """
   run = pathlib.Path(run_dir)
-  file = run / "experiment.yaml"
+  file = run / "experiment.yaml"  # written last: a folder with it is whole
   if file.is_file():
     there = config_lib.load(str(file))
     difference = config_lib.differs(experiment, there)
@@ -189,8 +222,13 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
         f"{run} was begun with other records: fingerprint {before.fingerprint}, {record_set.path} has "
         f"{record_set.fingerprint}. Use another --run_dir."
       )
+    if before.splits != record_set.splits:
+      raise UserError(
+        f"{run} was begun with other records: {record_set.path} has the same schema and vocabularies, but other "
+        "shards. Use another --run_dir."
+      )
     return run
-  run.mkdir(parents=True, exist_ok=True)
-  file.write_text(config_lib.dump(experiment))
   record_set.save(run)
+  with files.replacing(file) as aside:
+    aside.write_text(config_lib.dump(experiment))
   return run

@@ -1,5 +1,6 @@
 """Consistency of scores whose answer is known, against loops, and the command on a trained run."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from lcn_tf.analysis import consistency
 from lcn_tf.errors import UserError
+from lcn_tf.training.export_run import labels, read_run
 from lcn_tf.training.trainer import train
 from pipelines import consistency as command
 from tests.reference import masked
@@ -114,6 +116,20 @@ def _main(folder, output, *runs, flags=()):
   arguments = [f"--run_dir={folder / run}" for run in runs]
   command.main(["consistency", *arguments, f"--records={folder / 'records'}", f"--output={output}", *flags])
   return json.loads((output / "consistency.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(trained):
+  one = read_run(trained / "lap")
+
+  def like(path, **changes):
+    experiment = one.experiment.model_copy(update={"train": one.experiment.train.model_copy(update=changes)})
+    return dataclasses.replace(one, path=path, experiment=experiment)
+
+  assert labels([one, like("b", seed=7)]) == [one.experiment.name] * 2
+  assert labels([one, like("b", seed=7, learning_rate=0.5)]) == [
+    f"{one.experiment.name} ({trained / 'lap'})",
+    f"{one.experiment.name} (b)",
+  ]
 
 
 def test_the_command_leaves_a_table_and_a_page(trained, tmp_path, capsys):

@@ -117,6 +117,21 @@ def test_user_mean_with_ratings_is_that_of_the_visible_ones(rated):
   assert np.ptp(expected) > 0.5
 
 
+def test_the_split_that_the_means_are_made_of_is_refused(record_set, tmp_path):
+  with pytest.raises(UserError, match=r"hold the labels of the train split; score another one"):
+    baselines.run(record_set, tmp_path, split="train")
+
+
+def test_the_regression_never_sees_the_labels_that_it_is_scored_by(record_set, tmp_path, monkeypatch):
+  read = []
+  features = baselines.features
+  monkeypatch.setattr(
+    baselines, "features", lambda records, split, known: read.append(split) or features(records, split, known)
+  )
+  baselines.run(record_set, tmp_path, split="validation", bootstrap=0)
+  assert read == ["validation", "train"]
+
+
 def test_an_unknown_split_is_named(record_set, tmp_path):
   with pytest.raises(UserError, match=r"unknown split 'tests'\. Did you mean 'test'"):
     baselines.run(record_set, tmp_path, split="tests")

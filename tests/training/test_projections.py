@@ -247,6 +247,13 @@ def test_the_two_models_share_batches_and_no_weight():
   assert np.abs(mine - theirs).min() > 0
 
 
+def test_an_auxiliary_model_of_the_same_seed_is_refused():
+  with pytest.raises(
+    UserError, match=r"model\.auxiliary_seed and train\.seed are both 5: both models would begin alike"
+  ):
+    twin_experiment(auxiliary_seed=5, seed=5)
+
+
 def test_an_auxiliary_model_of_what_cannot_have_one_is_refused():
   with pytest.raises(UserError, match=r"auxiliary_seed is of extractor 'twin', but extractor is 'lap'"):
     from_tree({"name": "x", "schema": {}, "model": {"auxiliary_seed": 3}}, "x")

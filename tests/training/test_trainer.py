@@ -9,13 +9,13 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf import config
+from lcn_tf import config, files
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
-from lcn_tf.training.trainer import check_schema, train
+from lcn_tf.training.trainer import check_schema, train, warn_of_other_records
 from tests.support.callbacks import Losses, Stop
 from tests.support.experiments import small_experiment
 from tests.support.networks import network_experiment
@@ -47,6 +47,43 @@ def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(system, record_se
   for one, other in zip(unbroken.variables, job.model.variables, strict=True):
     if "catalogue" not in one.name and one.shape.rank:
       np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=absolute, err_msg=one.name)
+
+
+def with_dropout(**train):
+  tree = small_experiment("average_pooling", **train).model_dump(mode="json", by_alias=True)
+  tree["model"]["mlp"]["dropout"] = 0.5
+  return config.from_tree(tree, "dropout")
+
+
+def test_a_killed_job_drops_what_an_unbroken_one_would_have_dropped(record_set, tmp_path):
+  experiment = with_dropout(checkpoint_every=1)
+  unbroken, again = Losses(), Losses()
+  train(experiment, record_set, tmp_path / "unbroken", (unbroken,))
+  with pytest.raises(KeyboardInterrupt):
+    train(experiment, record_set, tmp_path / "broken", (Stop(3),))
+  train(experiment, record_set, tmp_path / "broken", (again,))
+  # the first is a mean over the steps of the epoch, of which the resumed job has seen one
+  np.testing.assert_allclose(again.values[1:], unbroken.values[4:], rtol=1e-6)
+
+
+def test_a_checkpoint_is_written_by_the_clock(record_set, tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    train(small_experiment("none", checkpoint_minutes=1e-9), record_set, tmp_path / "often", (Stop(3),))
+  assert json.loads((tmp_path / "often" / "training.json").read_text())["steps"] == 3
+  with pytest.raises(KeyboardInterrupt):
+    train(small_experiment("none"), record_set, tmp_path / "seldom", (Stop(3),))
+  assert not (tmp_path / "seldom" / "training.json").exists()
+
+
+def test_records_that_other_settings_made_are_told(record_set, tmp_path, caplog):
+  made = small_experiment().records.model_dump(mode="json")
+  made["labels"]["at_least"] = 2.0
+  others = record_set.model_copy(update={"records": made})
+  warn_of_other_records(small_experiment(), others)
+  assert "labels.at_least is" in caplog.text
+  caplog.clear()
+  warn_of_other_records(small_experiment(), record_set.model_copy(update={"records": made | {"shards": 3}}))
+  assert "shards" not in caplog.text
 
 
 def test_a_finished_job_is_not_run_again(record_set, tmp_path):
@@ -109,6 +146,48 @@ def test_another_experiment_in_the_same_folder_is_refused(record_set, tmp_path):
     train(small_experiment("average_pooling", epochs=1, learning_rate=0.5), record_set, tmp_path)
 
 
+def test_other_records_of_the_same_schema_are_refused(record_set, tmp_path):
+  train(small_experiment("average_pooling", epochs=1), record_set, tmp_path / "run")
+  others = write_record_set(tmp_path / "others", small_schema(), seed=1)
+  assert others.fingerprint == record_set.fingerprint
+  with pytest.raises(UserError, match=r"others has the same schema and vocabularies, but other shards"):
+    train(small_experiment("average_pooling", epochs=1), others, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"extractor": "lapp"}, r"unknown extractor 'lapp'. Did you mean 'lap'"),
+    ({"extractor": "lap", "options": {"topk": [4, 2]}}, r"Did you mean 'top_k'"),
+    ({"extractor": "lap", "options": {"top_k": [8, 4.5]}}, r"options of 'lap': top_k\[1\] is \[8, 4\.5\]: .*integer"),
+    ({"extractor": "lap", "options": {"top_k": 50}}, r"options of 'lap': top_k is 50: .*sequence"),
+    ({"extractor": "twin", "options": {"head_dim": "1e2"}}, r"options of 'twin': head_dim is '1e2': .*integer"),
+    ({"extractor": "none", "options": {"top_k": 3}}, r"unknown option 'top_k'"),
+    ({"network": "conet", "options": {"cross_layers": 0, "lasso": 0.1}}, r"lasso is of cross connections"),
+    ({"network": "pi_net", "options": {"source_weight": -1}}, r"source_weight must not be negative; found -1"),
+  ],
+)
+def test_a_wrong_model_is_told_before_the_folder_belongs_to_it(change, message, record_set, tmp_path):
+  right = small_experiment("average_pooling", epochs=1)
+  model = {"item_dim": 8, "mlp": {"units": [8, 4]}, **change}
+  wrong = config.from_tree(right.model_dump(mode="json", by_alias=True) | {"model": model}, "wrong")
+  with pytest.raises(UserError, match=message):
+    train(wrong, record_set, tmp_path)
+  train(right, record_set, tmp_path)
+
+
+def test_a_run_folder_takes_one_job_at_a_time(record_set, tmp_path):
+  with files.exclusive(tmp_path, "somebody"), pytest.raises(UserError, match=r"another training job is at work here"):
+    train(small_experiment("average_pooling", epochs=1), record_set, tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_file_in_the_place_of_the_run_folder_is_told(record_set, tmp_path):
+  (tmp_path / "run").write_text("")
+  with pytest.raises(UserError, match=r"run: no folder can be made here: File exists"):
+    train(small_experiment("average_pooling"), record_set, tmp_path / "run")
+
+
 def test_records_of_another_schema_are_refused(record_set):
   other = small_schema(max_length=12, sized=False)
   with pytest.raises(UserError, match=r"schema\.source\.max_length is 24 in the config, 48 in the records"):
@@ -125,19 +204,20 @@ def test_requests_that_replicas_cannot_share_are_refused(record_set, tmp_path):
     train(small_experiment("average_pooling", replicas=3), record_set, tmp_path)
 
 
-def with_a_broken_record(path):
+def with_a_broken_record(path, split="train"):
   """A record set with one flipped byte, and the shard that has it."""
   record_set = write_record_set(path, small_schema(), compression="none")
-  shard = path / record_set.splits["train"]["target"].shards[1].file
+  shard = path / record_set.splits[split]["target"].shards[1].file
   data = bytearray(shard.read_bytes())
   data[len(data) // 2] ^= 0xFF
   shard.write_bytes(data)
   return record_set, shard
 
 
-def test_a_broken_record_stops_the_job_and_is_named(tmp_path):
-  record_set, shard = with_a_broken_record(tmp_path / "records")
-  with pytest.raises(UserError, match=rf"{shard.name}: record \d+ \(offset \d+\)"):
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_broken_record_stops_the_job_and_is_named(split, tmp_path):
+  record_set, shard = with_a_broken_record(tmp_path / "records", split)
+  with pytest.raises(UserError, match=rf"{split}/target/{shard.name}: record \d+ \(offset \d+\)"):
     train(small_experiment("average_pooling"), record_set, tmp_path / "run")
 
 

@@ -1,6 +1,7 @@
-"""Writing results: aside first, then renamed, so that a reader never meets half a file."""
+"""Writing files: aside first, then renamed, so that a reader never meets half a file; by one process at a time."""
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from lcn_tf.errors import UserError
 
 
 @contextlib.contextmanager
@@ -41,3 +44,38 @@ def jsonable(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return str(value) if isinstance(value, pathlib.PurePath) else value
+
+
+def make(folder: str | pathlib.Path) -> pathlib.Path:
+  """The folder, made if it is not there.
+
+  Raises:
+    UserError: It cannot be made, or there is something else.
+  """
+  folder = pathlib.Path(folder)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"{folder}: no folder can be made here: {error.strerror}") from None
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise UserError(f"{folder}: this folder cannot be written to")
+  return folder
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | pathlib.Path, who: str) -> Iterator[int]:
+  """Holds a folder until the block, and all processes that inherit the file descriptor, have ended.
+
+  Args:
+    folder: Made if it is not there.
+    who: Who else may hold it, for the message.
+
+  Raises:
+    UserError: Somebody does, or the folder cannot be made.
+  """
+  with (make(folder) / ".lock").open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UserError(f"{folder}: {who} is at work here") from None
+    yield file.fileno()
