@@ -1,4 +1,4 @@
-"""Installation. The ranges are those of DESIGN in WORKSPACE.md: tensorflow-io loads on TensorFlow 2.16 only."""
+"""Installation. The ranges are what works together: tensorflow-io loads on TensorFlow 2.16 only."""
 
 import setuptools
 

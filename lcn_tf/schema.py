@@ -82,7 +82,7 @@ class Domain(Strict):
 
 
 class Schema(Strict):
-  """Everything that a record holds, by the name of its field. See DESIGN in WORKSPACE.md for the layout.
+  """Everything that a record holds, by the name of its field. WORKSPACE.md has the design in short.
 
   Attributes:
     user_fields: Profile fields. `user_id` may be one of them.

@@ -19,7 +19,7 @@ _MILLISECONDS = 10**11  # seconds of the year 5138, milliseconds of 1973
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-  """Raw tables; the columns are those of "Commands" in WORKSPACE.md.
+  """Raw tables; README.md lists the columns.
 
   Attributes:
     interactions, items, users: The tables; `users` may be None.
