@@ -101,7 +101,9 @@ _COLUMNS: dict[str, Any] = {
   **dict.fromkeys(("auc", "gauc", "logloss", "calibration", "val_auc"), pl.Float64),
   **dict.fromkeys(("best_epoch", "epochs", "steps"), pl.Int64),
   **dict.fromkeys(("seconds", "candidates_per_second"), pl.Float64),
-  **dict.fromkeys(("peak_memory_bytes", "parameters", "parameters_tables", "parameters_dense", "starts"), pl.Int64),
+  **dict.fromkeys(
+    ("cores", "peak_memory_bytes", "parameters", "parameters_tables", "parameters_dense", "starts"), pl.Int64
+  ),
   "tuned": pl.String,  # JSON
   "path": pl.String,
 }
@@ -124,7 +126,7 @@ def _run(cell: Cell, output: pathlib.Path) -> dict[str, Any]:
     "best_epoch": epoch or None,
     **{
       name: cost.get(name)
-      for name in ("epochs", "steps", "seconds", "candidates_per_second", "peak_memory_bytes", "starts")
+      for name in ("epochs", "steps", "seconds", "candidates_per_second", "cores", "peak_memory_bytes", "starts")
     },
     "parameters": sum(weights.values()) if weights else None,
     "parameters_tables": weights.get("tables"),

@@ -81,8 +81,9 @@ def notes(comparison: Comparison, record_set: RecordSet) -> list[str]:
     f"Differences are to {comparison.reference}: {LEVEL:.0%} intervals of {comparison.replicates:,} paired bootstrap "
     "samples of the users, metrics averaged over seeds; * = the interval holds no 0. They are about the choice of "
     "users: what the choice of seeds does is in the standard deviations, and one seed gets no mark.",
-    "Training seconds: mean over seeds, validation included. Candidates/s: in training, of the fastest epoch. Peak "
-    "memory: of the training process, the largest of all seeds.",
+    "Training seconds: mean over seeds, validation included. Candidates/s: in training, of the fastest epoch. Cells "
+    "that ran side by side shared the cores (`cores` in results.parquet). Peak memory: of the training process, the "
+    "largest of all seeds.",
   ]
   if shared:
     lines.append(f"The same for all: {_settings(shared)}.")

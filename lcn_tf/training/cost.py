@@ -1,6 +1,7 @@
 """What a job costs, over all the times that it was started."""
 
 import json
+import os
 import pathlib
 import resource
 import sys
@@ -27,6 +28,7 @@ class Cost(keras.callbacks.Callback):
       candidates_per_second   real candidates (no padding) of the target domain in the fastest epoch, without validation
                               and, if there are others, without the first step, which waits for the graph
       parameters              trainable weights, `tables` and `dense` ones
+      cores                   that TensorFlow could use: several jobs on one machine share them
       peak_memory_bytes       of the process, at its largest, up to the end of training
       starts                  how often the job was started before it was finished
       finished                whether all epochs are done, or no more are wanted (early stopping)
@@ -97,6 +99,7 @@ class Cost(keras.callbacks.Callback):
       "epochs": int(self._progress.epoch),
       "candidates_per_second": self._rate,
       "parameters": parameters(self.model),
+      "cores": cores(),
       "peak_memory_bytes": self._memory,
       "starts": self._starts,
       "finished": finished,
@@ -109,6 +112,11 @@ def parameters(model: Any) -> dict[str, int]:
   """Trainable weights, by where they are: `tables` and `dense`."""
   groups = {"tables": model.table_variables(), "dense": model.dense_variables()}
   return {name: sum(v.shape.num_elements() for v in variables) for name, variables in groups.items()}
+
+
+def cores() -> int:
+  """Threads that an operation may use."""
+  return int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0) or len(os.sched_getaffinity(0))
 
 
 def peak_memory_bytes() -> int:

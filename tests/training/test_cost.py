@@ -1,6 +1,7 @@
 """What a job writes about its costs: an unbroken one, a killed one, one whose test comes later."""
 
 import json
+import os
 
 import pytest
 
@@ -28,6 +29,7 @@ def test_a_killed_job_counts_what_it_kept(record_set, tmp_path):
   assert (after["steps"], after["epochs"], after["starts"], after["finished"]) == (8, 2, 2, True)
   assert before["seconds"] < after["seconds"] < before["seconds"] + job.seconds + 1
   assert after["seconds"] > before["seconds"] + 0.5 * job.seconds
+  assert after["cores"] == len(os.sched_getaffinity(0))
   assert after["peak_memory_bytes"] >= before["peak_memory_bytes"] > 50 * 2**20
   assert after["parameters"] == {
     "tables": sum(v.shape.num_elements() for v in job.model.table_variables()),
