@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from lcn_tf.errors import UserError
 
@@ -76,6 +77,8 @@ def exclusive(folder: str | pathlib.Path, who: str) -> Iterator[int]:
   with (make(folder) / ".lock").open("w") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
       raise UserError(f"{folder}: {who} is at work here") from None
+    except OSError as error:  # some network file systems
+      logging.warning("%s: cannot be locked (%s); see to it that nobody else works here", folder, error.strerror)
     yield file.fileno()

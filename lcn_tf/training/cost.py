@@ -116,7 +116,8 @@ def parameters(model: Any) -> dict[str, int]:
 
 def cores() -> int:
   """Threads that an operation may use."""
-  return int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0) or len(os.sched_getaffinity(0))
+  mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  return int(os.environ.get("TF_NUM_INTRAOP_THREADS") or mine)
 
 
 def peak_memory_bytes() -> int:
