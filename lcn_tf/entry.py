@@ -54,8 +54,11 @@ def _check_names(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Calls `main` with the command line; a `UserError`, or what the system says of a file, becomes a message on stderr
-  and exit code 1."""
+  """Calls `main` with the command line; errors become messages on stderr.
+
+  The exit code is 1 after a `UserError`, and 74 after what the system says of a file (a full disk, no permission),
+  which may go well another time.
+  """
   logging.set_verbosity(logging.INFO)
 
   def guarded(argv: Sequence[str]) -> None:
@@ -68,7 +71,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       if not error.filename or not error.strerror:
         raise
       print(f"error: {error.filename}: {error.strerror.lower()}", file=sys.stderr)
-      sys.exit(1)
+      sys.exit(os.EX_IOERR)
 
   def later(argv: Sequence[str]) -> list[str]:
     flags.FLAGS(list(argv[:1]))  # main reads the rest

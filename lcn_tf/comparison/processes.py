@@ -117,7 +117,7 @@ class Commands:
     if code:
       how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
       last = tail(log)
-      raise Failed(f"{how}; {log} ends with\n{last}", for_good=_message(last))
+      raise Failed(f"{how}; {log} ends with\n{last}", for_good=code == 1 and _message(last))
 
 
 def _message(end: str) -> bool:

@@ -132,7 +132,7 @@ def newest(visible: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
   length = tf.shape(visible, out_type=tf.int64)[-1]
   indices, valid = masked_top_k(-tf.cast(tf.range(length), tf.float32), visible, count)
   kept = tf.minimum(tf.constant(count, tf.int64), length)
-  return tf.cast(indices, tf.int64)[..., :kept], valid[..., :kept]
+  return indices[..., :kept], valid[..., :kept]
 
 
 def every_bucket(candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:

@@ -102,10 +102,21 @@ def cell_in(folder):
 
 
 def test_a_process_that_fails_says_how_its_log_ends(tmp_path):
-  with pytest.raises(Failed, match=r"(?s)exit code 1; .*cell.log\.txt ends with.*lost\.yaml: no such config file"):
+  with pytest.raises(
+    Failed, match=r"(?s)exit code 1; .*cell.log\.txt ends with.*lost\.yaml: no such config file"
+  ) as raised:
     Commands(tmp_path, tmp_path, 5).train(cell_in(tmp_path), evaluate=True)
+  assert raised.value.for_good
   log = (tmp_path / "cell" / "log.txt").read_text()
   assert f"--run_dir {tmp_path / 'cell'} --set train.seed=0 --bootstrap 5" in log
+
+
+@pytest.mark.parametrize("what", ["open('/dev/null/here')", "1 / 0", "os.kill(os.getpid(), 9)"])
+def test_a_full_disk_a_crash_or_a_kill_is_not_for_good(what, tmp_path):
+  code = f"import os; from lcn_tf import entry; entry.run(lambda argv: {what})"
+  with pytest.raises(Failed) as raised:
+    Commands(tmp_path, tmp_path, 5)._run(["timeit", "-n1", "-r1", code], tmp_path / "log.txt")
+  assert not raised.value.for_good
 
 
 def test_stopping_ends_what_runs_and_lets_nothing_begin(tmp_path):
