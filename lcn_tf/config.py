@@ -198,7 +198,8 @@ class CRP(Strict):
     temperature: tau of the contrastive losses.
     negatives: `candidates`: two positive samples of different users in one domain. `history_query`: the usual
       in-batch form, the history partner against the other users' candidates.
-    dedupe_users: One anchor per user, domain and batch.
+    anchors: Positives of a request that are anchors; another draw at each step where a request has more.
+    dedupe_users: Anchors of one request per user, domain and batch.
     mask_history_negatives: Drop negatives that are among the newest 50 behaviours of the anchor's user.
     mask_same_user: Drop negatives of the anchor's own user (off only for ablation).
     units: Hidden widths of the two heads.
@@ -209,6 +210,7 @@ class CRP(Strict):
   supervised: tuple[float, float] = (1.0, 1.0)
   temperature: Rate = 0.1
   negatives: Literal["candidates", "history_query"] = "candidates"
+  anchors: Positive = 8
   dedupe_users: bool = True
   mask_history_negatives: bool = True
   mask_same_user: bool = True

@@ -13,8 +13,9 @@ from lcn_tf.crossdomain.pairs import (
   Positives,
   global_positives,
   negatives_of,
+  noises,
   row_noise,
-  row_of,
+  rows_of,
   sample_pairs,
 )
 from lcn_tf.layers.masked import masked_mean
@@ -36,11 +37,10 @@ class CrossRepresentationProduction(keras.layers.Layer):
       L_x   = mean cross entropy of MLP([profile ; e ; mean(own history) ; mean(other history)])
       L_CRP = l1 L_tt + l2 L_ts + l3 L_ss + l4 L_st + l5 L_t + l6 L_s                Eq. (20)
 
-  w_i is 1 if request i has an anchor, the partner and at least one negative. All losses are those of the global batch.
+  w_i is 1 if anchor i exists and has a partner and at least one negative. All losses are those of the global batch.
 
-  Departures from the paper: its equations are lost in the text at hand and are rebuilt from its sentences. Each request
-  gives at most one anchor. Cosine, temperature, removal of false negatives and of a user's repeated rows, and the form
-  of the heads are ours.
+  Departures from the paper: its equations are lost in the text at hand and are rebuilt from its sentences. Cosine,
+  temperature, removal of false negatives and of a user's repeated rows, and the form of the heads are ours.
 
   Args:
     contrastive: Weights of (t, t'), (t, s'), (s, s'), (s, t').
@@ -48,7 +48,9 @@ class CrossRepresentationProduction(keras.layers.Layer):
     temperature: tau of the contrastive losses.
     negatives: "candidates": the anchor against other users' positives. "history_query": the partner against them, the
       usual in-batch form, which contrasts across domains too.
-    dedupe_users: Only the first request of a user (with a positive) in the global batch has an anchor.
+    anchors: Positives of a request that are anchors, drawn anew at each step where a request has more. 1 where every
+      request has one candidate, as in the paper's batches.
+    dedupe_users: Only the first request of a user (with a positive) in the global batch has anchors.
     mask_history_negatives: Drop negatives that are among the newest 50 behaviours which the anchor sees.
     mask_same_user: Drop negatives of the anchor's own user (off only for ablation).
     units: Hidden widths of the two heads.
@@ -76,6 +78,7 @@ class CrossRepresentationProduction(keras.layers.Layer):
     supervised: Sequence[float] = (1.0, 1.0),
     temperature: float = 0.1,
     negatives: str = "candidates",
+    anchors: int = 8,
     dedupe_users: bool = True,
     mask_history_negatives: bool = True,
     mask_same_user: bool = True,
@@ -90,10 +93,13 @@ class CrossRepresentationProduction(keras.layers.Layer):
       raise ValueError(f"temperature: expected a positive number, found {temperature}")
     if negatives not in NEGATIVES:
       raise ValueError(f"negatives: expected one of {', '.join(NEGATIVES)}; found {negatives!r}")
+    if anchors < 1:
+      raise ValueError(f"anchors: expected a positive number, found {anchors}")
     self.contrastive = tuple(contrastive)
     self.supervised = tuple(supervised)
     self.temperature = temperature
     self.negatives = negatives
+    self.anchors = anchors
     self.dedupe_users = dedupe_users
     self.mask_history_negatives = mask_history_negatives
     self.mask_same_user = mask_same_user
@@ -106,10 +112,11 @@ class CrossRepresentationProduction(keras.layers.Layer):
     if len(widths) > 1:
       raise ValueError(f"the items of both domains must have one width, found {sorted(widths)}")
     sizes = (tf.shape(target.user)[0], tf.shape(source.user)[0])
-    target_noise, source_noise = row_noise(seed, sizes)
+    width = noises(max(target.label.shape[1], source.label.shape[1]), self.anchors)
+    target_noise, source_noise = row_noise(seed, sizes, width)
     losses = {}
-    losses["tt"], losses["ts"] = self._contrastive_losses(target, sample_pairs(target, target_noise))
-    losses["ss"], losses["st"] = self._contrastive_losses(source, sample_pairs(source, source_noise))
+    losses["tt"], losses["ts"] = self._contrastive_losses(target, sample_pairs(target, target_noise, self.anchors))
+    losses["ss"], losses["st"] = self._contrastive_losses(source, sample_pairs(source, source_noise, self.anchors))
     losses["t"] = self._click_loss(target, self._target_head)
     losses["s"] = self._click_loss(source, self._source_head)
     weights = (*self.contrastive, *self.supervised)
@@ -122,6 +129,7 @@ class CrossRepresentationProduction(keras.layers.Layer):
       "supervised": self.supervised,
       "temperature": self.temperature,
       "negatives": self.negatives,
+      "anchors": self.anchors,
       "dedupe_users": self.dedupe_users,
       "mask_history_negatives": self.mask_history_negatives,
       "mask_same_user": self.mask_same_user,
@@ -138,12 +146,14 @@ class CrossRepresentationProduction(keras.layers.Layer):
     """Of the pairs with the own and with the other domain's history."""
     positives = global_positives(batch)
     keep = negatives_of(batch, pairs, positives, self.mask_same_user, self.mask_history_negatives)
-    anchors = pairs.anchor.found & positives.first_of_user if self.dedupe_users else pairs.anchor.found
-    partner_item = tf.cast(row_of(batch.own.items, pairs.own.index), tf.int64)
-    keep_own = keep & (positives.items != partner_item[:, tf.newaxis])
-    anchor = row_of(batch.candidates.embedding, pairs.anchor.index)
-    own = row_of(batch.own.embedding, pairs.own.index)
-    other = row_of(batch.other.embedding, pairs.other.index)
+    anchors = pairs.anchor.found
+    if self.dedupe_users:
+      anchors &= positives.first_of_user[:, tf.newaxis]
+    partner_item = tf.cast(rows_of(batch.own.items, pairs.own.index), tf.int64)
+    keep_own = keep & (positives.items != partner_item[..., tf.newaxis])
+    anchor = rows_of(batch.candidates.embedding, pairs.anchor.index)
+    own = rows_of(batch.own.embedding, pairs.own.index)
+    other = rows_of(batch.other.embedding, pairs.other.index)
     return (
       self._contrastive_loss(anchor, own, positives, keep_own, anchors & pairs.own.found),
       self._contrastive_loss(anchor, other, positives, keep, anchors & pairs.other.found),
@@ -152,6 +162,10 @@ class CrossRepresentationProduction(keras.layers.Layer):
   def _contrastive_loss(
     self, anchor: tf.Tensor, partner: tf.Tensor, positives: Positives, keep: tf.Tensor, paired: tf.Tensor
   ) -> tf.Tensor:
+    # two axes: einsum's gradient by an ellipsis takes twenty times as long
+    width, size = anchor.shape[-1], tf.shape(keep)[-1]
+    anchor, partner = tf.reshape(anchor, [-1, width]), tf.reshape(partner, [-1, width])
+    paired, keep = tf.reshape(paired, [-1]), tf.reshape(keep, [-1, size])
     query, key = (anchor, partner) if self.negatives == "candidates" else (partner, anchor)
     losses = info_nce(query, key, positives.embedding, keep, self.temperature)
     counted = tf.cast(paired & tf.reduce_any(keep, axis=-1), tf.float32)

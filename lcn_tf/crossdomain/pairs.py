@@ -14,7 +14,6 @@ from lcn_tf.layers.replicas import global_rows, own_rows, replicas
 from lcn_tf.layers.structures import Behaviours, Candidates
 
 RECENT = 50
-NOISES = 3
 
 
 class DomainBatch(NamedTuple):
@@ -42,11 +41,11 @@ class DomainBatch(NamedTuple):
 
 
 class Picks(NamedTuple):
-  """One entry per request.
+  """One entry per anchor.
 
   Attributes:
-    index: `[B]` int64; 0 where there is none.
-    found: `[B]` bool.
+    index: `[B, A]` int64; 0 where there is none.
+    found: `[B, A]` bool.
   """
 
   index: tf.Tensor
@@ -54,7 +53,7 @@ class Picks(NamedTuple):
 
 
 class Pairs(NamedTuple):
-  """Per request: an anchor among its positive candidates, and the anchor's partner in either history."""
+  """Per request A anchors among its positive candidates, and each anchor's partner in either history."""
 
   anchor: Picks
   own: Picks
@@ -81,18 +80,19 @@ class Positives(NamedTuple):
   first_of_user: tf.Tensor
 
 
-def row_noise(seed: tf.Tensor, sizes: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+def row_noise(seed: tf.Tensor, sizes: tuple[tf.Tensor, ...], width: int) -> list[tf.Tensor]:
   """Uniform noise in [0, 1) for this replica's rows of several batches.
 
   Args:
     seed: int32 `[2]`, the same on all replicas; every step its own.
     sizes: Requests of each batch on this replica.
+    width: Numbers per request.
 
   Returns:
-    `[size, NOISES]` float32 each.
+    `[size, width]` float32 each.
   """
   count, _ = replicas()
-  noise = tf.random.stateless_uniform([count * tf.add_n(sizes), NOISES], seed, alg="philox")
+  noise = tf.random.stateless_uniform([count * tf.add_n(sizes), width], seed, alg="philox")
   parts = tf.split(noise, [count * size for size in sizes])
   return [own_rows(part, size) for part, size in zip(parts, sizes, strict=True)]
 
@@ -101,26 +101,26 @@ def pick(eligible: tf.Tensor, noise: tf.Tensor) -> Picks:
   """Of each row one eligible entry, all with the same probability: the floor(noise * eligible)-th.
 
   Args:
-    eligible: `[B, L]` bool.
-    noise: `[B]` in [0, 1).
+    eligible: `[B, A, L]` bool.
+    noise: `[B, A]` in [0, 1).
   """
   position = tf.cumsum(tf.cast(eligible, tf.float32), axis=-1)
-  count = position[:, -1]
+  count = position[..., -1]
   chosen = tf.minimum(tf.floor(noise * count), count - 1.0)
-  index = tf.reduce_sum(tf.cast(position <= chosen[:, tf.newaxis], tf.int64), axis=-1)
+  index = tf.reduce_sum(tf.cast(position <= chosen[..., tf.newaxis], tf.int64), axis=-1)
   found = count > 0
   return Picks(tf.where(found, index, tf.zeros_like(index)), found)
 
 
-def row_of(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-  """Row `index[b]` of each request: `[B, L, ...]`, `[B]` -> `[B, ...]`."""
+def rows_of(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+  """Rows `index[b]` of each request: `[B, L, ...]`, `[B, A]` -> `[B, A, ...]`."""
   return tf.gather(values, index, axis=1, batch_dims=1)
 
 
-def seen_by(behaviours: Behaviours, candidate: tf.Tensor) -> tf.Tensor:
-  """What candidate `candidate[b]` of each request sees, `[B, L]` bool."""
+def seen_by(behaviours: Behaviours, candidates: tf.Tensor) -> tf.Tensor:
+  """What the candidates `[B, A]` of each request see, `[B, A, L]` bool."""
   last = tf.shape(behaviours.visible, out_type=tf.int64)[1] - 1
-  return row_of(behaviours.visible, tf.minimum(candidate, last))
+  return rows_of(behaviours.visible, tf.minimum(candidates, last))
 
 
 def positive(batch: DomainBatch) -> tf.Tensor:
@@ -128,23 +128,32 @@ def positive(batch: DomainBatch) -> tf.Tensor:
   return batch.mask & (batch.label > 0.5)
 
 
-def sample_pairs(batch: DomainBatch, noise: tf.Tensor) -> Pairs:
-  """Anchors and partners, each drawn uniformly.
+def noises(candidates: int, anchors: int) -> int:
+  """How many random numbers `sample_pairs` needs per request."""
+  return candidates + 2 * anchors
 
-  The anchor is a positive candidate; a partner is a behaviour that the anchor may see, in the own domain one whose item
-  is not the anchor's.
+
+def sample_pairs(batch: DomainBatch, noise: tf.Tensor, anchors: int) -> Pairs:
+  """Anchors and partners, drawn uniformly.
+
+  Anchors are different positive candidates, all of them if there are no more than `anchors`; a partner is a behaviour
+  that the anchor may see, in the own domain one whose item is not the anchor's.
 
   Args:
-    batch: B requests.
-    noise: `[B, 3]` in [0, 1).
+    batch: B requests of N candidates.
+    noise: `[B, noises(N, A) or more]` in [0, 1).
+    anchors: A of a request.
   """
-  anchor = pick(positive(batch), noise[:, 0])
+  size = batch.label.shape[1]
+  drawn = tf.math.top_k(tf.where(positive(batch), noise[:, :size], -1.0), min(anchors, size))
+  found = drawn.values >= 0
+  anchor = Picks(tf.where(found, tf.cast(drawn.indices, tf.int64), 0), found)
   # int64: TensorFlow compares int32 on the host
-  item = tf.cast(row_of(batch.candidates.items, anchor.index), tf.int64)
-  another = tf.cast(batch.own.items, tf.int64) != item[:, tf.newaxis]
-  found = anchor.found[:, tf.newaxis]
-  own = pick(seen_by(batch.own, anchor.index) & another & found, noise[:, 1])
-  other = pick(seen_by(batch.other, anchor.index) & found, noise[:, 2])
+  item = tf.cast(rows_of(batch.candidates.items, anchor.index), tf.int64)
+  another = tf.cast(batch.own.items, tf.int64)[:, tf.newaxis] != item[..., tf.newaxis]
+  own_noise, other_noise = tf.split(noise[:, size : noises(size, item.shape[1])], 2, axis=1)
+  own = pick(seen_by(batch.own, anchor.index) & another & found[..., tf.newaxis], own_noise)
+  other = pick(seen_by(batch.other, anchor.index) & found[..., tf.newaxis], other_noise)
   return Pairs(anchor, own, other)
 
 
@@ -189,28 +198,37 @@ def first_occurrence(keys: tf.Tensor) -> tf.Tensor:
 def negatives_of(
   batch: DomainBatch, pairs: Pairs, positives: Positives, mask_same_user: bool, mask_history: bool
 ) -> tf.Tensor:
-  """Which positives of the global batch may be held against each anchor, `[B, M]` bool.
+  """Which positives of the global batch may be held against each anchor, `[B, A, M]` bool.
 
   They are of other users and other items, once per (user, item), and, with `mask_history`, not among the newest 50
   behaviours that the anchor sees.
   """
-  item = tf.cast(row_of(batch.candidates.items, pairs.anchor.index), tf.int64)
-  keep = positives.usable & (positives.items != item[:, tf.newaxis])
+  item = tf.cast(rows_of(batch.candidates.items, pairs.anchor.index), tf.int64)
+  keep = positives.usable & (positives.items != item[..., tf.newaxis])
   if mask_same_user:
-    keep &= positives.users != positives.own_users[:, tf.newaxis]
+    keep &= positives.users != positives.own_users[:, tf.newaxis, tf.newaxis]
   if mask_history:
     seen = seen_by(batch.own, pairs.anchor.index)
     recent, valid = masked_top_k(tf.zeros_like(seen, tf.float32), seen, RECENT)
-    recent = tf.where(valid, row_of(tf.cast(batch.own.items, tf.int64), recent), -1)
+    items = tf.repeat(tf.cast(batch.own.items, tf.int64)[:, tf.newaxis], seen.shape[1], axis=1)
+    recent = tf.where(valid, tf.gather(items, recent, axis=2, batch_dims=2), -1)
     keep &= ~is_among(positives.items, recent)
   return keep
 
 
 def is_among(items: tf.Tensor, lists: tf.Tensor) -> tf.Tensor:
-  """Whether item m is in list b: `[M]`, `[B, K]` int64 -> `[B, M]` bool, in log K steps of that size."""
-  rising = -tf.math.top_k(-lists, tf.shape(lists)[1]).values
-  shape = [tf.shape(lists)[0], tf.shape(items)[0]]
-  wanted = tf.broadcast_to(items, shape)
-  place = tf.searchsorted(rising, wanted, side="left", out_type=tf.int64)
-  place = tf.minimum(place, tf.shape(lists, out_type=tf.int64)[1] - 1)
-  return tf.gather(rising, place, axis=1, batch_dims=1) == wanted
+  """Whether item m is in list b, a: `[M]`, `[B, A, K]` int64 -> `[B, A, M]` bool.
+
+  Looks each entry of the lists up among the items, of which there are far more than K.
+  """
+  size = tf.shape(items)[0]
+  rising = -tf.math.top_k(-items, size).values
+  entries = tf.reshape(lists, [-1])
+  place = tf.minimum(tf.searchsorted(rising, entries, out_type=tf.int64), tf.cast(size, tf.int64) - 1)
+  met = tf.cast(tf.gather(rising, place) == entries, tf.float32)
+  # the first place of an item stands for all of its places
+  rows = tf.size(lists[..., 0], out_type=tf.int64)
+  row = tf.repeat(tf.range(rows), tf.shape(lists)[-1])
+  marks = tf.scatter_nd(tf.stack([row, place], axis=1), met, [rows, tf.cast(size, tf.int64)])
+  marks = tf.gather(marks, tf.searchsorted(rising, items, out_type=tf.int64), axis=1)
+  return tf.reshape(marks, [*tf.unstack(tf.shape(lists)[:-1]), size]) > 0

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.crossdomain.crp import CrossRepresentationProduction
-from lcn_tf.crossdomain.pairs import DomainBatch, row_noise, sample_pairs
+from lcn_tf.crossdomain.pairs import DomainBatch, noises, row_noise, sample_pairs
 from lcn_tf.layers.structures import Behaviours, Candidates
 from tests.crossdomain.batches import random_batch
 from tests.reference import crp as twin
@@ -48,9 +48,13 @@ def _losses(layer, target, source, seed=SEED):
   return {name: float(loss) for name, loss in layer(tensors(target), tensors(source), seed).items()}
 
 
-def _picked(batch, noise):
-  pairs = sample_pairs(tensors(batch), noise)
-  return [tuple(int(picks.index[b]) if picks.found[b] else None for picks in pairs) for b in range(len(batch.user))]
+def _picked(batch, noise, anchors):
+  """Per request a list of (anchor, own, other)."""
+  pairs = sample_pairs(tensors(batch), noise, anchors)
+  picked = [[] for _ in batch.user]
+  for b, a in np.argwhere(pairs.anchor.found):
+    picked[b].append(tuple(int(picks.index[b, a]) if picks.found[b, a] else None for picks in pairs))
+  return picked
 
 
 def _gradients(layer, target, source):
@@ -69,6 +73,7 @@ def test_survives_every_use_that_keras_makes_of_a_layer():
     "supervised": (0.5, 2.0),
     "temperature": 0.5,
     "negatives": "history_query",
+    "anchors": 2,
     "dedupe_users": False,
     "mask_history_negatives": False,
     "mask_same_user": False,
@@ -79,6 +84,7 @@ def test_survives_every_use_that_keras_makes_of_a_layer():
     "supervised": [(1.0,), (-1.0, 1.0)],
     "temperature": [0.0, -0.1],
     "negatives": "in_batch",
+    "anchors": [0, -1],
     "units": [(4, 0)],
   }
   check_layer(CrossRepresentationProduction, options, (random_batch(0), random_batch(1), SEED), bad=bad)
@@ -95,6 +101,8 @@ def test_domains_of_different_width_are_refused():
     {},
     {"temperature": 0.5},
     {"negatives": "history_query"},
+    {"anchors": 1},
+    {"anchors": 2, "dedupe_users": False},
     {"dedupe_users": False},
     {"mask_history_negatives": False},
     {"mask_same_user": False},
@@ -111,17 +119,17 @@ def test_every_variant_equals_its_twin(options):
     target, source = random_batch(2 * seed), random_batch(2 * seed + 1, requests=8, candidates=3, length=length)
     step = tf.constant([seed, 9])
     actual = _losses(layer, target, source, step)
-    noise = row_noise(step, (tf.constant(6), tf.constant(8)))
+    noise = row_noise(step, (tf.constant(6), tf.constant(8)), noises(target.label.shape[1], layer.anchors))
     heads = [[w.numpy() for w in head.weights] for head in (layer._target_head, layer._source_head)]
     expected = twin.crp(
       target,
       source,
-      _picked(target, noise[0]),
-      _picked(source, noise[1]),
+      _picked(target, noise[0], layer.anchors),
+      _picked(source, noise[1], layer.anchors),
       *heads,
       weights["contrastive"],
       weights["supervised"],
-      **options,
+      **{name: value for name, value in options.items() if name != "anchors"},
     )
     assert list(actual) == [*NAMES, "total"]
     for name in actual:
@@ -223,6 +231,17 @@ def test_only_the_first_request_of_a_user_with_a_positive_is_an_anchor():
   np.testing.assert_allclose(every["ts"], (2 * np.log(2) + np.log(3)) / 3, rtol=1e-5)
 
 
+def test_each_positive_of_a_request_is_an_anchor_up_to_their_number():
+  # user 1 likes 1, 2 and 3, each held against 7; user 2 likes 7, held against 1, 2 and 3
+  target = _toy([1, 2], [[1, 2, 3, 4], [7, 8, 9, 10]], labels=[[1, 1, 1, 0], [1, 0, 0, 0]])
+  for anchors, expected in [(1, (np.log(2) + np.log(4)) / 2), (2, (2 * np.log(2) + np.log(4)) / 3)]:
+    losses = _losses(_crp(temperature=1.0, anchors=anchors), target, target)
+    np.testing.assert_allclose(losses["ts"], expected, rtol=1e-5)
+  for anchors in (3, 8):
+    losses = _losses(_crp(temperature=1.0, anchors=anchors), target, target)
+    np.testing.assert_allclose(losses["ts"], (3 * np.log(2) + np.log(4)) / 4, rtol=1e-5)
+
+
 def test_without_a_partner_in_one_domain_the_other_pair_still_counts():
   target = _toy([1, 2], [[1], [2]])
   target = target._replace(own=target.own._replace(visible=np.zeros_like(target.own.visible)))
@@ -284,7 +303,7 @@ def test_both_domains_items_and_the_heads_learn():
 
 def test_contrastive_losses_do_not_reach_the_heads_and_only_visible_behaviours_learn():
   target, source = tensors((random_batch(6), random_batch(7)))
-  layer = _crp(supervised=(0.0, 0.0))
+  layer = _crp(supervised=(0.0, 0.0), anchors=1)
   with tf.GradientTape() as tape:
     tape.watch([target.own.embedding, target.own.side])
     total = layer(target, source, SEED)["total"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lcn_tf.crossdomain.pairs import first_occurrence, is_among, pick, row_noise, sample_pairs
+from lcn_tf.crossdomain.pairs import first_occurrence, is_among, noises, pick, row_noise, sample_pairs
 from tests.crossdomain.batches import random_batch
 from tests.reference import crp as twin
 from tests.support.layers import tensors
@@ -10,43 +10,50 @@ from tests.support.layers import tensors
 
 @pytest.mark.parametrize(("noise", "expected"), [(0.0, 1), (0.32, 1), (0.34, 4), (0.67, 5), (0.9999999, 5)])
 def test_pick_takes_the_entry_that_the_noise_points_at(noise, expected):
-  picks = pick(tf.constant([[False, True, False, False, True, True]]), tf.constant([noise]))
-  assert (int(picks.index[0]), bool(picks.found[0])) == (expected, True)
+  picks = pick(tf.constant([[[False, True, False, False, True, True]]]), tf.constant([[noise]]))
+  assert (int(picks.index[0, 0]), bool(picks.found[0, 0])) == (expected, True)
 
 
 def test_pick_from_nothing_finds_nothing():
-  picks = pick(tf.zeros([2, 3], tf.bool), tf.constant([0.0, 0.9]))
-  np.testing.assert_array_equal(picks.index, [0, 0])
-  np.testing.assert_array_equal(picks.found, [False, False])
+  picks = pick(tf.zeros([1, 2, 3], tf.bool), tf.constant([[0.0, 0.9]]))
+  np.testing.assert_array_equal(picks.index, [[0, 0]])
+  np.testing.assert_array_equal(picks.found, [[False, False]])
 
 
 def test_pick_is_uniform_over_the_eligible():
-  eligible = np.tile([True, False, True, True, False], (6000, 1))
-  noise = tf.random.stateless_uniform([6000], [1, 2])
-  counts = np.bincount(pick(tf.constant(eligible), noise).index.numpy(), minlength=5)
+  eligible = np.tile([True, False, True, True, False], (3000, 2, 1))
+  noise = tf.random.stateless_uniform([3000, 2], [1, 2])
+  counts = np.bincount(pick(tf.constant(eligible), noise).index.numpy().ravel(), minlength=5)
   assert counts[1] == counts[4] == 0
   np.testing.assert_allclose(counts[[0, 2, 3]] / 6000, 1 / 3, atol=0.03)
 
 
 def test_pick_never_leaves_a_long_row_with_the_highest_noise():
   highest = np.nextafter(np.float32(1), np.float32(0))
-  picks = pick(tf.ones([1, 100_000], tf.bool), tf.constant([highest]))
-  assert int(picks.index[0]) == 99_999
+  picks = pick(tf.ones([1, 1, 100_000], tf.bool), tf.constant([[highest]]))
+  assert int(picks.index[0, 0]) == 99_999
 
 
-def test_every_eligible_pair_is_drawn_and_no_other():
+@pytest.mark.parametrize("anchors", [1, 2, 5])
+def test_every_eligible_pair_is_drawn_and_no_other(anchors):
   batch = random_batch(3, requests=4, candidates=3, length=8)
-  draw = tf.function(lambda seed: sample_pairs(tensors(batch), row_noise(seed, (tf.constant(4),))[0]), autograph=False)
+  width = noises(3, anchors)
+  draw = tf.function(
+    lambda seed: sample_pairs(tensors(batch), row_noise(seed, (tf.constant(4),), width)[0], anchors), autograph=False
+  )
+  positive = batch.mask & (batch.label == 1)
   met = [set() for _ in range(4)]
   for step in range(400):
     anchor, own, other = tf.nest.map_structure(lambda array: array.numpy(), draw(tf.constant([7, step])))
-    for b in np.flatnonzero(anchor.found):
-      n = anchor.index[b]
-      partners = [picks.index[b] if picks.found[b] else None for picks in (own, other)]
+    np.testing.assert_array_equal(anchor.found.sum(axis=1), np.minimum(positive.sum(axis=1), anchors))
+    for b, a in np.argwhere(anchor.found):
+      n = anchor.index[b, a]
+      assert n not in anchor.index[b, :a], "an anchor is drawn once"
+      partners = [picks.index[b, a] if picks.found[b, a] else None for picks in (own, other)]
       met[b].update([("anchor", n), ("own", n, partners[0]), ("other", n, partners[1])])
   for b in range(4):
     expected = set()
-    for n in np.flatnonzero(batch.mask[b] & (batch.label[b] == 1)):
+    for n in np.flatnonzero(positive[b]):
       own, other = twin.eligible(batch, b, n)
       expected.add(("anchor", n))
       expected.update(("own", n, i) for i in own or [None])
@@ -55,10 +62,11 @@ def test_every_eligible_pair_is_drawn_and_no_other():
 
 
 def test_noise_depends_on_the_seed_only():
-  first, second = row_noise(tf.constant([1, 2]), (tf.constant(3), tf.constant(5)))
-  again, _ = row_noise(tf.constant([1, 2]), (tf.constant(3), tf.constant(5)))
-  other, _ = row_noise(tf.constant([1, 3]), (tf.constant(3), tf.constant(5)))
-  assert (first.shape, second.shape) == ((3, 3), (5, 3))
+  sizes = (tf.constant(3), tf.constant(5))
+  first, second = row_noise(tf.constant([1, 2]), sizes, 4)
+  again, _ = row_noise(tf.constant([1, 2]), sizes, 4)
+  other, _ = row_noise(tf.constant([1, 3]), sizes, 4)
+  assert (first.shape, second.shape) == ((3, 4), (5, 4))
   np.testing.assert_array_equal(first, again)
   assert not np.isclose(first, other).any()
   assert not np.isclose(first, second[:3]).any()
@@ -72,6 +80,6 @@ def test_first_occurrence_marks_each_value_once():
 
 def test_is_among_finds_items_in_each_list():
   random = np.random.default_rng(1)
-  items, lists = random.integers(0, 30, size=25), random.integers(-1, 30, size=(4, 7))
-  expected = [[item in row for item in items] for row in lists]
+  items, lists = random.integers(0, 30, size=25), random.integers(-1, 30, size=(4, 2, 7))
+  expected = [[[item in row for item in items] for row in rows] for rows in lists]
   np.testing.assert_array_equal(is_among(tf.constant(items), tf.constant(lists)), expected)

@@ -51,15 +51,12 @@ def contrastive(
 ):
   """The loss between the anchors and their partners in the `own` or the `other` history (`side`).
 
-  `pairs[b]` = (anchor candidate, own behaviour, other behaviour), None where there is none.
+  `pairs[b]` = a list of (anchor candidate, own behaviour, other behaviour), None where there is no behaviour.
   """
-  losses, users = [], set()
-  for b, (anchor, own, other) in enumerate(pairs):
-    if anchor is None:
-      continue
-    repeated = batch.user[b] in users
-    users.add(batch.user[b])
-    if dedupe_users and repeated:
+  losses = []
+  users = [user if drawn else None for user, drawn in zip(batch.user, pairs, strict=True)]
+  for b, (anchor, own, other) in [(b, pair) for b, drawn in enumerate(pairs) for pair in drawn]:
+    if dedupe_users and batch.user[b] in users[:b]:
       continue
     partner = own if side == "own" else other
     if partner is None:
