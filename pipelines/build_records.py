@@ -1,6 +1,6 @@
 """Interactions to records.
 
-python -m pipelines.build_records --config C --output DIR [--interactions F --items F [--users F]]
+python -m pipelines.build_records --config C --output DIR [--interactions F --items F [--users F]] [--like RECORDS]
 """
 
 import signal
@@ -11,6 +11,7 @@ from absl import flags
 
 from lcn_tf import config, entry
 from lcn_tf.data import tables
+from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 
 _FLAGS = flags.FlagValues()
@@ -23,6 +24,13 @@ _ITEMS = flags.DEFINE_string("items", None, "Items: a Parquet file, or a folder 
 _USERS = flags.DEFINE_string("users", None, "Users: a Parquet file, or a folder of them.", flag_values=_FLAGS)
 _STRICT = flags.DEFINE_bool("strict", False, "Rows that have to be rejected are an error.", flag_values=_FLAGS)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the record set at --output.", flag_values=_FLAGS)
+_LIKE = flags.DEFINE_string(
+  "like",
+  None,
+  "Number items and values as this record set does, so that models trained with it read the new records; what it does "
+  "not know is unknown.",
+  flag_values=_FLAGS,
+)
 _SET = flags.DEFINE_multi_string("set", [], "key.path=value: overrides the config.", flag_values=_FLAGS)
 
 
@@ -30,10 +38,11 @@ def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a preempted build cleans up
   experiment = config.load(_CONFIG.value, _SET.value)
+  like = RecordSet.open(_LIKE.value) if _LIKE.value else None
   made = _tables(experiment.records)
   from lcn_tf.data import builder  # imports TensorFlow, which takes seconds: wrong flags and files are told before
 
-  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value)
+  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like)
 
 
 def _tables(records: config.Records) -> tables.Tables:

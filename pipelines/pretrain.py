@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
   if Pretrained.there(output) and not _OVERWRITE.value:
     raise UserError(f"{output}: holds item vectors already. Choose another --output, or replace them with --overwrite")
   # TensorFlow only now: what is wrong is told at once
+  from lcn_tf.data.dataset import check_schema
   from lcn_tf.training.pretraining import pretrain
-  from lcn_tf.training.trainer import check_schema
 
   check_schema(experiment.record_schema, record_set)
   made = pretrain(experiment.model.pretraining, record_set, experiment.train.on_corrupt)

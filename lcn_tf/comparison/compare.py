@@ -67,8 +67,9 @@ def compare(
 
 def _check_experiments(loaded: Loaded, record_set: RecordSet) -> None:
   # TensorFlow takes seconds to load, and --dry_run needs none of it
+  from lcn_tf.data.dataset import check_schema
   from lcn_tf.models.build import check_model
-  from lcn_tf.training.trainer import check_schema, warn_of_other_records
+  from lcn_tf.training.trainer import warn_of_other_records
 
   for label, experiment in loaded.experiments.items():
     try:

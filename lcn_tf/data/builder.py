@@ -26,13 +26,14 @@ from absl import logging
 
 from lcn_tf.config import Experiment, Labels, Records, Split
 from lcn_tf.data import tables as raw
-from lcn_tf.data.indexing import Indexed, field_table, index
+from lcn_tf.data.dataset import check_schema
+from lcn_tf.data.indexing import Indexed, Numbering, field_table, index, numbering_of
 from lcn_tf.data.negatives import Log, sample_negatives
 from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.data.requests import Behaviours, Candidates, record_spans
 from lcn_tf.data.shards import Plan, UserLog, write_parts
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, Schema, with_sizes
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, Schema, with_sizes
 
 
 def build(
@@ -41,6 +42,7 @@ def build(
   output: str | pathlib.Path,
   strict: bool = False,
   overwrite: bool = False,
+  like: RecordSet | None = None,
 ) -> RecordSet:
   """Builds the record set `output`.
 
@@ -53,15 +55,21 @@ def build(
     output: A folder that does not exist, or is empty, or is a record set and `overwrite` says so.
     strict: Rejected rows are an error.
     overwrite: Replace the record set at `output`.
+    like: Number items and values as this record set does, so that models trained with it read these records. What it
+      does not know is unknown, as it is in serving; the fields of its items are the ones it has. None: number anew.
 
   Returns:
     The record set, opened.
 
   Raises:
-    UserError: Something is wrong with the input (the message says what), or `output` exists.
+    UserError: Something is wrong with the input (the message says what), `output` exists, or `like` has another
+      schema.
   """
   started = time.monotonic()
   schema, records = experiment.record_schema, experiment.records
+  if like:
+    check_schema(schema, like)
+  numbering = numbering_of(like) if like else None
   with _aside(pathlib.Path(output), overwrite) as folder:
     checked = raw.check(tables, schema, records.labels)
     for reason, count in checked.reasons().items():
@@ -71,18 +79,23 @@ def build(
       raise UserError(f"{len(checked.rejected)} rows are rejected, and --strict allows none. {reasons}")
 
     bounds = boundaries(checked.interactions["timestamp"], records.split)
-    indexed = index(checked, schema, bounds[0], records.seed)
+    indexed = index(checked, schema, bounds[0], records.seed, numbering)
+    for d, count in indexed.unknown_items.items():
+      if count and like:
+        logging.warning("%d items of the %s domain are not in %s: read as the unknown item", count, d, like.path)
     log, shortage = _user_log(indexed, schema, records, bounds[0])
     plans = _plans(log, schema, bounds)
     _check_split(plans, bounds, checked.interactions["timestamp"], records)
 
-    sizes = {name: table.size for name, table in indexed.vocabularies.items()}
-    sized = with_sizes(schema, sizes, {d: len(indexed.catalogues[d]) for d in DOMAINS})
+    sizes = {name: table.size for name, table in indexed.numbering.vocabularies.items()}
+    sized = with_sizes(schema, sizes, {d: len(indexed.numbering.catalogues[d]) for d in DOMAINS})
     parts = write_parts(
       folder, log, plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
     )
     _write_tables(folder, indexed, checked.rejected)
-    notes: dict[str, float | int | str] = {"train_end": bounds[0], "validation_end": bounds[1], "seed": records.seed}
+    notes: dict[str, float | int | str] = {"train_end": bounds[0], "validation_end": bounds[1]}
+    # of the out-of-vocabulary hash, too
+    notes["seed"] = like.notes.get("seed", 0) if like else records.seed
     notes |= tables.notes
     if records.labels.kind == "sampled":
       notes["negatives_not_found"] = shortage
@@ -90,7 +103,7 @@ def build(
       notes["users_without_profile"] = indexed.users_without_profile
     RecordSet(
       name=experiment.name,
-      fingerprint=_fingerprint(sized, indexed),
+      fingerprint=_fingerprint(sized, indexed.numbering),
       schema=sized,
       compression=records.compression,
       splits=parts,
@@ -131,14 +144,14 @@ def _user_log(indexed: Indexed, schema: Schema, records: Records, train_end: int
     log.behaviours[d] = Behaviours(
       done["item"].to_numpy(),
       done["timestamp"].to_numpy(),
-      field_table(done, schema.domain(d).cross_fields, indexed.vocabularies),
+      field_table(done, schema.domain(d).cross_fields, indexed.numbering.vocabularies),
     )
     log.behaviour_offsets[d] = np.searchsorted(done["user"].to_numpy(), everyone)
-    context = field_table(rows, schema.context_fields, indexed.vocabularies)
+    context = field_table(rows, schema.context_fields, indexed.numbering.vocabularies)
     rng = np.random.default_rng([records.seed, number])
     until = None if d == "target" else train_end if records.source_records else 0
     users, log.candidates[d], missing = _candidates(
-      rows, context, records.labels, until, train_end, len(indexed.catalogues[d]), rng
+      rows, context, records.labels, until, train_end, len(indexed.numbering.catalogues[d]), rng
     )
     log.candidate_offsets[d] = np.searchsorted(users, everyone)
     shortage += missing
@@ -169,10 +182,9 @@ def _candidates(
   shown = np.ones(len(rows), bool) if until is None else times < until
   if labels.kind != "sampled":
     shown &= rows["label"].is_not_null().to_numpy()
-  known = None
+  known = np.arange(num_items) > UNKNOWN_ITEM
   if labels.known_items:
-    known = np.zeros(num_items, bool)
-    known[items[times < train_end]] = True
+    known &= np.isin(np.arange(num_items), items[times < train_end])
     shown &= known[items]
   shown = np.flatnonzero(shown)
   shown = shown[np.argsort(users[shown], kind="stable")]
@@ -236,24 +248,24 @@ def _check_split(plans: list[Plan], bounds: tuple[int, int], times: pl.Series, r
 def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame) -> None:
   for name in ("vocabularies", "catalogue", "items"):
     (folder / name).mkdir()
-  for name, vocabulary in indexed.vocabularies.items():
+  for name, vocabulary in indexed.numbering.vocabularies.items():
     vocabulary.frame().write_parquet(folder / "vocabularies" / f"{name}.parquet")
   for d in DOMAINS:
-    np.save(folder / "catalogue" / f"{d}.npy", indexed.catalogues[d])
-    indexed.items[d].write_parquet(folder / "items" / f"{d}.parquet")
+    np.save(folder / "catalogue" / f"{d}.npy", indexed.numbering.catalogues[d])
+    indexed.numbering.items[d].write_parquet(folder / "items" / f"{d}.parquet")
   indexed.users.write_parquet(folder / "users.parquet")
   rejected.write_parquet(folder / "rejected.parquet")
 
 
-def _fingerprint(schema: Schema, indexed: Indexed) -> str:
+def _fingerprint(schema: Schema, numbering: Numbering) -> str:
   """Of the schema with sizes, the vocabularies' values in their order, and the catalogues."""
   digest = hashlib.sha256(schema.fingerprint().encode())
-  for name in sorted(indexed.vocabularies):
-    vocabulary = indexed.vocabularies[name]
+  for name in sorted(numbering.vocabularies):
+    vocabulary = numbering.vocabularies[name]
     seed = vocabulary.seed if vocabulary.oov > 1 else None  # with one row there is nothing to hash
     digest.update(json.dumps([name, vocabulary.oov, seed, vocabulary.values.to_list()]).encode())
   for d in DOMAINS:
-    digest.update(np.ascontiguousarray(indexed.catalogues[d], "<i4").tobytes())
+    digest.update(np.ascontiguousarray(numbering.catalogues[d], "<i4").tobytes())
   return digest.hexdigest()[:16]
 
 

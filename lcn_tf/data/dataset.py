@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from lcn_tf.config import difference
 from lcn_tf.data import diagnosis, records, validity
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, DomainName, Schema
+from lcn_tf.schema import DOMAINS, DomainName, Schema, with_sizes
 
 Batch = dict[str, tf.Tensor]
 OnCorrupt = Literal["error", "skip"]
@@ -173,6 +174,21 @@ def steps_per_epoch(record_set: RecordSet, requests: int, domain: DomainName = "
       f"global batch; lower train.global_batch_size to at most {count * record_set.record_schema.candidates}"
     )
   return count // requests
+
+
+def check_schema(asked: Schema, record_set: RecordSet) -> None:
+  """Checks that the records hold what the experiment's schema asks for.
+
+  Raises:
+    UserError: Names the first difference.
+  """
+  there = record_set.record_schema
+  sizes = {name: vocabulary.size for name, vocabulary in there.vocabularies.items()}
+  if set(asked.vocabularies) == set(sizes):
+    asked = with_sizes(asked, sizes, {d: there.domain(d).items for d in DOMAINS})
+  found = difference(asked.model_dump(mode="json"), there.model_dump(mode="json"), "schema", "records")
+  if found:
+    raise UserError(f"{record_set.path} was built with another schema: {found}. Build the records again.")
 
 
 def check_fingerprint(record_set: RecordSet, fingerprint: str, where: str) -> None:

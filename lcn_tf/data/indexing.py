@@ -6,13 +6,15 @@ import numpy as np
 import polars as pl
 
 from lcn_tf.data import tables as raw
+from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.vocabulary import NULL, ValueTable, build_vocabulary, count_values, field_indices
+from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, PADDING, UNKNOWN_ITEM, DomainName, Feature, Schema, columns
 
 
 @dataclasses.dataclass(frozen=True)
-class Indexed:
-  """The checked tables as numbers.
+class Numbering:
+  """What a model was trained with: which number every item and every value of a field has.
 
   Catalogue rows are 0 = padding, 1 = unknown item (out of vocabulary in every single-valued field, no value in the
   others), then every item of the items file by falling frequency in the training interactions, ties by id. A
@@ -20,33 +22,73 @@ class Indexed:
   `user_id` too; other user fields count users who have one.
 
   Attributes:
+    items: Per domain, `row` and `item_id`.
+    catalogues: Per domain, `[items, columns]` int32.
+    vocabularies: By name.
+  """
+
+  items: dict[DomainName, pl.DataFrame]
+  catalogues: dict[DomainName, np.ndarray]
+  vocabularies: dict[str, ValueTable]
+
+
+def numbering_of(record_set: RecordSet) -> Numbering:
+  """The numbering that a record set was built with.
+
+  Raises:
+    UserError: A file of it is missing, or is not what was written.
+  """
+  schema, seed = record_set.record_schema, int(record_set.notes.get("seed", 0))
+  vocabularies, items = {}, {}
+  try:
+    for name, declared in schema.vocabularies.items():
+      table = pl.read_parquet(record_set.path / "vocabularies" / f"{name}.parquet")
+      vocabularies[name] = ValueTable(name, table["value"], table["count"], declared.oov, seed)
+      if vocabularies[name].size != declared.size:
+        raise UserError(
+          f"{record_set.path}/vocabularies/{name}.parquet: {vocabularies[name].size} rows, dataset.json says "
+          f"{declared.size}"
+        )
+    for d in DOMAINS:
+      items[d] = pl.read_parquet(record_set.path / "items" / f"{d}.parquet")
+  except (OSError, pl.exceptions.PolarsError) as error:
+    raise UserError(f"{record_set.path}: its vocabularies and items cannot be read: {error}") from None
+  return Numbering(items, {d: record_set.catalogue(d) for d in DOMAINS}, vocabularies)
+
+
+@dataclasses.dataclass(frozen=True)
+class Indexed:
+  """The checked tables as numbers.
+
+  Attributes:
     interactions: Ordered by time, then position in the input: `user`, `item` (catalogue row), `domain`, `timestamp`,
       `label` (unless sampled), `weight`, and the fields as strings.
     users: `user`, `user_id`.
     user_fields: `[users + 1, P]`; row 0 is padding.
     users_without_profile: Users who are not in the users file.
-    items: Per domain, `row` and `item_id`.
-    catalogues: Per domain, `[items, columns]` int32.
-    vocabularies: By name.
+    numbering: Of items and values.
+    unknown_items: Per domain, how many items of the interactions are not in the catalogue.
   """
 
   interactions: pl.DataFrame
   users: pl.DataFrame
   user_fields: np.ndarray
   users_without_profile: int
-  items: dict[DomainName, pl.DataFrame]
-  catalogues: dict[DomainName, np.ndarray]
-  vocabularies: dict[str, ValueTable]
+  numbering: Numbering
+  unknown_items: dict[DomainName, int]
 
 
-def index(checked: raw.Checked, schema: Schema, train_end: int, seed: int) -> Indexed:
-  """Builds vocabularies and catalogues from what happened before `train_end`, and numbers everything.
+def index(
+  checked: raw.Checked, schema: Schema, train_end: int, seed: int, numbering: Numbering | None = None
+) -> Indexed:
+  """Numbers everything.
 
   Args:
     checked: The input.
     schema: Fields and vocabularies.
-    train_end: Seconds; later interactions count for nothing here.
-    seed: Of the out-of-vocabulary hash.
+    train_end: Seconds; later interactions count for nothing in a numbering that is made here.
+    seed: Of the out-of-vocabulary hash of a numbering that is made here.
+    numbering: That of other records; items that it does not have become the unknown item. None: one is made.
   """
   interactions = checked.interactions.sort("timestamp", raw.ROW)
   training = interactions.filter(pl.col("timestamp") < train_end)
@@ -59,13 +101,38 @@ def index(checked: raw.Checked, schema: Schema, train_end: int, seed: int) -> In
     .join(trained, on="user_id", how="left", maintain_order="left")
     .with_columns(pl.col("count").fill_null(0))
   )
+  numbering = numbering or _numbering(checked.items, training, profiles, schema, seed)
+  user_fields = field_table(profiles, schema.user_fields, numbering.vocabularies)
 
+  rows = pl.concat(
+    numbering.items[d].select(pl.lit(d).alias("domain"), "item_id", pl.col("row").alias("item")) for d in DOMAINS
+  )
+  if rows["item_id"].dtype != interactions["item_id"].dtype:
+    rows = rows.with_columns(pl.col("item_id").cast(interactions["item_id"].dtype, strict=False))
+  found = interactions.join(users, on="user_id", how="left", maintain_order="left").join(
+    rows, on=["domain", "item_id"], how="left", maintain_order="left"
+  )
+  missing = found.filter(pl.col("item").is_null())
+  return Indexed(
+    found.with_columns(pl.col("item").fill_null(UNKNOWN_ITEM)),
+    users,
+    np.concatenate([np.zeros((1, user_fields.shape[1]), np.int32), user_fields]),
+    profiles["profile"].null_count(),
+    numbering,
+    {d: missing.filter(pl.col("domain") == d)["item_id"].n_unique() for d in DOMAINS},
+  )
+
+
+def _numbering(
+  items: pl.DataFrame, training: pl.DataFrame, profiles: pl.DataFrame, schema: Schema, seed: int
+) -> Numbering:
+  """That of the training interactions."""
   counted: dict[str, list[pl.DataFrame]] = {name: [] for name in schema.vocabularies}
-  items = {}
+  ordered: dict[DomainName, pl.DataFrame] = {}
   for d in DOMAINS:
     met = training.filter(pl.col("domain") == d).group_by("item_id").agg(pl.len().cast(pl.Int64).alias("count"))
-    items[d] = (
-      checked.items.filter(pl.col("domain") == d)
+    ordered[d] = (
+      items.filter(pl.col("domain") == d)
       .join(met, on="item_id", how="left")
       .with_columns(pl.col("count").fill_null(0))
       .sort(["count", "item_id"], descending=[True, False])
@@ -73,7 +140,7 @@ def index(checked: raw.Checked, schema: Schema, train_end: int, seed: int) -> In
       .with_columns(pl.col("row").cast(pl.Int32))
     )
     for feature in schema.catalogue_features(d):
-      counted[feature.vocabulary].append(_count(items[d], feature, items[d]["count"]))
+      counted[feature.vocabulary].append(_count(ordered[d], feature, ordered[d]["count"]))
     rows = training.filter(pl.col("domain") == d)
     for feature in schema.domain(d).cross_fields:
       counted[feature.vocabulary].append(_count(rows, feature, pl.repeat(1, len(rows), dtype=pl.Int64, eager=True)))
@@ -95,22 +162,9 @@ def index(checked: raw.Checked, schema: Schema, train_end: int, seed: int) -> In
     unknown = np.concatenate(
       [[NULL if f.max_values == 1 else PADDING] + [PADDING] * (f.max_values - 1) for f in features]
     )
-    known = field_table(items[d], features, vocabularies)
+    known = field_table(ordered[d], features, vocabularies)
     catalogues[d] = np.concatenate([padding, unknown[np.newaxis].astype(np.int32), known])
-  user_fields = field_table(profiles, schema.user_fields, vocabularies)
-
-  rows = pl.concat([items[d].select("domain", "item_id", pl.col("row").alias("item")) for d in DOMAINS])
-  return Indexed(
-    interactions.join(users, on="user_id", how="left", maintain_order="left").join(
-      rows, on=["domain", "item_id"], how="left", maintain_order="left"
-    ),
-    users,
-    np.concatenate([np.zeros((1, user_fields.shape[1]), np.int32), user_fields]),
-    profiles["profile"].null_count(),
-    {d: items[d].select("row", "item_id") for d in DOMAINS},
-    catalogues,
-    vocabularies,
-  )
+  return Numbering({d: ordered[d].select("row", "item_id") for d in DOMAINS}, catalogues, vocabularies)
 
 
 def _column(frame: pl.DataFrame, feature: Feature) -> pl.Series:

@@ -14,12 +14,12 @@ from tensorflow import keras
 from lcn_tf import config as config_lib
 from lcn_tf import files
 from lcn_tf.config import Experiment
-from lcn_tf.data.dataset import evaluation_batches, steps_per_epoch, training_batches
+from lcn_tf.data.dataset import check_schema, evaluation_batches, steps_per_epoch, training_batches
 from lcn_tf.data.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.models.build import build_model, check_model, needs_pretrained
-from lcn_tf.schema import DOMAINS, Schema, with_sizes
+from lcn_tf.schema import DOMAINS
 from lcn_tf.training.callbacks import Checkpoints, Progress, StopOnNaN, Validation
 from lcn_tf.training.cost import Cost, parameters
 from lcn_tf.training.optimizers import make_optimizer
@@ -173,21 +173,6 @@ def _train(
   rate = done * requests * schema.candidates / max(seconds, 1e-9)
   logging.info("%d steps in %.1f s, validation included: %.0f candidate slots/s", done, seconds, rate)
   return Job(model, done, seconds, rate, cost.finish())
-
-
-def check_schema(asked: Schema, record_set: RecordSet) -> None:
-  """Checks that the records hold what the experiment's schema asks for.
-
-  Raises:
-    UserError: Names the first difference.
-  """
-  there = record_set.record_schema
-  sizes = {name: vocabulary.size for name, vocabulary in there.vocabularies.items()}
-  if set(asked.vocabularies) == set(sizes):
-    asked = with_sizes(asked, sizes, {d: there.domain(d).items for d in DOMAINS})
-  difference = config_lib.difference(asked.model_dump(mode="json"), there.model_dump(mode="json"), "schema", "records")
-  if difference:
-    raise UserError(f"{record_set.path} was built with another schema: {difference}. Build the records again.")
 
 
 def warn_of_other_records(experiment: Experiment, record_set: RecordSet) -> None:

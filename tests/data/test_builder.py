@@ -6,14 +6,17 @@ import pytest
 
 from lcn_tf.data import builder, shards, tables
 from lcn_tf.data.record_set import SPLITS, RecordSet
+from lcn_tf.data.vocabulary import oov_index
 from lcn_tf.errors import UserError
 from tests.data import logs
 
 
-def build(folder, log, schema=None, items=None, users=None, strict=False, overwrite=False, name="out", **records):
+def build(
+  folder, log, schema=None, items=None, users=None, strict=False, overwrite=False, name="out", like=None, **records
+):
   items = logs.items(12) if items is None else items
   table = tables.Tables(log, items, users, notes={"origin": "test"})
-  return builder.build(logs.experiment(schema, **records), table, folder / name, strict, overwrite)
+  return builder.build(logs.experiment(schema, **records), table, folder / name, strict, overwrite, like)
 
 
 @pytest.fixture
@@ -302,3 +305,68 @@ def test_string_ids_are_kept_as_they_are(tmp_path, log):
   records = build(tmp_path, named, items=items)
   assert pl.read_parquet(records.path / "users.parquet")["user_id"].to_list() == [f"user {i}" for i in range(8)]
   assert set(pl.read_parquet(records.path / "items" / "target.parquet")["item_id"]) == set(items["item_id"])
+
+
+def test_records_like_others_have_their_numbers_and_what_is_new_is_unknown(tmp_path, log, caplog):
+  """Items 10 and 11, category c9 and the events of the second log are unknown to the first."""
+  schema = {
+    "user_fields": [{"name": "user_id", "vocabulary": "user"}],
+    "target": {"item_fields": ["category"], "cross_fields": ["event"]},
+    "source": {"item_fields": ["category"], "cross_fields": ["event"]},
+    "vocabularies": {"event": {"oov": 3}},
+  }
+  old = build(
+    tmp_path, log.filter(pl.col("item_id") < 10), schema, logs.items(10), name="old", seed=5, labels={"kind": "given"}
+  )
+  later = logs.random_log(np.random.default_rng(7), 300, users=11).with_columns(
+    event=pl.lit("late-") + pl.int_range(300).cast(pl.String)
+  )
+  moved = logs.items(12, category=pl.lit("c9"))
+  new = build(tmp_path, later, schema, moved, name="new", like=old, labels={"kind": "given"})
+
+  assert new.fingerprint == old.fingerprint
+  assert "2 items of the target domain are not in" in caplog.text
+  for name in ("vocabularies/event.parquet", "items/target.parquet", "catalogue/source.npy"):
+    assert (new.path / name).read_bytes() == (old.path / name).read_bytes()
+  rows = dict(pl.read_parquet(new.path / "items" / "target.parquet").select("item_id", "row").iter_rows())
+  users = dict(pl.read_parquet(new.path / "users.parquet").select("user", "user_id").iter_rows())
+  shown = [
+    (users[r.user], int(time), int(item), int(label))
+    for split in SPLITS
+    for r in logs.requests(new, split)
+    for item, time, label in zip(r.items, r.times, r.labels, strict=True)
+  ]
+  expected = [
+    (row["user_id"], row["timestamp"], rows.get(row["item_id"], 1), int(row["label"]))
+    for row in later.iter_rows(named=True)
+    if row["domain"] == "target"
+  ]
+  assert sorted(shown) == sorted(expected)
+  assert any(item == 1 for _, _, item, _ in shown), "an unknown item is a candidate too"
+  # values that the old records do not know: hashed to the same rows as there
+  late = [oov_index(value, 3, 5) for value in later["event"]]
+  met = {int(e) for r in logs.requests(new, "test") for e in r.target.cross.ravel()}
+  assert met == set(late) == {1, 2, 3}
+
+
+def test_records_like_others_of_another_schema_are_refused_before_anything_is_read(tmp_path, log):
+  old = build(tmp_path, log, {"target": {"max_length": 7}}, name="old", **SAMPLED)
+  with pytest.raises(UserError, match=r"old was built with another schema: schema\.target\.max_length"):
+    build(tmp_path, log, {"target": {"max_length": 8}}, name="new", like=old, **SAMPLED)
+  assert not (tmp_path / "new").exists()
+
+
+def test_the_unknown_item_is_never_a_sampled_negative(tmp_path, log):
+  old = build(tmp_path, log.filter(pl.col("item_id") < 6), items=logs.items(6), name="old", **SAMPLED)
+  new = build(tmp_path, log, name="new", like=old, **SAMPLED)
+  drawn = np.concatenate([r.items[r.labels == 0] for split in SPLITS for r in logs.requests(new, split)])
+  liked = np.concatenate([r.items[r.labels == 1] for split in SPLITS for r in logs.requests(new, split)])
+  assert (drawn > 1).all()
+  assert (liked == 1).any()
+
+
+def test_a_record_set_without_its_vocabularies_cannot_be_followed(tmp_path, log):
+  old = build(tmp_path, log, name="old", **SAMPLED)
+  (old.path / "items" / "source.parquet").unlink()
+  with pytest.raises(UserError, match="vocabularies and items cannot be read"):
+    build(tmp_path, log, name="new", like=old, **SAMPLED)

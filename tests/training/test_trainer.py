@@ -10,12 +10,13 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf import config, files
+from lcn_tf.data.dataset import check_schema
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
-from lcn_tf.training.trainer import check_schema, train, warn_of_other_records
+from lcn_tf.training.trainer import train, warn_of_other_records
 from tests.support.callbacks import Losses, Stop
 from tests.support.experiments import small_experiment
 from tests.support.networks import network_experiment
