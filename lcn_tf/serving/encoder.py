@@ -1,0 +1,179 @@
+"""From the ids and values that a service knows to the tensors that `rank` takes."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lcn_tf.data.indexing import numbering_of
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.vocabulary import NULL, ValueTable, field_indices, oov_index
+from lcn_tf.errors import UserError, unknown
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns
+
+USER_ID = "user_id"
+
+
+@dataclasses.dataclass(frozen=True)
+class Behaviour:
+  """What a user did once.
+
+  Attributes:
+    item_id: As in the interactions that the records were built from.
+    timestamp: Seconds.
+    fields: Values of the domain's cross fields by name; a missing one is out of vocabulary.
+  """
+
+  item_id: int | str
+  timestamp: int
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class RankRequest:
+  """One user and the items to rank for them at one moment.
+
+  Attributes:
+    time: The moment, seconds. Behaviours that are not strictly older are not seen.
+    candidates: Item ids of the target domain `[N]`.
+    user: Values of the user fields by name, `user_id` among them if it is one.
+    context: Values of the context fields by name, the same for all candidates.
+    target, source: What the user did in each domain. Where two share a second, the later one of the list is newer.
+  """
+
+  time: int
+  candidates: Sequence[int | str]
+  user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  target: Sequence[Behaviour] = ()
+  source: Sequence[Behaviour] = ()
+
+  def history(self, domain: DomainName) -> Sequence[Behaviour]:
+    return self.target if domain == "target" else self.source
+
+
+class RequestEncoder:
+  """Numbers items and values as a record set does: a request comes out as records of the same facts would.
+
+  Items that the record set does not have become its unknown item, values of fields fall out of vocabulary. Values are
+  compared as texts, so they must be of the type that they had in the input of the records: 4 is not 4.0. Loading reads
+  the vocabularies once; encoding looks values up in dictionaries.
+
+  Args:
+    record_set: What the model was trained with; its shards are not read.
+
+  Raises:
+    UserError: Vocabularies or items cannot be read.
+  """
+
+  def __init__(self, record_set: RecordSet):
+    self._schema = record_set.record_schema
+    numbering = numbering_of(record_set)
+    self._vocabularies = {
+      name: _Lookup(table.name, table.values, table.counts, table.oov, table.seed)
+      for name, table in numbering.vocabularies.items()
+    }
+    self._rows = {d: dict(numbering.items[d].select("item_id", "row").iter_rows()) for d in DOMAINS}
+    self._text = {d: numbering.items[d]["item_id"].dtype == pl.String for d in DOMAINS}
+
+  def encode(self, requests: Sequence[RankRequest]) -> dict[str, np.ndarray]:
+    """The tensors of `lcn_tf.serving.signatures.request_spec`, B = len(requests).
+
+    N is that of the longest list of candidates, L that of the longest history that is seen, at most the schema's
+    `max_length`. Padding is 0; what the model returns for padded candidates means nothing.
+
+    Raises:
+      UserError: A request names a field that the schema does not have.
+    """
+    for number, request in enumerate(requests):
+      self._check(f"requests[{number}]", request)
+    size, width = len(requests), max((len(r.candidates) for r in requests), default=0)
+    items = np.zeros((size, width), np.int32)
+    times = np.zeros((size, width), np.int64)
+    for b, request in enumerate(requests):
+      items[b, : len(request.candidates)] = [self._row("target", item) for item in request.candidates]
+      times[b, : len(request.candidates)] = request.time
+    context = self._fields([r.context for r in requests], self._schema.context_fields)
+    tensors = {
+      "user_fields": self._fields([r.user for r in requests], self._schema.user_fields),
+      "candidate_items": items,
+      "candidate_times": times,
+      "candidate_context": np.where((items > 0)[..., np.newaxis], context[:, np.newaxis], 0).astype(np.int32),
+    }
+    for d in DOMAINS:
+      tensors |= self._history(d, [self._seen(r, d) for r in requests], width)
+    return tensors
+
+  def _check(self, where: str, request: RankRequest) -> None:
+    schema = self._schema
+    given = [("user", request.user, schema.user_fields), ("context", request.context, schema.context_fields)]
+    for d in DOMAINS:
+      fields = schema.domain(d).cross_fields
+      given += [(f"{d}[{i}].fields", behaviour.fields, fields) for i, behaviour in enumerate(request.history(d))]
+    for part, values, fields in given:
+      names = [field.name for field in fields]
+      wrong = [name for name in values if name not in names and not (part == "user" and name == USER_ID)]
+      if wrong:
+        raise unknown(f"{where}.{part}", "field", wrong[0], names)
+
+  def _row(self, domain: DomainName, item: int | str) -> int:
+    try:
+      key = str(item) if self._text[domain] else int(item)
+    except ValueError:  # a text where all ids are numbers
+      return UNKNOWN_ITEM
+    return self._rows[domain].get(key, UNKNOWN_ITEM)
+
+  def _seen(self, request: RankRequest, domain: DomainName) -> list[Behaviour]:
+    older = [b for b in request.history(domain) if b.timestamp < request.time]
+    # from the back, so that the later one of a second comes first
+    newest_first = sorted(reversed(older), key=lambda b: -b.timestamp)
+    return newest_first[: self._schema.domain(domain).max_length]
+
+  def _history(self, domain: DomainName, seen: list[list[Behaviour]], candidates: int) -> dict[str, np.ndarray]:
+    length = np.array([len(behaviours) for behaviours in seen], np.int32)
+    real = np.arange(length.max(initial=0)) < length[:, np.newaxis]
+    flat = [behaviour for behaviours in seen for behaviour in behaviours]
+    fields = self._schema.domain(domain).cross_fields
+    items, times = np.zeros(real.shape, np.int32), np.zeros(real.shape, np.int64)
+    cross = np.zeros((*real.shape, columns(fields)), np.int32)
+    items[real] = [self._row(domain, b.item_id) for b in flat]
+    times[real] = [b.timestamp for b in flat]
+    cross[real] = self._fields([b.fields for b in flat], fields)
+    return {
+      f"{domain}_items": items,
+      f"{domain}_times": times,
+      f"{domain}_cross": cross,
+      f"{domain}_length": length,
+      f"{domain}_first_visible": np.zeros((len(seen), candidates), np.int32),
+    }
+
+  def _fields(self, rows: list[Mapping[str, Any]], features: tuple[Feature, ...]) -> np.ndarray:
+    """`[len(rows), columns(features)]` int32."""
+    parts = []
+    for feature in features:
+      try:
+        column = pl.Series([row.get(feature.name) for row in rows])
+      except (TypeError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"field {feature.name!r}: values of different kinds in one call: {error}") from None
+      if feature.max_values > 1:
+        column = column.cast(pl.List(pl.String))
+      parts.append(field_indices(column, feature.max_values, self._vocabularies[feature.vocabulary]))
+    return np.concatenate(parts, axis=1) if parts else np.zeros((len(rows), 0), np.int32)
+
+
+class _Lookup(ValueTable):
+  """A vocabulary for a few values at a time: a join would read all of it at each call."""
+
+  @functools.cached_property
+  def _index(self) -> dict[str, int]:
+    return {value: row for row, value in enumerate(self.values, start=1 + self.oov)}
+
+  def indices(self, values: pl.Series, null: int = NULL) -> np.ndarray:
+    rows = [
+      null if value is None else self._index.get(value) or oov_index(value, self.oov, self.seed)
+      for value in values.cast(pl.String)
+    ]
+    return np.array(rows, np.int32)

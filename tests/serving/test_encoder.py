@@ -1,0 +1,122 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from lcn_tf.data import builder, tables
+from lcn_tf.data.record_set import SPLITS
+from lcn_tf.errors import UserError
+from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
+from lcn_tf.serving.signatures import request_spec
+from tests.data import logs
+
+SCHEMA = {
+  "user_fields": [{"name": "user_id", "vocabulary": "user"}, {"name": "likes", "vocabulary": "likes", "max_values": 2}],
+  "context_fields": ["place"],
+  "target": {"item_fields": ["category"], "cross_fields": ["event", "place"], "max_length": 9},
+  "source": {"cross_fields": ["place"], "max_length": 20},
+  "vocabularies": {"event": {"min_count": 1, "oov": 5}},
+  "candidates": 4,
+}
+
+
+@pytest.fixture(scope="module", params=["numbers", "texts"])
+def case(request, tmp_path_factory):
+  """A record set, the log that it was built from, and the users' likes."""
+  log = logs.random_log(np.random.default_rng(0), 400, span=90)  # several behaviours share a second
+  log = log.with_columns(place=pl.Series(np.random.default_rng(1).integers(0, 4, 400)))
+  items = logs.items(12)
+  if request.param == "texts":
+    log, items = (f.with_columns(pl.lit("i") + pl.col("item_id").cast(pl.String)) for f in (log, items))
+    log, items = (f.drop("item_id").rename({"literal": "item_id"}) for f in (log, items))
+  users = pl.DataFrame({"user_id": range(6), "likes": [["a", "b"], [], ["c"], None, ["b", None, "a", "c"], ["d"]]})
+  experiment = logs.experiment(SCHEMA, labels={"kind": "given"})
+  folder = tmp_path_factory.mktemp("encoder") / "records"
+  return builder.build(experiment, tables.Tables(log, items, users), folder), log, dict(users.iter_rows())
+
+
+def _history(log, user, domain):
+  rows = log.filter((pl.col("user_id") == user) & (pl.col("domain") == domain))
+  names = [name for name in ("event", "place") if name in SCHEMA[domain]["cross_fields"]]
+  clicked = rows.filter(pl.col("label") == 1)
+  return [
+    Behaviour(row["item_id"], row["timestamp"], {name: row[name] for name in names})
+    for row in clicked.sort("timestamp", maintain_order=True).iter_rows(named=True)
+  ]
+
+
+def test_a_request_is_numbered_as_its_record_is(case):
+  """Each candidate of each record, asked for anew from what the log says."""
+  records, log, likes = case
+  encoder = RequestEncoder(records)
+  users = dict(pl.read_parquet(records.path / "users.parquet").select("user", "user_id").iter_rows())
+  item_ids = dict(pl.read_parquet(records.path / "items" / "target.parquet").select("row", "item_id").iter_rows())
+  met = 0
+  for split in SPLITS:
+    for record in logs.requests(records, split):
+      user = users[record.user]
+      for n, (item, time) in enumerate(zip(record.items.tolist(), record.times.tolist(), strict=True)):
+        shown = log.filter(
+          (pl.col("user_id") == user)
+          & (pl.col("item_id") == item_ids[item])
+          & (pl.col("timestamp") == time)
+          & (pl.col("domain") == "target")
+        )
+        if len(shown) > 1:
+          continue  # which of their places is meant cannot be told
+        request = RankRequest(
+          time=time,
+          candidates=[item_ids[item]],
+          user={"user_id": user, "likes": likes.get(user)},
+          context={"place": shown["place"][0]},
+          target=_history(log, user, "target"),
+          source=_history(log, user, "source"),
+        )
+        tensors = encoder.encode([request])
+        np.testing.assert_array_equal(tensors["candidate_items"], [[item]])
+        np.testing.assert_array_equal(tensors["candidate_times"], [[time]])
+        np.testing.assert_array_equal(tensors["candidate_context"], [[record.context[n]]])
+        np.testing.assert_array_equal(tensors["user_fields"], [record.user_fields])
+        for d in ("target", "source"):
+          history, first = record.history(d), record.history(d).first_visible[n]
+          seen = slice(first, first + SCHEMA[d]["max_length"])
+          np.testing.assert_array_equal(tensors[f"{d}_items"], [history.items[seen]])
+          np.testing.assert_array_equal(tensors[f"{d}_times"], [history.times[seen]])
+          np.testing.assert_array_equal(tensors[f"{d}_cross"], [history.cross[seen]])
+          assert tensors[f"{d}_length"] == [len(history.items[seen])]
+          met += len(history.items[seen])
+  assert met > 1000
+
+
+def test_requests_of_several_users_are_padded_and_have_the_shapes_of_the_signature(case):
+  records, _, _ = case
+  known = pl.read_parquet(records.path / "items" / "target.parquet")["item_id"].to_list()
+  requests = [
+    RankRequest(10, known[:3], {"user_id": 1}, {"place": 2}, target=[Behaviour(known[0], 3), Behaviour(known[1], 10)]),
+    RankRequest(20, known[:1], source=[Behaviour("no such item", 19, {"place": 77})]),
+  ]
+  tensors = RequestEncoder(records).encode(requests)
+  for name, spec in request_spec(records.record_schema).items():
+    assert spec.shape.is_compatible_with(tensors[name].shape), name
+    assert tensors[name].dtype == spec.dtype.as_numpy_dtype, name
+  assert tensors.keys() == request_spec(records.record_schema).keys()
+  np.testing.assert_array_equal(tensors["candidate_items"], [[2, 3, 4], [2, 0, 0]])
+  np.testing.assert_array_equal(tensors["target_length"], [1, 0])  # second 10 is not older than second 10
+  np.testing.assert_array_equal(tensors["target_items"], [[2], [0]])
+  np.testing.assert_array_equal(tensors["source_items"], [[0], [1]])  # the unknown item
+  np.testing.assert_array_equal(tensors["source_cross"], [[[0]], [[1]]])  # out of vocabulary
+  np.testing.assert_array_equal(tensors["candidate_context"][1], [[1], [0], [0]])  # not given; padding
+  empty = RequestEncoder(records).encode([])
+  assert empty["candidate_items"].shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+  ("request_", "message"),
+  [
+    (RankRequest(1, [], {"age": 3}), r"requests\[0\].user: unknown field 'age'"),
+    (RankRequest(1, [], context={"plce": 3}), r"requests\[0\].context: .*'plce'.*place"),
+    (RankRequest(1, [], source=[Behaviour(1, 0, {"event": 3})]), r"source\[0\].fields: .*'event'"),
+  ],
+)
+def test_a_field_that_the_schema_does_not_have_is_told(case, request_, message):
+  with pytest.raises(UserError, match=message):
+    RequestEncoder(case[0]).encode([request_])
