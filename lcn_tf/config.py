@@ -199,6 +199,7 @@ class CRP(Strict):
     negatives: `candidates`: two positive samples of different users in one domain. `history_query`: the usual
       in-batch form, the history partner against the other users' candidates.
     anchors: Positives of a request that are anchors; another draw at each step where a request has more.
+    partners: Past behaviours drawn for each anchor from each history.
     dedupe_users: Anchors of one request per user, domain and batch.
     mask_history_negatives: Drop negatives that are among the newest 50 behaviours of the anchor's user.
     mask_same_user: Drop negatives of the anchor's own user (off only for ablation).
@@ -211,6 +212,7 @@ class CRP(Strict):
   temperature: Rate = 0.1
   negatives: Literal["candidates", "history_query"] = "candidates"
   anchors: Positive = 8
+  partners: Positive = 16
   dedupe_users: bool = True
   mask_history_negatives: bool = True
   mask_same_user: bool = True

@@ -12,6 +12,7 @@ from lcn_tf.crossdomain.pairs import (
   Pairs,
   Positives,
   global_positives,
+  is_among,
   negatives_of,
   noises,
   row_noise,
@@ -33,11 +34,11 @@ class CrossRepresentationProduction(keras.layers.Layer):
   past behaviour of the same user in the same or in the other domain (t', s' for t; s', t' for s); the negatives are
   what other users of the batch clicked in the anchor's domain. Two light heads keep predicting each domain's clicks.
 
-      L_xy  = sum_i w_i l_i / max(sum_i w_i, 1),  l = InfoNCE of the pairs (x, y')   Eq. (16)-(19)
+      L_xy  = sum_ip w_ip l_ip / max(sum_ip w_ip, 1),  l = InfoNCE of the pairs (x, y')   Eq. (16)-(19)
       L_x   = mean cross entropy of MLP([profile ; e ; mean(own history) ; mean(other history)])
       L_CRP = l1 L_tt + l2 L_ts + l3 L_ss + l4 L_st + l5 L_t + l6 L_s                Eq. (20)
 
-  w_i is 1 if anchor i exists and has a partner and at least one negative. All losses are those of the global batch.
+  w_ip is 1 if anchor i exists and has partner p and at least one negative. All losses are those of the global batch.
 
   Departures from the paper: its equations are lost in the text at hand and are rebuilt from its sentences. Cosine,
   temperature, removal of false negatives and of a user's repeated rows, and the form of the heads are ours.
@@ -50,6 +51,8 @@ class CrossRepresentationProduction(keras.layers.Layer):
       usual in-batch form, which contrasts across domains too.
     anchors: Positives of a request that are anchors, drawn anew at each step where a request has more. 1 where every
       request has one candidate, as in the paper's batches.
+    partners: Drawn for each anchor from each history. The paper draws one; more make the same losses less noisy, at
+      hardly any cost, since an anchor's negatives are the same for all of them.
     dedupe_users: Only the first request of a user (with a positive) in the global batch has anchors.
     mask_history_negatives: Drop negatives that are among the newest 50 behaviours which the anchor sees.
     mask_same_user: Drop negatives of the anchor's own user (off only for ablation).
@@ -79,6 +82,7 @@ class CrossRepresentationProduction(keras.layers.Layer):
     temperature: float = 0.1,
     negatives: str = "candidates",
     anchors: int = 8,
+    partners: int = 16,
     dedupe_users: bool = True,
     mask_history_negatives: bool = True,
     mask_same_user: bool = True,
@@ -93,13 +97,15 @@ class CrossRepresentationProduction(keras.layers.Layer):
       raise ValueError(f"temperature: expected a positive number, found {temperature}")
     if negatives not in NEGATIVES:
       raise ValueError(f"negatives: expected one of {', '.join(NEGATIVES)}; found {negatives!r}")
-    if anchors < 1:
-      raise ValueError(f"anchors: expected a positive number, found {anchors}")
+    for name, number in (("anchors", anchors), ("partners", partners)):
+      if number < 1:
+        raise ValueError(f"{name}: expected a positive number, found {number}")
     self.contrastive = tuple(contrastive)
     self.supervised = tuple(supervised)
     self.temperature = temperature
     self.negatives = negatives
     self.anchors = anchors
+    self.partners = partners
     self.dedupe_users = dedupe_users
     self.mask_history_negatives = mask_history_negatives
     self.mask_same_user = mask_same_user
@@ -112,11 +118,12 @@ class CrossRepresentationProduction(keras.layers.Layer):
     if len(widths) > 1:
       raise ValueError(f"the items of both domains must have one width, found {sorted(widths)}")
     sizes = (tf.shape(target.user)[0], tf.shape(source.user)[0])
-    width = noises(max(target.label.shape[1], source.label.shape[1]), self.anchors)
+    drawn = (self.anchors, self.partners)
+    width = noises(max(target.label.shape[1], source.label.shape[1]), *drawn)
     target_noise, source_noise = row_noise(seed, sizes, width)
     losses = {}
-    losses["tt"], losses["ts"] = self._contrastive_losses(target, sample_pairs(target, target_noise, self.anchors))
-    losses["ss"], losses["st"] = self._contrastive_losses(source, sample_pairs(source, source_noise, self.anchors))
+    losses["tt"], losses["ts"] = self._contrastive_losses(target, sample_pairs(target, target_noise, *drawn))
+    losses["ss"], losses["st"] = self._contrastive_losses(source, sample_pairs(source, source_noise, *drawn))
     losses["t"] = self._click_loss(target, self._target_head)
     losses["s"] = self._click_loss(source, self._source_head)
     weights = (*self.contrastive, *self.supervised)
@@ -130,6 +137,7 @@ class CrossRepresentationProduction(keras.layers.Layer):
       "temperature": self.temperature,
       "negatives": self.negatives,
       "anchors": self.anchors,
+      "partners": self.partners,
       "dedupe_users": self.dedupe_users,
       "mask_history_negatives": self.mask_history_negatives,
       "mask_same_user": self.mask_same_user,
@@ -149,26 +157,30 @@ class CrossRepresentationProduction(keras.layers.Layer):
     anchors = pairs.anchor.found
     if self.dedupe_users:
       anchors &= positives.first_of_user[:, tf.newaxis]
-    partner_item = tf.cast(rows_of(batch.own.items, pairs.own.index), tf.int64)
-    keep_own = keep & (positives.items != partner_item[..., tf.newaxis])
+    partner_items = tf.cast(rows_of(batch.own.items, pairs.own.index), tf.int64)
+    keep_own = keep & ~is_among(positives.items, partner_items)
     anchor = rows_of(batch.candidates.embedding, pairs.anchor.index)
     own = rows_of(batch.own.embedding, pairs.own.index)
     other = rows_of(batch.other.embedding, pairs.other.index)
+    anchors = anchors[..., tf.newaxis]
     return (
       self._contrastive_loss(anchor, own, positives, keep_own, anchors & pairs.own.found),
       self._contrastive_loss(anchor, other, positives, keep, anchors & pairs.other.found),
     )
 
   def _contrastive_loss(
-    self, anchor: tf.Tensor, partner: tf.Tensor, positives: Positives, keep: tf.Tensor, paired: tf.Tensor
+    self, anchor: tf.Tensor, partners: tf.Tensor, positives: Positives, keep: tf.Tensor, paired: tf.Tensor
   ) -> tf.Tensor:
-    # two axes: einsum's gradient by an ellipsis takes twenty times as long
-    width, size = anchor.shape[-1], tf.shape(keep)[-1]
-    anchor, partner = tf.reshape(anchor, [-1, width]), tf.reshape(partner, [-1, width])
-    paired, keep = tf.reshape(paired, [-1]), tf.reshape(keep, [-1, size])
-    query, key = (anchor, partner) if self.negatives == "candidates" else (partner, anchor)
+    """Of `[B, A, D]` anchors and `[B, A, P, D]` partners."""
+    # anchors in one axis: einsum's gradient by an ellipsis takes twenty times as long
+    count, width = self.partners, anchor.shape[-1]
+    query, key = tf.reshape(anchor, [-1, width]), tf.reshape(partners, [-1, count, width])
+    paired, keep = tf.reshape(paired, [-1, count]), tf.reshape(keep, [-1, tf.shape(keep)[-1]])
+    if self.negatives == "history_query":
+      query, key = tf.reshape(key, [-1, width]), tf.repeat(query, count, axis=0)[:, tf.newaxis]
+      paired, keep = tf.reshape(paired, [-1, 1]), tf.repeat(keep, count, axis=0)
     losses = info_nce(query, key, positives.embedding, keep, self.temperature)
-    counted = tf.cast(paired & tf.reduce_any(keep, axis=-1), tf.float32)
+    counted = tf.cast(paired & tf.reduce_any(keep, axis=-1, keepdims=True), tf.float32)
     return tf.reduce_sum(losses * counted) / tf.maximum(global_sum(tf.reduce_sum(counted)), 1.0)
 
   def _click_loss(self, batch: DomainBatch, head: keras.Sequential) -> tf.Tensor:

@@ -11,29 +11,28 @@ def cosines(queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
 def info_nce(
   queries: tf.Tensor, positives: tf.Tensor, negatives: tf.Tensor, keep: tf.Tensor, temperature: float
 ) -> tf.Tensor:
-  """How much more alike each query is to its positive than to its negatives.
+  """How much more alike each query is to each of its positives than to its negatives.
 
-      l_i = -log( exp(c(x_i, h_i) / tau) / (exp(c(x_i, h_i) / tau) + sum_{j in N_i} exp(c(x_i, x_j) / tau)) )
+      l_ip = -log( exp(c(x_i, h_ip) / tau) / (exp(c(x_i, h_ip) / tau) + sum_{j in N_i} exp(c(x_i, x_j) / tau)) )
 
   with c the cosine, which is what NT-Xent of SimCLR uses.
 
   Args:
     queries: x `[A, D]`.
-    positives: h `[A, D]`.
+    positives: h `[A, P, D]`.
     negatives: `[M, D]`.
     keep: `[A, M]` bool, the set N_i.
     temperature: tau.
 
   Returns:
-    float32 `[A]`; 0 where no negative is kept.
+    float32 `[A, P]`; 0 where no negative is kept.
 
   Reference: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
     https://arxiv.org/abs/2002.05709, Eq. (1).
   """
-  positive = tf.reduce_sum(_unit(queries) * _unit(positives), axis=-1, keepdims=True) / temperature
-  logits = cosines(queries, negatives) / temperature
-  logits = logits + tf.where(keep, 0.0, -1e30)
-  return tf.reduce_logsumexp(tf.concat([positive, logits], axis=-1), axis=-1) - positive[:, 0]
+  positive = tf.reduce_sum(_unit(queries)[:, tf.newaxis] * _unit(positives), axis=-1) / temperature
+  logits = cosines(queries, negatives) / temperature + tf.where(keep, 0.0, -1e30)
+  return tf.nn.softplus(tf.reduce_logsumexp(logits, axis=-1, keepdims=True) - positive)
 
 
 def click_losses(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -41,11 +41,11 @@ class DomainBatch(NamedTuple):
 
 
 class Picks(NamedTuple):
-  """One entry per anchor.
+  """What was drawn: `[B, A]` anchors, `[B, A, P]` partners.
 
   Attributes:
-    index: `[B, A]` int64; 0 where there is none.
-    found: `[B, A]` bool.
+    index: int64; 0 where there is none.
+    found: bool.
   """
 
   index: tf.Tensor
@@ -53,7 +53,7 @@ class Picks(NamedTuple):
 
 
 class Pairs(NamedTuple):
-  """Per request A anchors among its positive candidates, and each anchor's partner in either history."""
+  """Per request A anchors among its positive candidates, and each anchor's P partners in either history."""
 
   anchor: Picks
   own: Picks
@@ -98,22 +98,23 @@ def row_noise(seed: tf.Tensor, sizes: tuple[tf.Tensor, ...], width: int) -> list
 
 
 def pick(eligible: tf.Tensor, noise: tf.Tensor) -> Picks:
-  """Of each row one eligible entry, all with the same probability: the floor(noise * eligible)-th.
+  """Of each row some eligible entries, all with the same probability: the floor(noise * eligible)-th.
 
   Args:
     eligible: `[B, A, L]` bool.
-    noise: `[B, A]` in [0, 1).
+    noise: `[B, A, P]` in [0, 1).
   """
   position = tf.cumsum(tf.cast(eligible, tf.float32), axis=-1)
-  count = position[..., -1]
+  count = position[..., -1:]
   chosen = tf.minimum(tf.floor(noise * count), count - 1.0)
-  index = tf.reduce_sum(tf.cast(position <= chosen[..., tf.newaxis], tf.int64), axis=-1)
-  found = count > 0
+  index = tf.searchsorted(position, chosen, side="right", out_type=tf.int64)
+  index.set_shape(noise.shape)
+  found = tf.broadcast_to(count > 0, tf.shape(index))
   return Picks(tf.where(found, index, tf.zeros_like(index)), found)
 
 
 def rows_of(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-  """Rows `index[b]` of each request: `[B, L, ...]`, `[B, A]` -> `[B, A, ...]`."""
+  """Rows `index[b]` of each request: `[B, L, ...]`, `[B, ..]` -> `[B, .., ...]`."""
   return tf.gather(values, index, axis=1, batch_dims=1)
 
 
@@ -128,32 +129,34 @@ def positive(batch: DomainBatch) -> tf.Tensor:
   return batch.mask & (batch.label > 0.5)
 
 
-def noises(candidates: int, anchors: int) -> int:
+def noises(candidates: int, anchors: int, partners: int) -> int:
   """How many random numbers `sample_pairs` needs per request."""
-  return candidates + 2 * anchors
+  return candidates + 2 * anchors * partners
 
 
-def sample_pairs(batch: DomainBatch, noise: tf.Tensor, anchors: int) -> Pairs:
+def sample_pairs(batch: DomainBatch, noise: tf.Tensor, anchors: int, partners: int) -> Pairs:
   """Anchors and partners, drawn uniformly.
 
-  Anchors are different positive candidates, all of them if there are no more than `anchors`; a partner is a behaviour
-  that the anchor may see, in the own domain one whose item is not the anchor's.
+  Anchors are different positive candidates, all of them if there are no more than `anchors`; partners are behaviours
+  that the anchor may see, in the own domain such whose item is not the anchor's; one may be drawn several times.
 
   Args:
     batch: B requests of N candidates.
-    noise: `[B, noises(N, A) or more]` in [0, 1).
+    noise: `[B, noises(N, A, P) or more]` in [0, 1).
     anchors: A of a request.
+    partners: P of an anchor, in each history.
   """
   size = batch.label.shape[1]
-  drawn = tf.math.top_k(tf.where(positive(batch), noise[:, :size], -1.0), min(anchors, size))
+  anchors = min(anchors, size)
+  drawn = tf.math.top_k(tf.where(positive(batch), noise[:, :size], -1.0), anchors)
   found = drawn.values >= 0
   anchor = Picks(tf.where(found, tf.cast(drawn.indices, tf.int64), 0), found)
   # int64: TensorFlow compares int32 on the host
   item = tf.cast(rows_of(batch.candidates.items, anchor.index), tf.int64)
   another = tf.cast(batch.own.items, tf.int64)[:, tf.newaxis] != item[..., tf.newaxis]
-  own_noise, other_noise = tf.split(noise[:, size : noises(size, item.shape[1])], 2, axis=1)
-  own = pick(seen_by(batch.own, anchor.index) & another & found[..., tf.newaxis], own_noise)
-  other = pick(seen_by(batch.other, anchor.index) & found[..., tf.newaxis], other_noise)
+  partner_noise = tf.reshape(noise[:, size : noises(size, anchors, partners)], [-1, 2, anchors, partners])
+  own = pick(seen_by(batch.own, anchor.index) & another & found[..., tf.newaxis], partner_noise[:, 0])
+  other = pick(seen_by(batch.other, anchor.index) & found[..., tf.newaxis], partner_noise[:, 1])
   return Pairs(anchor, own, other)
 
 
@@ -231,4 +234,4 @@ def is_among(items: tf.Tensor, lists: tf.Tensor) -> tf.Tensor:
   row = tf.repeat(tf.range(rows), tf.shape(lists)[-1])
   marks = tf.scatter_nd(tf.stack([row, place], axis=1), met, [rows, tf.cast(size, tf.int64)])
   marks = tf.gather(marks, tf.searchsorted(rising, items, out_type=tf.int64), axis=1)
-  return tf.reshape(marks, [*tf.unstack(tf.shape(lists)[:-1]), size]) > 0
+  return tf.reshape(marks, tf.concat([tf.shape(lists)[:-1], [size]], axis=0)) > 0

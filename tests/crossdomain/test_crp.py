@@ -48,12 +48,13 @@ def _losses(layer, target, source, seed=SEED):
   return {name: float(loss) for name, loss in layer(tensors(target), tensors(source), seed).items()}
 
 
-def _picked(batch, noise, anchors):
-  """Per request a list of (anchor, own, other)."""
-  pairs = sample_pairs(tensors(batch), noise, anchors)
+def _picked(batch, noise, layer):
+  """Per request a list of (anchor, [own], [other])."""
+  pairs = sample_pairs(tensors(batch), noise, layer.anchors, layer.partners)
   picked = [[] for _ in batch.user]
   for b, a in np.argwhere(pairs.anchor.found):
-    picked[b].append(tuple(int(picks.index[b, a]) if picks.found[b, a] else None for picks in pairs))
+    partners = [[int(i) for i in picks.index[b, a][picks.found[b, a]]] for picks in (pairs.own, pairs.other)]
+    picked[b].append((int(pairs.anchor.index[b, a]), *partners))
   return picked
 
 
@@ -74,6 +75,7 @@ def test_survives_every_use_that_keras_makes_of_a_layer():
     "temperature": 0.5,
     "negatives": "history_query",
     "anchors": 2,
+    "partners": 3,
     "dedupe_users": False,
     "mask_history_negatives": False,
     "mask_same_user": False,
@@ -85,6 +87,7 @@ def test_survives_every_use_that_keras_makes_of_a_layer():
     "temperature": [0.0, -0.1],
     "negatives": "in_batch",
     "anchors": [0, -1],
+    "partners": 0,
     "units": [(4, 0)],
   }
   check_layer(CrossRepresentationProduction, options, (random_batch(0), random_batch(1), SEED), bad=bad)
@@ -101,7 +104,8 @@ def test_domains_of_different_width_are_refused():
     {},
     {"temperature": 0.5},
     {"negatives": "history_query"},
-    {"anchors": 1},
+    {"anchors": 1, "partners": 1},
+    {"partners": 3, "negatives": "history_query"},
     {"anchors": 2, "dedupe_users": False},
     {"dedupe_users": False},
     {"mask_history_negatives": False},
@@ -119,17 +123,19 @@ def test_every_variant_equals_its_twin(options):
     target, source = random_batch(2 * seed), random_batch(2 * seed + 1, requests=8, candidates=3, length=length)
     step = tf.constant([seed, 9])
     actual = _losses(layer, target, source, step)
-    noise = row_noise(step, (tf.constant(6), tf.constant(8)), noises(target.label.shape[1], layer.anchors))
+    noise = row_noise(
+      step, (tf.constant(6), tf.constant(8)), noises(target.label.shape[1], layer.anchors, layer.partners)
+    )
     heads = [[w.numpy() for w in head.weights] for head in (layer._target_head, layer._source_head)]
     expected = twin.crp(
       target,
       source,
-      _picked(target, noise[0], layer.anchors),
-      _picked(source, noise[1], layer.anchors),
+      _picked(target, noise[0], layer),
+      _picked(source, noise[1], layer),
       *heads,
       weights["contrastive"],
       weights["supervised"],
-      **{name: value for name, value in options.items() if name != "anchors"},
+      **{name: value for name, value in options.items() if name not in ("anchors", "partners")},
     )
     assert list(actual) == [*NAMES, "total"]
     for name in actual:
@@ -303,7 +309,7 @@ def test_both_domains_items_and_the_heads_learn():
 
 def test_contrastive_losses_do_not_reach_the_heads_and_only_visible_behaviours_learn():
   target, source = tensors((random_batch(6), random_batch(7)))
-  layer = _crp(supervised=(0.0, 0.0), anchors=1)
+  layer = _crp(supervised=(0.0, 0.0), anchors=1, partners=1)
   with tf.GradientTape() as tape:
     tape.watch([target.own.embedding, target.own.side])
     total = layer(target, source, SEED)["total"]
@@ -376,6 +382,23 @@ def test_one_two_and_four_replicas_give_the_same_losses_and_gradients():
       np.testing.assert_allclose(other_losses[name], losses[name], rtol=1e-5, err_msg=f"{name}, {replicas} replicas")
     for one, other in zip(gradients, other_gradients, strict=True):
       np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6, err_msg=f"{replicas} replicas")
+
+
+def test_a_graph_of_any_number_of_requests_and_behaviours_gives_what_eager_gives():
+  target, source = tensors((random_batch(12), random_batch(13, requests=8)))
+  layer = _crp()
+  expected = layer(target, source, SEED)
+
+  def loose(tensor):
+    # what a trainer knows: not B, not L, but candidates and widths
+    known = [None if axis == 0 or size in (9, 11) else size for axis, size in enumerate(tensor.shape)]
+    return tf.TensorSpec(known, tensor.dtype)
+
+  signature = tf.nest.map_structure(loose, (target, source))
+  step = tf.function(lambda *batches: layer(*batches, SEED), autograph=False, input_signature=signature)
+  actual = step(target, source)
+  for name, loss in expected.items():
+    np.testing.assert_allclose(actual[name], loss, rtol=1e-6, err_msg=name)
 
 
 def test_every_op_of_a_step_has_a_gpu_kernel():

@@ -10,19 +10,19 @@ from tests.support.layers import tensors
 
 @pytest.mark.parametrize(("noise", "expected"), [(0.0, 1), (0.32, 1), (0.34, 4), (0.67, 5), (0.9999999, 5)])
 def test_pick_takes_the_entry_that_the_noise_points_at(noise, expected):
-  picks = pick(tf.constant([[[False, True, False, False, True, True]]]), tf.constant([[noise]]))
-  assert (int(picks.index[0, 0]), bool(picks.found[0, 0])) == (expected, True)
+  picks = pick(tf.constant([[[False, True, False, False, True, True]]]), tf.constant([[[noise]]]))
+  assert (int(picks.index[0, 0, 0]), bool(picks.found[0, 0, 0])) == (expected, True)
 
 
 def test_pick_from_nothing_finds_nothing():
-  picks = pick(tf.zeros([1, 2, 3], tf.bool), tf.constant([[0.0, 0.9]]))
-  np.testing.assert_array_equal(picks.index, [[0, 0]])
-  np.testing.assert_array_equal(picks.found, [[False, False]])
+  picks = pick(tf.zeros([1, 1, 3], tf.bool), tf.constant([[[0.0, 0.9]]]))
+  np.testing.assert_array_equal(picks.index, [[[0, 0]]])
+  np.testing.assert_array_equal(picks.found, [[[False, False]]])
 
 
 def test_pick_is_uniform_over_the_eligible():
   eligible = np.tile([True, False, True, True, False], (3000, 2, 1))
-  noise = tf.random.stateless_uniform([3000, 2], [1, 2])
+  noise = tf.random.stateless_uniform([3000, 2, 1], [1, 2])
   counts = np.bincount(pick(tf.constant(eligible), noise).index.numpy().ravel(), minlength=5)
   assert counts[1] == counts[4] == 0
   np.testing.assert_allclose(counts[[0, 2, 3]] / 6000, 1 / 3, atol=0.03)
@@ -30,16 +30,17 @@ def test_pick_is_uniform_over_the_eligible():
 
 def test_pick_never_leaves_a_long_row_with_the_highest_noise():
   highest = np.nextafter(np.float32(1), np.float32(0))
-  picks = pick(tf.ones([1, 1, 100_000], tf.bool), tf.constant([[highest]]))
-  assert int(picks.index[0, 0]) == 99_999
+  picks = pick(tf.ones([1, 1, 100_000], tf.bool), tf.constant([[[highest]]]))
+  assert int(picks.index[0, 0, 0]) == 99_999
 
 
-@pytest.mark.parametrize("anchors", [1, 2, 5])
-def test_every_eligible_pair_is_drawn_and_no_other(anchors):
+@pytest.mark.parametrize(("anchors", "partners"), [(1, 1), (2, 3), (5, 2)])
+def test_every_eligible_pair_is_drawn_and_no_other(anchors, partners):
   batch = random_batch(3, requests=4, candidates=3, length=8)
-  width = noises(3, anchors)
+  width = noises(3, anchors, partners)
   draw = tf.function(
-    lambda seed: sample_pairs(tensors(batch), row_noise(seed, (tf.constant(4),), width)[0], anchors), autograph=False
+    lambda seed: sample_pairs(tensors(batch), row_noise(seed, (tf.constant(4),), width)[0], anchors, partners),
+    autograph=False,
   )
   positive = batch.mask & (batch.label == 1)
   met = [set() for _ in range(4)]
@@ -49,8 +50,11 @@ def test_every_eligible_pair_is_drawn_and_no_other(anchors):
     for b, a in np.argwhere(anchor.found):
       n = anchor.index[b, a]
       assert n not in anchor.index[b, :a], "an anchor is drawn once"
-      partners = [picks.index[b, a] if picks.found[b, a] else None for picks in (own, other)]
-      met[b].update([("anchor", n), ("own", n, partners[0]), ("other", n, partners[1])])
+      met[b].add(("anchor", n))
+      for side, picks in (("own", own), ("other", other)):
+        met[b].update(
+          (side, n, i if found else None) for i, found in zip(picks.index[b, a], picks.found[b, a], strict=True)
+        )
   for b in range(4):
     expected = set()
     for n in np.flatnonzero(positive[b]):

@@ -51,16 +51,14 @@ def contrastive(
 ):
   """The loss between the anchors and their partners in the `own` or the `other` history (`side`).
 
-  `pairs[b]` = a list of (anchor candidate, own behaviour, other behaviour), None where there is no behaviour.
+  `pairs[b]` = a list of (anchor candidate, [own behaviours], [other behaviours]).
   """
   losses = []
   users = [user if drawn else None for user, drawn in zip(batch.user, pairs, strict=True)]
   for b, (anchor, own, other) in [(b, pair) for b, drawn in enumerate(pairs) for pair in drawn]:
     if dedupe_users and batch.user[b] in users[:b]:
       continue
-    partner = own if side == "own" else other
-    if partner is None:
-      continue
+    partners = own if side == "own" else other
     item = batch.candidates.items[b, anchor]
     recent = [batch.own.items[b, i] for i in seen(batch.own, b, anchor)[:50]]
     rows = []
@@ -68,7 +66,7 @@ def contrastive(
       candidate = batch.candidates.items[c, n]
       if mask_same_user and batch.user[c] == batch.user[b]:
         continue
-      if candidate == item or (side == "own" and candidate == batch.own.items[b, own]):
+      if candidate == item or (side == "own" and candidate in [batch.own.items[b, i] for i in own]):
         continue
       if mask_history_negatives and candidate in recent:
         continue
@@ -76,8 +74,10 @@ def contrastive(
     if not rows:
       continue
     x = batch.candidates.embedding[b, anchor]
-    h = (batch.own if side == "own" else batch.other).embedding[b, partner]
-    losses.append(info_nce(x, h, rows, temperature) if negatives == "candidates" else info_nce(h, x, rows, temperature))
+    for partner in partners:
+      h = (batch.own if side == "own" else batch.other).embedding[b, partner]
+      pair = (x, h) if negatives == "candidates" else (h, x)
+      losses.append(info_nce(*pair, rows, temperature))
   return sum(losses) / max(len(losses), 1)
 
 
