@@ -211,7 +211,7 @@ class CRP(Strict):
   supervised: tuple[float, float] = (1.0, 1.0)
   temperature: Rate = 0.1
   negatives: Literal["candidates", "history_query"] = "candidates"
-  anchors: Positive = 8
+  anchors: Positive = 4
   partners: Positive = 16
   dedupe_users: bool = True
   mask_history_negatives: bool = True

@@ -81,7 +81,7 @@ class CrossRepresentationProduction(keras.layers.Layer):
     supervised: Sequence[float] = (1.0, 1.0),
     temperature: float = 0.1,
     negatives: str = "candidates",
-    anchors: int = 8,
+    anchors: int = 4,
     partners: int = 16,
     dedupe_users: bool = True,
     mask_history_negatives: bool = True,
