@@ -213,8 +213,7 @@ def negatives_of(
   if mask_history:
     seen = seen_by(batch.own, pairs.anchor.index)
     recent, valid = masked_top_k(tf.zeros_like(seen, tf.float32), seen, RECENT)
-    items = tf.repeat(tf.cast(batch.own.items, tf.int64)[:, tf.newaxis], seen.shape[1], axis=1)
-    recent = tf.where(valid, tf.gather(items, recent, axis=2, batch_dims=2), -1)
+    recent = tf.where(valid, rows_of(tf.cast(batch.own.items, tf.int64), recent), -1)
     keep &= ~is_among(positives.items, recent)
   return keep
 

@@ -51,9 +51,9 @@ def numbering_of(record_set: RecordSet) -> Numbering:
         )
     for d in DOMAINS:
       items[d] = pl.read_parquet(record_set.path / "items" / f"{d}.parquet")
+    return Numbering(items, {d: record_set.catalogue(d) for d in DOMAINS}, vocabularies)
   except (OSError, pl.exceptions.PolarsError) as error:
     raise UserError(f"{record_set.path}: its vocabularies and items cannot be read: {error}") from None
-  return Numbering(items, {d: record_set.catalogue(d) for d in DOMAINS}, vocabularies)
 
 
 @dataclasses.dataclass(frozen=True)

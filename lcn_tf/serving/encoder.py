@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lcn_tf.data.indexing import numbering_of
+from lcn_tf.data.indexing import field_table, numbering_of
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.data.vocabulary import NULL, ValueTable, field_indices, oov_index
+from lcn_tf.data.tables import field_column
+from lcn_tf.data.vocabulary import NULL, ValueTable, oov_index
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns
 
@@ -72,7 +73,7 @@ class RequestEncoder:
   def __init__(self, record_set: RecordSet):
     self._schema = record_set.record_schema
     numbering = numbering_of(record_set)
-    self._vocabularies = {
+    self._vocabularies: dict[str, ValueTable] = {
       name: _Lookup(table.name, table.values, table.counts, table.oov, table.seed)
       for name, table in numbering.vocabularies.items()
     }
@@ -152,16 +153,14 @@ class RequestEncoder:
 
   def _fields(self, rows: list[Mapping[str, Any]], features: tuple[Feature, ...]) -> np.ndarray:
     """`[len(rows), columns(features)]` int32."""
-    parts = []
+    values: dict[str, Any] = {"row": range(len(rows))}  # a frame without fields has rows, too
     for feature in features:
       try:
         column = pl.Series([row.get(feature.name) for row in rows])
+        values[field_column(feature)] = column.cast(pl.List(pl.String)) if feature.max_values > 1 else column
       except (TypeError, pl.exceptions.PolarsError) as error:
         raise UserError(f"field {feature.name!r}: values of different kinds in one call: {error}") from None
-      if feature.max_values > 1:
-        column = column.cast(pl.List(pl.String))
-      parts.append(field_indices(column, feature.max_values, self._vocabularies[feature.vocabulary]))
-    return np.concatenate(parts, axis=1) if parts else np.zeros((len(rows), 0), np.int32)
+    return field_table(pl.DataFrame(values), features, self._vocabularies)
 
 
 class _Lookup(ValueTable):
