@@ -315,6 +315,8 @@ class Train(Strict):
     checkpoint_every: Steps between checkpoints within an epoch; 0 = at its end, and by the clock.
     checkpoint_minutes: Minutes between checkpoints within an epoch; 0 = at its end, and by the steps.
     keep_checkpoints: Of the newest in `checkpoints/last`; more than 2 for pipelines.consistency --stale_checkpoint.
+    warm_start: A run folder of the same model, with the same records or ones built `--like` them, whose best weights
+      the job begins with; the optimizer begins anew. Empty: random weights.
   """
 
   preset: Literal["lcn", "twin"] = "lcn"
@@ -337,6 +339,7 @@ class Train(Strict):
   checkpoint_every: Count = 0
   checkpoint_minutes: float = pydantic.Field(10.0, ge=0)
   keep_checkpoints: Positive = 2
+  warm_start: str = ""
   seed: Count = 0
 
 

@@ -188,7 +188,9 @@ def check_schema(asked: Schema, record_set: RecordSet) -> None:
     asked = with_sizes(asked, sizes, {d: there.domain(d).items for d in DOMAINS})
   found = difference(asked.model_dump(mode="json"), there.model_dump(mode="json"), "schema", "records")
   if found:
-    raise UserError(f"{record_set.path} was built with another schema: {found}. Build the records again.")
+    raise UserError(
+      f"{record_set.path} was built with another schema: {found}. Change the config, or build records by it."
+    )
 
 
 def check_fingerprint(record_set: RecordSet, fingerprint: str, where: str) -> None:

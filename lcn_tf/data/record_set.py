@@ -10,6 +10,7 @@ rejected.parquet                 what was left out, with the reason
 """
 
 import pathlib
+import shutil
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from lcn_tf.schema import DomainName, Schema, Strict, columns
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+_NUMBERING = ("vocabularies", "catalogue", "items")
 
 
 class Shard(Strict):
@@ -80,12 +82,22 @@ class RecordSet(Strict):
     with files.replacing(pathlib.Path(path) / "dataset.json") as aside:
       aside.write_text(self.model_dump_json(by_alias=True, indent=1) + "\n")
 
+  def save_numbering(self, path: str | pathlib.Path) -> None:
+    """Writes a record set without records to `path`: what encodes requests, and numbers other records alike."""
+    folder = pathlib.Path(path)
+    for name in _NUMBERING:
+      if (self.path / name).is_dir():
+        shutil.copytree(self.path / name, folder / name, dirs_exist_ok=True)
+    self.model_copy(update={"splits": {}}).save(folder)
+
   def part(self, split: str, domain: DomainName = "target") -> Part:
     """The records of a split.
 
     Raises:
       UserError: There is no such split, or it has no records of that domain.
     """
+    if not self.splits:
+      raise UserError(f"{self.path}: a numbering of items and values, no records")
     if split not in self.splits:
       raise unknown(str(self.path), "split", split, self.splits)
     if domain not in self.splits[split]:

@@ -64,7 +64,8 @@ class RequestEncoder:
   the vocabularies once; encoding looks values up in dictionaries.
 
   Args:
-    record_set: What the model was trained with; its shards are not read.
+    record_set: What the model was trained with; its shards are not read. An export carries one that has no shards:
+      `RecordSet.open("RUN/export/<version>/assets.extra")`.
 
   Raises:
     UserError: Vocabularies or items cannot be read.

@@ -18,7 +18,8 @@ def save(model: keras.Model, experiment: Experiment, record_set: RecordSet, outp
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
   Its signature `rank` takes the tensors of `request_spec` and returns `probability` `[B, N]`. Beside it lies
-  `assets.extra/lcn_tf.json`: name, seed, fingerprint, schema.
+  `assets.extra`: `lcn_tf.json` with name, seed, fingerprint and schema, and a record set without records, by which
+  `RequestEncoder` numbers requests and `pipelines.build_records --like` other records.
   """
 
   def rank(**request: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -43,6 +44,7 @@ def save(model: keras.Model, experiment: Experiment, record_set: RecordSet, outp
       "schema": record_set.record_schema.model_dump(mode="json"),
     }
     (extra / "lcn_tf.json").write_text(json.dumps(description, indent=1))
+    record_set.save_numbering(extra)
     version = int(time.time())
     while (output / str(version)).exists():
       version += 1

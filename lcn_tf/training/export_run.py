@@ -5,11 +5,12 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf import config as config_lib
-from lcn_tf.config import Experiment
+from lcn_tf.config import Experiment, Model
 from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
@@ -61,11 +62,26 @@ class Run:
 
   def model_of(self, checkpoint: str) -> RequestModel:
     """A new model for inference with the checkpoint's weights."""
-    keras.mixed_precision.set_global_policy("float32")
     # what serves needs no CRP: its heads vanish (LCN, section 3.4)
-    config = self.experiment.model.model_copy(update={"crp": None})
+    return self._model(self.experiment.model.model_copy(update={"crp": None}), checkpoint, training=False)
+
+  def weights(self, checkpoint: str) -> dict[str, list[np.ndarray]]:
+    """The weights that learn, with those that only training uses, in the host's memory.
+
+    Returns:
+      By name; two models side by side use each name twice, and have their weights in their order.
+    """
+    with tf.device("CPU:0"):
+      model = self._model(self.experiment.model, checkpoint, training=True)
+    by_name = collections.defaultdict(list)
+    for variable in model.trainable_variables:
+      by_name[variable.name].append(variable.numpy())
+    return dict(by_name)
+
+  def _model(self, config: Model, checkpoint: str, training: bool) -> RequestModel:
+    keras.mixed_precision.set_global_policy("float32")
     pretrained = Pretrained.open(self.path / "pretrained") if needs_pretrained(config) else None
-    model = build_model(self.record_set.record_schema, config, pretrained=pretrained, training=False)
+    model = build_model(self.record_set.record_schema, config, pretrained=pretrained, training=training)
     tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial().assert_existing_objects_matched()
     return model
 

@@ -14,7 +14,13 @@ from tensorflow import keras
 from lcn_tf import config as config_lib
 from lcn_tf import files
 from lcn_tf.config import Experiment
-from lcn_tf.data.dataset import check_schema, evaluation_batches, steps_per_epoch, training_batches
+from lcn_tf.data.dataset import (
+  check_fingerprint,
+  check_schema,
+  evaluation_batches,
+  steps_per_epoch,
+  training_batches,
+)
 from lcn_tf.data.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
@@ -22,6 +28,7 @@ from lcn_tf.models.build import build_model, check_model, needs_pretrained
 from lcn_tf.schema import DOMAINS
 from lcn_tf.training.callbacks import Checkpoints, Progress, StopOnNaN, Validation
 from lcn_tf.training.cost import Cost, parameters
+from lcn_tf.training.export_run import Run, read_run
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.pretraining import item_vectors
 from lcn_tf.training.projections import RefreshProjections
@@ -62,8 +69,9 @@ def train(
   check_schema(experiment.record_schema, record_set)
   warn_of_other_records(experiment, record_set)
   check_model(record_set.record_schema, experiment.model)
+  warm = _earlier_run(experiment, record_set) if experiment.train.warm_start else None
   with files.exclusive(run_dir, "another training job"):
-    return _train(experiment, record_set, run_dir, callbacks)
+    return _train(experiment, record_set, run_dir, callbacks, warm)
 
 
 def _train(
@@ -71,8 +79,12 @@ def _train(
   record_set: RecordSet,
   run_dir: str | pathlib.Path,
   callbacks: tuple[keras.callbacks.Callback, ...],
+  warm: Run | None,
 ) -> Job:
   config, schema = experiment.train, record_set.record_schema
+  begun = tf.train.latest_checkpoint(str(pathlib.Path(run_dir) / "checkpoints" / "last"))
+  # the checkpoint's own model is gone before this job's is made
+  weights = warm.weights(warm.checkpoint()) if warm and not begun else {}
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
   strategy = make_strategy(config)
   requests = config.global_batch_size // schema.candidates
@@ -122,6 +134,8 @@ def _train(
   )
   checkpoints.set_model(model)
   resumed = checkpoints.restore()
+  for variable in model.trainable_variables if weights else []:
+    variable.assign(weights[variable.name].pop(0))
   part = record_set.part("train")
   cost = Cost(run, progress, requests * part.candidates / max(part.records, 1), resumed)
   cost.set_model(model)
@@ -175,6 +189,28 @@ def _train(
   return Job(model, done, seconds, rate, cost.finish())
 
 
+def _earlier_run(experiment: Experiment, record_set: RecordSet) -> Run:
+  """The run whose weights the job begins with.
+
+  Raises:
+    UserError: It holds no checkpoint, another model, or one of other vocabularies.
+  """
+  run = read_run(experiment.train.warm_start)
+  check_fingerprint(record_set, run.record_set.fingerprint, f"train.warm_start: {run.path}")
+  run.checkpoint()
+  asked, there = (e.model.model_dump(mode="json") for e in (experiment, run.experiment))
+  # what has no weights may differ, and CRP's may be left behind
+  for tree in (asked, there):
+    tree["mlp"].pop("dropout")
+    tree.pop("projection_refresh")
+  if asked["crp"] is None:
+    there["crp"] = None
+  found = config_lib.difference(asked, there, "model", "run")
+  if found:
+    raise UserError(f"train.warm_start: {run.path} holds another model: {found}")
+  return run
+
+
 def warn_of_other_records(experiment: Experiment, record_set: RecordSet) -> None:
   """Warns if the records were built by another `records` section, which is part of what results are compared by."""
   asked, there = experiment.records.model_dump(mode="json"), record_set.records
@@ -189,7 +225,7 @@ def warn_of_other_records(experiment: Experiment, record_set: RecordSet) -> None
 
 
 def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
-  """Makes the run folder, with the effective experiment and the facts of the records in it.
+  """Makes the run folder, with the effective experiment, the facts of the records and their numbering in it.
 
   Raises:
     UserError: It holds another experiment, was begun with other records, or cannot be made.
@@ -213,6 +249,7 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
         "shards. Use another --run_dir."
       )
     return run
+  record_set.save_numbering(run)
   record_set.save(run)
   with files.replacing(file) as aside:
     aside.write_text(config_lib.dump(experiment))

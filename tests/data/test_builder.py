@@ -349,6 +349,16 @@ def test_records_like_others_have_their_numbers_and_what_is_new_is_unknown(tmp_p
   assert met == set(late) == {1, 2, 3}
 
 
+def test_a_numbering_alone_numbers_records_as_its_record_set_does(tmp_path, log):
+  old = build(tmp_path, log.filter(pl.col("item_id") < 10), items=logs.items(10), name="old", **SAMPLED)
+  old.save_numbering(tmp_path / "numbering")
+  numbering = RecordSet.open(tmp_path / "numbering")
+  assert numbering.splits == {}
+  like_all, like_it = (build(tmp_path, log, name=n, like=r, **SAMPLED) for n, r in (("all", old), ("it", numbering)))
+  assert like_it.fingerprint == old.fingerprint
+  assert like_it.splits == like_all.splits
+
+
 def test_records_like_others_of_another_schema_are_refused_before_anything_is_read(tmp_path, log):
   old = build(tmp_path, log, {"target": {"max_length": 7}}, name="old", **SAMPLED)
   with pytest.raises(UserError, match=r"old was built with another schema: schema\.target\.max_length"):

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from lcn_tf.data import builder, tables
-from lcn_tf.data.record_set import SPLITS
+from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
 from lcn_tf.serving.signatures import request_spec
@@ -85,6 +85,16 @@ def test_a_request_is_numbered_as_its_record_is(case):
           assert tensors[f"{d}_length"] == [len(history.items[seen])]
           met += len(history.items[seen])
   assert met > 1000
+
+
+def test_the_numbering_that_an_export_carries_is_enough(case, tmp_path):
+  records, _, _ = case
+  records.save_numbering(tmp_path)
+  known = pl.read_parquet(records.path / "items" / "target.parquet")["item_id"].to_list()
+  requests = [RankRequest(20, known, {"user_id": 1, "likes": ["a"]}, {"place": 2}, source=[Behaviour(known[2], 19)])]
+  expected = RequestEncoder(records).encode(requests)
+  for name, tensor in RequestEncoder(RecordSet.open(tmp_path)).encode(requests).items():
+    np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
 
 
 def test_requests_of_several_users_are_padded_and_have_the_shapes_of_the_signature(case):

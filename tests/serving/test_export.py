@@ -7,7 +7,10 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.data import records
+from lcn_tf.data.indexing import numbering_of
+from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS
 from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.trainer import train
@@ -69,6 +72,22 @@ def test_versions_are_numbers_that_rise_and_nothing_else_is_left(run, tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == sorted(map(str, versions))
   description = json.loads((tmp_path / str(versions[0]) / "assets.extra" / "lcn_tf.json").read_text())
   assert description["fingerprint"] == record_set.fingerprint
+
+
+def test_an_export_carries_the_numbering_of_its_records(run, tmp_path):
+  folder, _, record_set = run
+  carried = RecordSet.open(export_run(folder, tmp_path) / "assets.extra")
+  assert carried.fingerprint == record_set.fingerprint
+  assert carried.record_schema == record_set.record_schema
+  ids, there = numbering_of(carried), numbering_of(record_set)
+  for d in DOMAINS:
+    assert ids.items[d].equals(there.items[d])
+    np.testing.assert_array_equal(ids.catalogues[d], there.catalogues[d])
+  assert {n: v.values.to_list() for n, v in ids.vocabularies.items()} == {
+    n: v.values.to_list() for n, v in there.vocabularies.items()
+  }
+  with pytest.raises(UserError, match=r"assets\.extra: .*no records"):
+    carried.part("test")
 
 
 def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
+from lcn_tf.training.export_run import read_run
 from lcn_tf.training.trainer import train, warn_of_other_records
 from tests.support.callbacks import Losses, Stop
 from tests.support.experiments import small_experiment
@@ -175,6 +176,64 @@ def test_a_wrong_model_is_told_before_the_folder_belongs_to_it(change, message, 
   with pytest.raises(UserError, match=message):
     train(wrong, record_set, tmp_path)
   train(right, record_set, tmp_path)
+
+
+class Begins(keras.callbacks.Callback):
+  """Keeps the weights that a job begins with."""
+
+  def on_train_begin(self, logs=None):
+    self.weights = [(v.name, v.numpy()) for v in self.model.trainable_variables]
+
+
+def test_a_job_may_begin_with_the_weights_of_another_run(record_set, tmp_path):
+  train(small_experiment(crp=True), record_set, tmp_path / "old")
+  run = read_run(tmp_path / "old")
+  old, begins, again = run.weights(run.checkpoint()), Begins(), Begins()
+  served = [v.name for v in run.model_of(run.checkpoint()).trainable_variables]
+  assert set(served) < set(old), "CRP's weights stay behind"
+  experiment = small_experiment(warm_start=str(run.path), seed=7, epochs=2)
+  with pytest.raises(KeyboardInterrupt):
+    train(experiment, record_set, tmp_path / "new", (begins, Stop(4 + 1)))
+  assert [name for name, _ in begins.weights] == served
+  for name, value in begins.weights:
+    np.testing.assert_array_equal([value], old[name], err_msg=name)
+  # what it has learned since is not lost when it resumes
+  assert train(experiment, record_set, tmp_path / "new", (again,)).steps == 4
+  assert any((value != old[name][0]).any() for name, value in again.weights)
+
+
+def test_a_model_with_an_auxiliary_one_beside_it_may_begin_with_the_weights_of_both(record_set, tmp_path):
+  tree = small_experiment("twin", epochs=1).model_dump(mode="json", by_alias=True)
+  tree["model"] |= {"projection_refresh": 3, "auxiliary_seed": 5}
+  both = train(config.from_tree(tree, "old"), record_set, tmp_path / "old").model.trainable_variables
+  assert len({v.name for v in both}) == len(both) / 2
+  tree["train"]["warm_start"] = str(tmp_path / "old")
+  begins = Begins()
+  train(config.from_tree(tree, "new"), record_set, tmp_path / "new", (begins,))
+  for (name, value), variable in zip(begins.weights, both, strict=True):
+    np.testing.assert_array_equal(value, variable.numpy(), err_msg=name)
+
+
+def test_a_warm_start_that_does_not_fit_is_refused_before_the_run_begins(record_set, tmp_path):
+  train(small_experiment("average_pooling", epochs=1), record_set, tmp_path / "old")
+  warm = {"epochs": 1, "warm_start": str(tmp_path / "old")}
+  cases = [
+    (
+      small_experiment("none", **warm),
+      record_set,
+      r"old holds another model: model\.extractor is 'none' in the config",
+    ),
+    (
+      small_experiment("average_pooling", **warm),
+      record_set.model_copy(update={"fingerprint": "other"}),
+      r"train\.warm_start: .*old was trained with the schema and vocabularies",
+    ),
+    (small_experiment(epochs=1, warm_start=str(tmp_path)), record_set, r"no run here"),
+  ]
+  for experiment, records, message in cases:
+    with pytest.raises(UserError, match=message):
+      train(experiment, records, tmp_path / "new")
+  assert not (tmp_path / "new").exists()
 
 
 def test_a_run_folder_takes_one_job_at_a_time(record_set, tmp_path):
