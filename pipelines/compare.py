@@ -2,8 +2,9 @@
 
     python -m pipelines.compare --config configs/compare/movielens.yaml --records DIR --output DIR
 
-The same command again goes on where it stopped; finished cells are not run again. See lcn_tf/comparison/config.py for
-what the YAML may say, lcn_tf/comparison/compare.py for what it leaves.
+The same command again goes on where it stopped; finished cells are not run again. --seeds and --keep_models may differ
+from call to call: the tables are of the last call's seeds, cells of other seeds and models that were kept stay. See
+lcn_tf/comparison/config.py for what the YAML may say, lcn_tf/comparison/compare.py for what it leaves.
 """
 
 import signal
@@ -22,14 +23,20 @@ _RECORDS = flags.DEFINE_string(
   "records", None, "The record set that pipelines.build_records made.", required=True, flag_values=_FLAGS
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the cells and the tables.", required=True, flag_values=_FLAGS)
-_JOBS = flags.DEFINE_integer("jobs", 1, "Cells at the same time; they share the cores.", 1, flag_values=_FLAGS)
+_JOBS = flags.DEFINE_integer(
+  "jobs", 1, "Cells at the same time; they share the cores and the GPUs.", 1, flag_values=_FLAGS
+)
 _ONLY = flags.DEFINE_list("only", [], "Labels of the models to run, separated by commas.", flag_values=_FLAGS)
+_SEEDS = flags.DEFINE_list("seeds", [], "Seeds, separated by commas, instead of the config's.", flag_values=_FLAGS)
+_KEEP_MODELS = flags.DEFINE_bool(
+  "keep_models", None, "Keep checkpoints and exports of the cells that this call finishes.", flag_values=_FLAGS
+)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the cells, and what is done of them.", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
-  loaded = config.load(_CONFIG.value)
+  loaded = config.load(_CONFIG.value).changed(_SEEDS.value, _KEEP_MODELS.value)
   # matplotlib and polars only now: a wrong config is told at once
   import pathlib
 

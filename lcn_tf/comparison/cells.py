@@ -12,7 +12,12 @@ from lcn_tf.config import Experiment
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import report
 
-_HEAVY = ("checkpoints", "export", "pretrained", "tensorboard")
+# the last three: the numbering of items and values, which only a model needs
+_HEAVY = ("checkpoints", "export", "pretrained", "tensorboard", "vocabularies", "catalogue", "items")
+_REMOVED = """\
+pipelines.compare removed the models of this run after it had finished. It keeps them with --keep_models, or with
+keep_models: true in the comparison's YAML: remove the folder of this run, and compare again with that.
+"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +50,11 @@ class Cell:
   @property
   def log(self) -> pathlib.Path:
     return self.folder / "log.txt"
+
+  @property
+  def removed(self) -> pathlib.Path:
+    """The note that `prune` leaves."""
+    return self.folder / "checkpoints" / "removed.txt"
 
   def finished(self) -> bool:
     """Whether it is trained and tested."""
@@ -81,9 +91,13 @@ class Cell:
         raise UserError(f"{self.folder} holds another comparison: {difference}. Use another --output.")
 
   def prune(self) -> None:
-    """Removes what no table and no report needs, and what takes most of the space."""
+    """Removes what no table and no report needs, and what takes most of the space; `removed` says so."""
+    had_models = self.removed.parent.is_dir()
     for name in _HEAVY:
       shutil.rmtree(self.folder / name, ignore_errors=True)
+    if had_models:
+      self.removed.parent.mkdir(exist_ok=True)
+      self.removed.write_text(_REMOVED)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,8 +118,11 @@ class Row:
     """Which combination goes to the test; None if that is not decided yet."""
     if len(self.combinations) == 1:
       return 0
-    found = _read(self.folder / "tuning.json")
-    return found.get("chosen")
+    return self.tuning().get("chosen")
+
+  def tuning(self) -> dict[str, Any]:
+    """What `tuning.json` holds; {} while the choice is open."""
+    return _read(self.folder / "tuning.json")
 
   def cells(self) -> list[Cell]:
     """Those that are tested; none while the choice is open."""

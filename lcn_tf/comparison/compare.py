@@ -39,7 +39,7 @@ def compare(
       table.md, report/index.html     for people
 
   Args:
-    jobs: Cells at the same time, which share the cores.
+    jobs: Cells at the same time, which share the cores and the GPUs.
     only: Labels of the models to run; all if empty. The table is of all that is there.
     runner: Does the work; None: processes.
     say: Where the lines of progress go.

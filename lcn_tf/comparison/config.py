@@ -5,7 +5,7 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -48,7 +48,7 @@ class Comparison(Strict):
     baselines: Rows of the trivial baselines, too; see lcn_tf/evaluation/baselines.py.
     replicates: Bootstrap samples of the users, of the paired intervals.
     cell_replicates: Those of the intervals in each run's own report.
-    keep_models: Keep checkpoints and exports of finished runs.
+    keep_models: Keep checkpoints, exports and item vectors of the runs that a call finishes.
   """
 
   name: str
@@ -113,6 +113,20 @@ class Loaded:
     for key, value in {**tuned, _SEED: seed}.items():
       config.assign(tree, key, value, f"{where}: {key}")
     return config.from_tree(tree, where)
+
+  def changed(self, seeds: Sequence[str] = (), keep_models: bool | None = None) -> "Loaded":
+    """The comparison with what `--seeds` and `--keep_models` say; nothing and None leave what is there.
+
+    Raises:
+      UserError: A seed is no whole number, negative, or there twice.
+    """
+    numbers = tuple(int(seed) for seed in seeds if seed.isdecimal())
+    if len(set(numbers)) < len(seeds):
+      raise UserError(f"--seeds {','.join(seeds)}: expected whole numbers from 0 on, none of them twice: --seeds 0,1")
+    changes: dict[str, Any] = {"seeds": numbers or self.comparison.seeds}
+    if keep_models is not None:
+      changes["keep_models"] = keep_models
+    return dataclasses.replace(self, comparison=self.comparison.model_copy(update=changes))
 
 
 def load(path: str | pathlib.Path) -> Loaded:

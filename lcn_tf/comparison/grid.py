@@ -40,7 +40,8 @@ def open_output(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row], outp
   file = output / "comparison.yaml"
   if file.is_file():
     before = config.validated(Comparison, config.read_tree(str(file), Comparison), str(file))
-    if before.tuning != loaded.comparison.tuning:
+    # choices are kept by their number, which the order of the keys decides
+    if list(before.tuning.items()) != list(loaded.comparison.tuning.items()):
       raise UserError(
         f"{output} holds another comparison: tuning is {loaded.comparison.tuning} in the config, "
         f"{before.tuning} in the folder. Use another --output."
@@ -71,7 +72,7 @@ class Grid:
     output: Of the comparison.
     runner: Does the work.
     fingerprint: Of the records.
-    keep_models: Keep checkpoints and exports.
+    keep_models: Keep checkpoints, exports and item vectors. What an earlier call kept stays in any case.
     jobs: Cells at the same time.
     say: Where the lines of progress go.
   """
@@ -98,14 +99,12 @@ class Grid:
     failures = self._train([cell for row in self.rows for cell in _candidates(row)], evaluate=False)
     lost = {id(failure.cell) for failure in failures if failure.for_good}
     for row in self.rows:
-      _choose(row, lost)
-    wanted = [cell for cells in zip(*(row.cells() for row in self.rows if row.cells()), strict=True) for cell in cells]
-    failures += self._train(wanted, evaluate=True)
-    if not self.keep_models:
-      for row in self.rows:
-        for cell in [*row.finished(), *(_losers(row))]:
+      if row.chosen() is None:
+        _choose(row, lost)
+        for cell in [] if self.keep_models else _losers(row):
           cell.prune()
-    return failures
+    wanted = [cell for cells in zip(*(row.cells() for row in self.rows if row.cells()), strict=True) for cell in cells]
+    return failures + self._train(wanted, evaluate=True)
 
   def _cells(self) -> Iterator[tuple[Cell, bool]]:
     """The cells to come as far as they are known, and whether they are tested."""
@@ -152,6 +151,7 @@ class Grid:
     self.say(f"{cell.name}: begins; log: {cell.log}")
     began = time.monotonic()
     cell.folder.mkdir(parents=True, exist_ok=True)
+    cell.removed.unlink(missing_ok=True)
     self.runner.train(cell, evaluate)
     if not (cell.finished() if evaluate else cell.trained()):
       raise Failed(f"left no {'metrics' if evaluate else 'training'}.json in {cell.folder}")
@@ -198,7 +198,7 @@ def describe(rows: Sequence[Row]) -> str:
     chosen = row.chosen()
     for place, cells in enumerate(row.combinations):
       for i, cell in enumerate(cells):
-        if chosen is not None and place != chosen and i:
+        if chosen is not None and place != chosen and not (cell.folder / "experiment.yaml").is_file():
           continue
         if cell.finished():
           state = f"done, AUC {number(cell.metrics().get('auc'))}"
@@ -231,7 +231,7 @@ def _choose(row: Row, lost: Collection[int]) -> None:
     found.append({"values": cell.tuned, "val_auc": value, "epoch": epoch, "folder": cell.folder.parent.name})
   best = max(range(len(found)), key=lambda i: -1.0 if found[i]["val_auc"] is None else found[i]["val_auc"])
   rule = f"best validation AUC with seed {tried[0].seed}; ties: the first"
-  files.write_json(row.folder / "tuning.json", {"rule": rule, "tried": found, "chosen": best})
+  files.write_json(row.folder / "tuning.json", {"rule": rule, "seed": tried[0].seed, "tried": found, "chosen": best})
 
 
 def _losers(row: Row) -> list[Cell]:

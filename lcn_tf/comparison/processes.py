@@ -1,7 +1,10 @@
 """Every cell is a process of its own: its peak memory is its own, and its death is nobody else's."""
 
+import itertools
 import os
 import pathlib
+import queue
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from lcn_tf.comparison.cells import Cell
 from lcn_tf.comparison.config import slug
 
 _TAIL = 12  # lines of a log that a failure shows
+_GPU = re.compile(r"\d+|(GPU|MIG)-.+")  # in CUDA_VISIBLE_DEVICES
 
 
 class Failed(Exception):
@@ -60,7 +64,8 @@ class Commands:
     output: Of the comparison; `experiments/` is there.
     replicates: Of the intervals in each cell's report.
     inherit: File descriptors that stay open in the processes.
-    jobs: Cells at the same time. Several share the cores, which small steps use better than all cores at once.
+    jobs: Cells at the same time. Several share the cores, which small steps use better than all cores at once, and the
+      GPUs.
   """
 
   def __init__(
@@ -73,6 +78,9 @@ class Commands:
     self._inherit = tuple(inherit)
     self._running: set[subprocess.Popen] = set()
     self._lock = threading.Lock()
+    self._shares: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()  # of the GPUs, those not in use
+    for share in shares(jobs):
+      self._shares.put(share)
     self._stopped = False
 
   def train(self, cell: Cell, evaluate: bool) -> None:
@@ -93,6 +101,13 @@ class Commands:
         process.terminate()
 
   def _run(self, command: Sequence[str], log: pathlib.Path) -> None:
+    share = self._shares.get()
+    try:
+      self._run_with(share, command, log)
+    finally:
+      self._shares.put(share)
+
+  def _run_with(self, share: dict[str, str], command: Sequence[str], log: pathlib.Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     root = str(pathlib.Path(lcn_tf.__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -107,7 +122,7 @@ class Commands:
           stdin=subprocess.DEVNULL,
           stdout=lines,
           stderr=subprocess.STDOUT,
-          env=self._environment | {"PYTHONPATH": os.pathsep.join(paths)},
+          env=self._environment | share | {"PYTHONPATH": os.pathsep.join(paths)},
           pass_fds=self._inherit,
         )
         self._running.add(process)
@@ -132,6 +147,33 @@ def threads(jobs: int) -> dict[str, str]:
     return {}
   share = str(max(1, len(os.sched_getaffinity(0)) // jobs))
   return {"TF_NUM_INTRAOP_THREADS": share, "TF_NUM_INTEROP_THREADS": share}
+
+
+def shares(jobs: int) -> list[dict[str, str]]:
+  """Environment variables that give each of several processes its share of the GPUs; none for one process, or no GPU.
+
+  All get the same number, as the replicas share a batch equally; what is over stays idle. Fewer GPUs than processes are
+  shared in turn.
+  """
+  there = gpus()
+  if jobs == 1 or not there:
+    return [{} for _ in range(jobs)]
+  each = len(there) // jobs
+  if each:
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(there[slot * each : (slot + 1) * each])} for slot in range(jobs)]
+  # TensorFlow takes all memory of a GPU at once otherwise
+  growth = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+  return [{"CUDA_VISIBLE_DEVICES": there[slot % len(there)], **growth} for slot in range(jobs)]
+
+
+def gpus() -> list[str]:
+  """What CUDA_VISIBLE_DEVICES calls the GPUs that processes would see. TensorFlow is not asked: it would take them."""
+  named = os.environ.get("CUDA_VISIBLE_DEVICES")
+  if named is None:
+    # CUDA numbers those that are here, whatever their device files are called
+    return [str(i) for i, _ in enumerate(pathlib.Path("/dev").glob("nvidia[0-9]*"))]
+  # as CUDA reads it: nothing counts from the first that is none
+  return list(itertools.takewhile(_GPU.fullmatch, (name.strip() for name in named.split(","))))
 
 
 def inline(value: Any) -> str:

@@ -48,7 +48,7 @@ def render(
   ]
   parts = [
     page.header(f"{comparison.name} on {record_set.name}", facts),
-    _table(comparison, record_set, results),
+    _table(comparison, record_set, rows, results),
     _failures(failures),
     _auc(comparison, there),
     _learning(comparison, there),
@@ -60,10 +60,10 @@ def render(
   return page.document(f"{comparison.name} on {record_set.name}", parts)
 
 
-def _table(comparison: Comparison, record_set: RecordSet, results: Sequence[Result]) -> str:
+def _table(comparison: Comparison, record_set: RecordSet, models: Sequence[Row], results: Sequence[Result]) -> str:
   # the interval below the difference, the deviation below the mean: the table stays narrow
   rows = [[cell.replace(" [", "\n[").replace(" ±", "\n±") for cell in row] for row in table.body(results)]
-  text = " ".join(table.notes(comparison, record_set)).replace("`", "")
+  text = " ".join(table.notes(comparison, record_set, models)).replace("`", "")
   return page.section("Results", page.table(table.head(comparison), rows) + f'<p class="note">{html.escape(text)}</p>')
 
 

@@ -65,7 +65,7 @@ def significant(paired: dict[str, Any], name: str) -> bool:
   return len(paired["b"]) > 1 and (low > 0 or high < 0)
 
 
-def notes(comparison: Comparison, record_set: RecordSet) -> list[str]:
+def notes(comparison: Comparison, record_set: RecordSet, rows: Sequence[Row]) -> list[str]:
   """What one has to know to read the table."""
   part = record_set.part("test")
   seeds = ", ".join(map(str, comparison.seeds))
@@ -90,9 +90,11 @@ def notes(comparison: Comparison, record_set: RecordSet) -> list[str]:
   lines += [f"{label} has its own: {_settings(keys)}." for label, keys in own.items() if keys]
   if comparison.tuning:
     grid = "; ".join(f"{key} in {list(values)}" for key, values in comparison.tuning.items())
+    # a choice is final: one that is made may be another call's, with other seeds
+    tuned = ", ".join(map(str, sorted({row.tuning().get("seed", comparison.seeds[0]) for row in rows})))
     lines.append(
-      f"Tuned for each model alike, by validation AUC with seed {comparison.seeds[0]}: {grid}. What was not chosen "
-      "never met the test split."
+      f"Tuned for each model alike, by validation AUC with seed {tuned}: {grid}. What was not chosen never met the "
+      "test split."
     )
   return lines
 
@@ -106,12 +108,9 @@ def tuning(rows: Sequence[Row]) -> list[list[str]]:
   found = []
   for row in rows:
     chosen = row.chosen()
-    if len(row.combinations) == 1 or chosen is None:
-      continue
-    for i, cells in enumerate(row.combinations):
-      values = ", ".join(f"{key} {value}" for key, value in cells[0].tuned.items())
-      value = cells[0].best_epoch()[1] if cells[0].trained() else math.nan
-      found.append([row.label, values, number(value), "chosen" if i == chosen else ""])
+    for i, tried in enumerate(row.tuning().get("tried", ())):
+      values = ", ".join(f"{key} {value}" for key, value in tried["values"].items())
+      found.append([row.label, values, number(tried["val_auc"]), "chosen" if i == chosen else ""])
   return found
 
 
@@ -120,7 +119,7 @@ TUNING_HEAD = ["model", "values", "validation AUC", ""]
 
 def markdown(comparison: Comparison, record_set: RecordSet, rows: Sequence[Row], results: Sequence[Result]) -> str:
   """`table.md`."""
-  parts = [f"# {comparison.name}", _markdown(head(comparison), body(results)), *notes(comparison, record_set)]
+  parts = [f"# {comparison.name}", _markdown(head(comparison), body(results)), *notes(comparison, record_set, rows)]
   tried = tuning(rows)
   if tried:
     parts += ["## Tuning", _markdown(TUNING_HEAD, tried)]

@@ -77,7 +77,7 @@ class Stub:
     rows = [(0, 0.6, best - 0.1), (1, 0.5, best), (2, 0.4, best - 0.05)]
     lines = ["epoch,loss,val_auc", *(f"{epoch},{loss},{value}" for epoch, loss, value in rows)]
     (cell.folder / "history.csv").write_text("\n".join(lines) + "\n")
-    (cell.folder / "checkpoints").mkdir(exist_ok=True)
+    (cell.folder / "checkpoints" / "best").mkdir(parents=True, exist_ok=True)
     cost = {
       "seconds": 10.0 + cell.seed,
       "steps": 30,

@@ -82,6 +82,21 @@ def test_a_wrong_comparison_is_told_in_one_message(tmp_path, changes, message):
     config.load(file)
 
 
+@pytest.mark.parametrize("seeds", [["0", "1", "0"], ["1", "01"], ["0", "-1"], ["x"], ["1.5"], [""]])
+def test_wrong_seeds_are_told_in_one_message(tmp_path, seeds):
+  told = f"--seeds {','.join(seeds)}: expected whole numbers from 0 on, none of them twice: --seeds 0,1"
+  with pytest.raises(UserError) as raised:
+    load(tmp_path).changed(seeds)
+  assert str(raised.value) == told
+
+
+def test_a_call_changes_nothing_but_what_it_names(tmp_path):
+  loaded = load(tmp_path, keep_models=True)
+  assert loaded.changed() == loaded
+  assert loaded.changed(["4", "2"]).comparison == loaded.comparison.model_copy(update={"seeds": (4, 2)})
+  assert not loaded.changed(keep_models=False).comparison.keep_models
+
+
 def test_no_mapping_is_told_with_the_keys_of_a_comparison(tmp_path):
   (tmp_path / "c.yaml").write_text(yaml.safe_dump([1]))
   with pytest.raises(UserError, match=r"c\.yaml: expected a mapping with the keys name, models, reference, seeds"):

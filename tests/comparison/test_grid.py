@@ -57,6 +57,27 @@ def test_seeds_and_models_can_be_added(record_set, tmp_path):
   assert [call[:2] for call in stub.calls] == [("Bad", 1), ("Good", 1), ("Fair", 1)]
 
 
+def test_seeds_of_one_call_are_all_that_its_tables_show_and_other_calls_go_on(record_set, tmp_path):
+  loaded, out = load(tmp_path, seeds=[0, 1, 2]), tmp_path / "out"
+
+  def call(*seeds):
+    stub = Stub()
+    compare(loaded.changed(seeds), record_set, out, runner=stub)
+    shown = pl.read_parquet(out / "results.parquet")["seed"].unique().sort().to_list()
+    pairs = json.loads((out / "paired.json").read_text())["Fair"]["b"]
+    assert pairs == [f"cells/good/seed_{seed}/predictions.parquet" for seed in shown]
+    assert "seeds)" not in (out / "table.md").read_text()  # as in "Fair (1 of 2 seeds)"
+    return sorted({called[1] for called in stub.calls}), len(stub.calls), shown
+
+  assert call("1") == ([1], 3, [1])
+  assert call("0", "1") == ([0], 3, [0, 1])
+  assert call() == ([2], 3, [0, 1, 2])
+  before = {file: file.stat().st_mtime_ns for file in (out / "cells").rglob("*")}
+  assert call("2") == ([], 0, [2])
+  assert {file: file.stat().st_mtime_ns for file in (out / "cells").rglob("*")} == before
+  assert call() == ([], 0, [0, 1, 2])
+
+
 def test_only_runs_what_it_names_and_the_table_shows_dashes_for_the_others(record_set, tmp_path):
   stub = Stub()
   compare(load(tmp_path), record_set, tmp_path / "out", runner=stub, only=["Good"])
@@ -117,6 +138,14 @@ def test_another_comparison_in_the_folder_is_refused_before_anything_runs(record
   assert (tmp_path / "out" / "comparison.yaml").read_text() == before
 
 
+def test_tuning_in_another_order_is_another_one(record_set, tmp_path):
+  """Choices are kept by their number."""
+  tuning = {"train.learning_rate": [0.1, 0.2], "train.row_decay": [0.3, 0.4]}
+  compare(load(tmp_path, tuning=tuning), record_set, tmp_path / "out", runner=Stub())
+  with pytest.raises(UserError, match=r"holds another comparison: tuning is .*row_decay.* in the config"):
+    compare(load(tmp_path, tuning=dict(reversed(tuning.items()))), record_set, tmp_path / "out", runner=Stub())
+
+
 def test_other_records_are_refused(record_set, tmp_path):
   compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
   other = write_record_set(tmp_path / "other", small_schema(), seed=1, records={"train": 4, "validation": 2, "test": 2})
@@ -144,12 +173,34 @@ def test_two_comparisons_do_not_share_a_folder_at_once(record_set, tmp_path):
   compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
 
 
+def models_of(cell):
+  (found,) = (cell / "checkpoints").iterdir()
+  return found.name
+
+
 def test_checkpoints_are_dropped_unless_they_are_wanted(record_set, tmp_path):
   compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
   compare(load(tmp_path, keep_models=True), record_set, tmp_path / "kept", runner=Stub())
-  assert not list((tmp_path / "out").rglob("checkpoints"))
-  assert len(list((tmp_path / "kept").rglob("checkpoints"))) == 6
+  assert {models_of(cell) for cell in (tmp_path / "out").rglob("seed_*")} == {"removed.txt"}
+  assert {models_of(cell) for cell in (tmp_path / "kept").rglob("seed_*")} == {"best"}
   assert len(list((tmp_path / "out").rglob("predictions.parquet"))) == 6
+
+
+def test_models_are_kept_by_the_call_that_asks_for_it_and_stay(record_set, tmp_path):
+  loaded, out = load(tmp_path), tmp_path / "out"
+  compare(loaded.changed(["0"]), record_set, out, runner=Stub())
+  stub = Stub()
+  compare(loaded.changed(["0", "1"], keep_models=True), record_set, out, runner=stub)
+  assert {call[1] for call in stub.calls} == {1}
+  compare(loaded, record_set, out, runner=Stub())
+  for label in ("bad", "good", "fair"):
+    cells = out / "cells" / label
+    assert [models_of(cells / f"seed_{seed}") for seed in (0, 1)] == ["removed.txt", "best"]
+    assert "keep_models" in (cells / "seed_0" / "checkpoints" / "removed.txt").read_text()
+  # a run that is trained anew has its models
+  (out / "cells" / "bad" / "seed_0" / "metrics.json").unlink()
+  compare(loaded.changed(keep_models=True), record_set, out, runner=Stub())
+  assert models_of(out / "cells" / "bad" / "seed_0") == "best"
 
 
 def test_progress_counts_the_cells_and_says_how_long_the_rest_may_take(record_set, tmp_path):
@@ -190,7 +241,21 @@ def test_tuning_chooses_by_validation_and_no_loser_meets_the_test(record_set, tm
   table = pl.read_parquet(tmp_path / "out" / "results.parquet")
   assert table["tuned"].unique().to_list() == ['{"train.learning_rate": 0.01}']
   assert "| Good | train.learning_rate 0.01 | 0.7000 | chosen |" in (tmp_path / "out" / "table.md").read_text()
-  assert not list((tmp_path / "out").rglob("checkpoints"))
+  assert {models_of(cell) for cell in (tmp_path / "out").rglob("seed_*")} == {"removed.txt"}
+
+
+def test_a_choice_stays_and_is_told_as_it_was_whatever_the_seeds_of_a_later_call(record_set, tmp_path):
+  loaded, out = load(tmp_path, tuning=TUNING), tmp_path / "out"
+  compare(loaded.changed(["0"]), record_set, out, runner=Stub())
+  later, stub = loaded.changed(["1"]), Stub()
+  lines = describe(rows_of(later, out)).splitlines()
+  assert lines == [f"{label}, seed 1, train.learning_rate 0.01: to do" for label in ("Bad", "Good", "Fair")]
+  compare(later, record_set, out, runner=stub)
+  assert stub.calls == [(label, 1, {"train.learning_rate": 0.01}, True) for label in ("Bad", "Good", "Fair")]
+  text = (out / "table.md").read_text()
+  assert "by validation AUC with seed 0: " in text
+  assert "| Good | train.learning_rate 0.01 | 0.7000 | chosen |" in text
+  assert "| Good | train.learning_rate 0.1 | 0.6100 |  |" in text
 
 
 def test_tuning_is_resumed_and_its_choice_is_final(record_set, tmp_path):

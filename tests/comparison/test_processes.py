@@ -1,5 +1,6 @@
 """Cells as processes of their own: one real grid, and how processes end badly."""
 
+import concurrent.futures
 import json
 import os
 import threading
@@ -11,8 +12,9 @@ import pytest
 import yaml
 
 from lcn_tf import config
+from lcn_tf.comparison import processes
 from lcn_tf.comparison.cells import Cell
-from lcn_tf.comparison.processes import Commands, Failed, inline, threads
+from lcn_tf.comparison.processes import Commands, Failed, gpus, inline, shares, threads
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import predictions
 from pipelines import compare
@@ -56,9 +58,60 @@ def test_cells_at_the_same_time_share_the_cores(monkeypatch):
   assert threads(20) == {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 
+@pytest.mark.parametrize(
+  ("there", "jobs", "expected"),
+  [
+    ("", 3, [None, None, None]),
+    ("0 1 2 3", 1, [None]),
+    ("0 1 2 3", 2, ["0,1", "2,3"]),
+    ("4 GPU-a 6 7 9", 2, ["4,GPU-a", "6,7"]),  # as many replicas in every cell
+    ("2 5", 2, ["2", "5"]),
+  ],
+)
+def test_cells_at_the_same_time_have_gpus_of_their_own(monkeypatch, there, jobs, expected):
+  monkeypatch.setattr(processes, "gpus", there.split)
+  assert shares(jobs) == [{"CUDA_VISIBLE_DEVICES": devices} if devices else {} for devices in expected]
+
+
+def test_more_cells_than_gpus_share_them_in_turn_and_leave_each_other_memory(monkeypatch):
+  monkeypatch.setattr(processes, "gpus", lambda: ["3", "4"])
+  growth = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+  assert shares(5) == [{"CUDA_VISIBLE_DEVICES": device, **growth} for device in "34343"]
+
+
+@pytest.mark.parametrize(
+  ("named", "expected"),
+  [("", []), ("-1", []), ("1,3", ["1", "3"]), ("2,-1,0", ["2"]), ("GPU-8932f937,MIG-b", ["GPU-8932f937", "MIG-b"])],
+)
+def test_gpus_are_those_that_cuda_would_see(monkeypatch, named, expected):
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+  assert gpus() == expected
+
+
+def test_processes_at_the_same_time_never_see_the_same_gpu(monkeypatch, tmp_path):
+  monkeypatch.setattr(processes, "gpus", lambda: ["0", "1", "2", "3"])
+  commands = Commands(tmp_path, tmp_path, 5, jobs=2)
+  (tmp_path / "shown.py").write_text(
+    "import os, pathlib, sys, time\n"
+    "pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+    "until = time.monotonic() + 60\n"
+    "while not pathlib.Path(sys.argv[2]).exists() and time.monotonic() < until: time.sleep(0.01)\n"
+  )
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  for turn in ("first", "second"):
+    files = [tmp_path / f"{turn}_{i}" for i in range(2)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:  # each waits for the other
+      sides = zip(files, files[::-1], strict=True)
+      for done in [pool.submit(commands._run, ["shown", *map(str, side)], tmp_path / "log.txt") for side in sides]:
+        done.result()
+    assert {file.read_text() for file in files} == {"0,1", "2,3"}
+
+
 def test_a_real_grid_is_trained_tested_and_compared_once(folder, capsys):
   compare.main([*flags(folder), "--dry_run"])
   assert capsys.readouterr().out == "wide, seed 3: to do\nnarrow, seed 3: to do\n"
+  compare.main([*flags(folder), "--dry_run", "--only=wide", "--seeds=5,3"])
+  assert capsys.readouterr().out == "wide, seed 5: to do\nwide, seed 3: to do\n"
   assert not (folder / "out").exists()
 
   compare.main([*flags(folder), "--jobs=2"])
@@ -84,7 +137,9 @@ def test_a_real_grid_is_trained_tested_and_compared_once(folder, capsys):
       "report",
       "log.txt",
       ".lock",
+      "checkpoints",
     }
+    assert [path.name for path in (cell / "checkpoints").iterdir()] == ["removed.txt"]
     assert (cell / "log.txt").read_text().startswith("$ python -m pipelines.train --config ")
   first = predictions.read(out / table["path"][-1] / "predictions.parquet")
   np.testing.assert_array_equal(first["item"], predictions.read(out / "baselines" / "item_mean.parquet")["item"])
@@ -158,3 +213,5 @@ def test_wrong_arguments_are_told_before_anything_is_made(folder, tmp_path):
     compare.main(flags(folder)[:-1])
   with pytest.raises(UserError, match=r"--only: unknown model 'wid'\. Did you mean 'wide'"):
     compare.main([*flags(folder), "--only=wid"])
+  with pytest.raises(UserError, match=r"^--seeds 0,-1: expected whole numbers from 0 on"):
+    compare.main([*flags(folder), "--seeds=0,-1"])
