@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,26 @@ from absl import logging
 
 from lcn_tf.errors import UserError
 
+# a pathlib.Path has only one of the slashes left
+_REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+
+
+def local(path: str | pathlib.Path) -> pathlib.Path:
+  """The path, which is not that of a bucket: `pathlib` would make a folder `gs:` of it.
+
+  Raises:
+    UserError: It begins with a scheme (`gs://`, `s3://`, ...).
+  """
+  if found := _REMOTE.match(str(path)):
+    where = f"{found[1]}://{str(path)[found.end() :]}"
+    raise UserError(f"{where}: only local or mounted paths are read and written")
+  return pathlib.Path(path)
+
 
 @contextlib.contextmanager
 def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
   """A path beside `path` to write to; it becomes `path` when the block ends well and is removed when it does not."""
-  path = pathlib.Path(path)
+  path = local(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   aside = path.with_name(f".{path.name}.{os.getpid()}")
   try:
@@ -53,7 +69,7 @@ def make(folder: str | pathlib.Path) -> pathlib.Path:
   Raises:
     UserError: It cannot be made, or there is something else.
   """
-  folder = pathlib.Path(folder)
+  folder = local(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

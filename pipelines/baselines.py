@@ -21,12 +21,24 @@ _BOOTSTRAP = flags.DEFINE_integer(
   "bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0, flag_values=_FLAGS
 )
 _SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=_FLAGS)
+_ON_CORRUPT = flags.DEFINE_enum(
+  "on_corrupt",
+  "error",
+  ["error", "skip"],
+  "a broken record ends it, or is logged and left out",
+  flag_values=_FLAGS,
+)
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   baselines.run(
-    RecordSet.open(_RECORDS.value), _OUTPUT.value, split=_SPLIT.value, bootstrap=_BOOTSTRAP.value, seed=_SEED.value
+    RecordSet.open(_RECORDS.value),
+    _OUTPUT.value,
+    split=_SPLIT.value,
+    bootstrap=_BOOTSTRAP.value,
+    seed=_SEED.value,
+    on_corrupt=_ON_CORRUPT.value,  # type: ignore[arg-type]
   )
 
 

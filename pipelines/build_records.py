@@ -1,6 +1,12 @@
 """Interactions to records.
 
-python -m pipelines.build_records --config C --output DIR [--interactions F --items F [--users F]] [--like RECORDS]
+    python -m pipelines.build_records --config C --output DIR [--interactions F --items F [--users F]] [--like RECORDS]
+
+A later log that a model trained with RECORDS is only to be tested on, every candidate in the test split:
+
+    python -m pipelines.build_records ... --like RECORDS --set 'records.split.boundaries=[0,1]'
+
+With [0,T] the test split begins at T seconds, and older candidates are the validation split.
 """
 
 import signal

@@ -28,6 +28,13 @@ _BOOTSTRAP = flags.DEFINE_integer(
   "bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0, flag_values=_FLAGS
 )
 _SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=_FLAGS)
+_ON_CORRUPT = flags.DEFINE_enum(
+  "on_corrupt",
+  "error",
+  ["error", "skip"],
+  "a broken record ends it, or is logged and left out",
+  flag_values=_FLAGS,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
     requests=_REQUESTS.value,
     bootstrap=_BOOTSTRAP.value,
     seed=_SEED.value,
+    on_corrupt=_ON_CORRUPT.value,  # type: ignore[arg-type]
   )
 
 

@@ -1,10 +1,12 @@
 """Files that are whole or not there, and folders that one process holds."""
 
 import fcntl
+import pathlib
 
 import pytest
 
 from lcn_tf import files
+from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 
 
@@ -45,3 +47,21 @@ def test_a_file_system_without_locks_is_told_and_goes_on(tmp_path, monkeypatch, 
   monkeypatch.setattr(fcntl, "flock", no_locks)
   with files.exclusive(tmp_path, "somebody"):
     assert "cannot be locked (No locks available)" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", pathlib.Path("gs://bucket/run")])
+def test_a_bucket_is_no_folder(tmp_path, monkeypatch, path):
+  monkeypatch.chdir(tmp_path)
+  message = r"^gs://bucket/run: only local or mounted paths are read and written$"
+  for use in (files.local, files.make, RecordSet.open):
+    with pytest.raises(UserError, match=message):
+      use(path)
+  for block in (files.exclusive(path, "somebody"), files.replacing(path)):
+    with pytest.raises(UserError, match=message), block:
+      pytest.fail("made")
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["a:b/run", "/mnt/gs:/run", "c:", "run"])
+def test_a_colon_alone_makes_no_bucket(path):
+  assert files.local(path) == pathlib.Path(path)

@@ -8,8 +8,11 @@ import sys
 import pytest
 import yaml
 
+from lcn_tf import config as config_lib
 from lcn_tf.errors import UserError
 from pipelines import build_records, evaluate, export, train
+from tests.support.experiments import small_experiment
+from tests.support.record_sets import small_schema, write_record_set
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs" / "synthetic").glob("*.yaml"))
 # few items and topics, so that a minute of training shows what is learned
@@ -63,6 +66,38 @@ def test_a_synthetic_experiment_learns_what_its_histories_tell(config, records, 
   again = json.loads((tmp_path / "again" / "metrics.json").read_text())
   assert again["auc"] == pytest.approx(found["auc"], abs=1e-6)
   assert again["candidates"] == found["candidates"]
+
+
+def test_a_later_log_is_evaluated_but_not_trained_on(records, tmp_path):
+  flags = [f"--config={CONFIGS[0]}", *RECORDS, "--set=records.synthetic.users=50", "--set=records.seed=3"]
+  later = ["--set=records.split.boundaries=[0,1]", f"--like={records}", f"--output={tmp_path / 'later'}"]
+  build_records.main(["build_records", *flags, *later])
+  found = json.loads((tmp_path / "later" / "dataset.json").read_text())
+  assert found["fingerprint"] == json.loads((records / "dataset.json").read_text())["fingerprint"]
+  assert list(found["splits"]) == ["test"]
+  with pytest.raises(UserError, match=r"later: no records of the train split; there are those of: test$"):
+    train.main(["train", *flags, f"--records={tmp_path / 'later'}", f"--run_dir={tmp_path / 'run'}"])
+
+
+def test_a_job_that_leaves_out_broken_records_ends_with_its_metrics(tmp_path):
+  record_set = write_record_set(tmp_path / "records", small_schema(), compression="none")
+  for split in ("train", "validation", "test"):
+    shard = tmp_path / "records" / record_set.part(split).shards[1].file
+    shard.write_bytes(shard.read_bytes()[:-3])
+  experiment = small_experiment("average_pooling", on_corrupt="skip", epochs=1)
+  (tmp_path / "config.yaml").write_text(config_lib.dump(experiment))
+  flags = [f"--config={tmp_path / 'config.yaml'}", f"--records={tmp_path / 'records'}", f"--run_dir={tmp_path / 'run'}"]
+  train.main(["train", *flags, "--bootstrap=0"])
+  found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+  part = record_set.part("test")
+  assert part.shards[0].candidates < found["candidates"] < part.candidates
+
+
+def test_a_bucket_is_no_run_folder(records, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match=r"^gs://bucket/run: only local or mounted paths are read and written"):
+    train.main(["train", f"--config={CONFIGS[0]}", f"--records={records}", "--run_dir=gs://bucket/run", *RECORDS])
+  assert list(tmp_path.iterdir()) == []
 
 
 def wrong(tmp_path, **changes):

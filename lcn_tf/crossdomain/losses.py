@@ -42,4 +42,9 @@ def click_losses(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, mask:
 
 
 def _unit(rows: tf.Tensor) -> tf.Tensor:
-  return tf.math.l2_normalize(tf.cast(rows, tf.float32), axis=-1, epsilon=1e-12)
+  """At length 1. A zero vector, as out-of-vocabulary rows begin, stays zero and gets no gradient: it has no direction,
+  and the gradient grows without bound towards it."""
+  rows = tf.cast(rows, tf.float32)
+  squared = tf.reduce_sum(rows * rows, axis=-1, keepdims=True)
+  there = squared > 1e-12
+  return tf.where(there, rows * tf.math.rsqrt(tf.where(there, squared, 1.0)), 0.0)

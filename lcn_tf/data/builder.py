@@ -6,6 +6,7 @@ Who knows what:
   boundary. Vocabularies, and the order of the catalogues, count interactions before that boundary only.
 * A candidate of any split sees the user's whole past: every strictly older behaviour, whatever split that one was a
   candidate in. The behaviours of one second do not see each other.
+* Every split has candidates, unless the records are numbered like others: these may be there to be evaluated alone.
 * Source-domain records are training material (for models that learn from both domains' clicks), so they exist in the
   train split alone; what is validated and tested is the target domain.
 """
@@ -24,6 +25,7 @@ import polars as pl
 import tqdm
 from absl import logging
 
+from lcn_tf import files
 from lcn_tf.config import Experiment, Labels, Records, Split
 from lcn_tf.data import tables as raw
 from lcn_tf.data.dataset import check_schema
@@ -33,7 +35,7 @@ from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.data.requests import Behaviours, Candidates, record_spans
 from lcn_tf.data.shards import Plan, UserLog, write_parts
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, Schema, with_sizes
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Schema, item_vocabulary, with_sizes
 
 
 def build(
@@ -56,7 +58,8 @@ def build(
     strict: Rejected rows are an error.
     overwrite: Replace the record set at `output`.
     like: Number items and values as this record set does, so that models trained with it read these records. What it
-      does not know is unknown, as it is in serving; the fields of its items are the ones it has. None: number anew.
+      does not know is unknown, as it is in serving; the fields of its items are the ones it has. Only one split need
+      have candidates then. None: number anew.
 
   Returns:
     The record set, opened.
@@ -70,7 +73,7 @@ def build(
   if like:
     check_schema(schema, like)
   numbering = numbering_of(like) if like else None
-  with _aside(pathlib.Path(output), overwrite) as folder:
+  with _aside(files.local(output), overwrite) as folder:
     checked = raw.check(tables, schema, records.labels)
     for reason, count in checked.reasons().items():
       logging.warning("rejected %d rows: %s", count, reason)
@@ -83,9 +86,13 @@ def build(
     for d, count in indexed.unknown_items.items():
       if count and like:
         logging.warning("%d items of the %s domain are not in %s: read as the unknown item", count, d, like.path)
-    log, shortage = _user_log(indexed, schema, records, bounds[0])
+    met = {d: np.zeros(len(indexed.numbering.catalogues[d]), bool) for d in DOMAINS}
+    if like:
+      oov = {d: schema.vocabularies[item_vocabulary(d)].oov for d in DOMAINS}
+      met = {d: indexed.numbering.catalogues[d][:, 0] > oov[d] for d in DOMAINS}
+    log, shortage = _user_log(indexed, schema, records, bounds[0], met)
     plans = _plans(log, schema, bounds)
-    _check_split(plans, bounds, checked.interactions["timestamp"], records)
+    _check_split(plans, bounds, checked.interactions["timestamp"], records, like)
 
     sizes = {name: table.size for name, table in indexed.numbering.vocabularies.items()}
     sized = with_sizes(schema, sizes, {d: len(indexed.numbering.catalogues[d]) for d in DOMAINS})
@@ -130,8 +137,14 @@ def boundaries(times: pl.Series, split: Split) -> tuple[int, int]:
   return int(first), int(second)
 
 
-def _user_log(indexed: Indexed, schema: Schema, records: Records, train_end: int) -> tuple[UserLog, int]:
-  """Everybody's behaviours and candidates, and how many sampled negatives could not be found."""
+def _user_log(
+  indexed: Indexed, schema: Schema, records: Records, train_end: int, met: dict[DomainName, np.ndarray]
+) -> tuple[UserLog, int]:
+  """Everybody's behaviours and candidates, and how many sampled negatives could not be found.
+
+  Args:
+    met: Per domain, whether an item is known from other records' training, bool `[items]`.
+  """
   log = UserLog(indexed.user_fields, {}, {}, {}, {})
   everyone = np.arange(len(indexed.users) + 2)
   shortage = 0
@@ -150,9 +163,7 @@ def _user_log(indexed: Indexed, schema: Schema, records: Records, train_end: int
     context = field_table(rows, schema.context_fields, indexed.numbering.vocabularies)
     rng = np.random.default_rng([records.seed, number])
     until = None if d == "target" else train_end if records.source_records else 0
-    users, log.candidates[d], missing = _candidates(
-      rows, context, records.labels, until, train_end, len(indexed.numbering.catalogues[d]), rng
-    )
+    users, log.candidates[d], missing = _candidates(rows, context, records.labels, until, train_end, met[d], rng)
     log.candidate_offsets[d] = np.searchsorted(users, everyone)
     shortage += missing
   return log, shortage
@@ -164,7 +175,7 @@ def _candidates(
   labels: Labels,
   until: int | None,
   train_end: int,
-  num_items: int,
+  met: np.ndarray,
   rng: np.random.Generator,
 ) -> tuple[np.ndarray, Candidates, int]:
   """One domain's candidates, by user, then time: their users, the candidates, and how many negatives are missing.
@@ -175,21 +186,25 @@ def _candidates(
     labels: Which rows are candidates, with which label.
     until: Interactions from this time on are no candidates.
     train_end: When training ends.
-    num_items: Rows of the domain's catalogue.
+    met: Items of the domain's catalogue that are known besides those of the rows before `train_end`, bool `[items]`.
     rng: Draws the negatives.
   """
   users, items, times, weights = (rows[name].to_numpy() for name in ("user", "item", "timestamp", "weight"))
   shown = np.ones(len(rows), bool) if until is None else times < until
   if labels.kind != "sampled":
     shown &= rows["label"].is_not_null().to_numpy()
-  known = np.arange(num_items) > UNKNOWN_ITEM
+  number = np.arange(len(met))
+  known = number > UNKNOWN_ITEM
+  if labels.kind == "sampled":
+    # the unknown item cannot be drawn as a negative: as a candidate it would tell a positive
+    shown &= items > UNKNOWN_ITEM
   if labels.known_items:
-    known &= np.isin(np.arange(num_items), items[times < train_end])
+    known &= met | np.isin(number, items[times < train_end])
     shown &= known[items]
   shown = np.flatnonzero(shown)
   shown = shown[np.argsort(users[shown], kind="stable")]
   if labels.kind == "sampled":
-    log = Log(users, items, times, num_items)
+    log = Log(users, items, times, len(met))
     drawn = sample_negatives(log, shown, labels.negatives, labels.popularity_exponent, rng, known)
     grouped = np.concatenate([items[shown][:, np.newaxis], drawn], axis=1)
     label = np.zeros(grouped.shape, np.float32)
@@ -230,14 +245,19 @@ def _plans(log: UserLog, schema: Schema, bounds: tuple[int, int]) -> list[Plan]:
   return plans
 
 
-def _check_split(plans: list[Plan], bounds: tuple[int, int], times: pl.Series, records: Records) -> None:
+def _check_split(
+  plans: list[Plan], bounds: tuple[int, int], times: pl.Series, records: Records, like: RecordSet | None
+) -> None:
   found = {(plan.split, plan.domain) for plan in plans}
-  for split in SPLITS:
-    if (split, "target") not in found:
-      raise UserError(
-        f"records.split: the {split} split has no target-domain candidates. Validation starts at {bounds[0]}, test at "
-        f"{bounds[1]}; the interactions' times run from {times.min()!r} to {times.max()!r}."
-      )
+  missing = [split for split in SPLITS if (split, "target") not in found]
+  if like and len(missing) < len(SPLITS):
+    return
+  if missing:
+    what = "no split has" if like else f"the {missing[0]} split has no"
+    raise UserError(
+      f"records.split: {what} target-domain candidates. Validation starts at {bounds[0]}, test at {bounds[1]}; the "
+      f"interactions' times run from {times.min()!r} to {times.max()!r}."
+    )
   if records.source_records and ("train", "source") not in found:
     raise UserError(
       "records.source_records: there are no source-domain candidates before the training split's end at "

@@ -207,7 +207,8 @@ def check_fingerprint(record_set: RecordSet, fingerprint: str, where: str) -> No
   if record_set.fingerprint != fingerprint:
     raise UserError(
       f"{where} was trained with the schema and vocabularies {fingerprint!r}, but {record_set.path} has "
-      f"{record_set.fingerprint!r}. Use the records that it was trained with, or train again with these."
+      f"{record_set.fingerprint!r}. Use the records that it was trained with, build these again with "
+      "pipelines.build_records --like those, or train again with these."
     )
 
 

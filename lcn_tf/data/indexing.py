@@ -100,6 +100,8 @@ def index(
     users.join(checked.users.with_columns(profile=True), on="user_id", how="left", maintain_order="left")
     .join(trained, on="user_id", how="left", maintain_order="left")
     .with_columns(pl.col("count").fill_null(0))
+    # as a feature it is known of those, too, who have no profile
+    .drop(raw.field_column(Feature(name="user_id")), strict=False)
   )
   numbering = numbering or _numbering(checked.items, training, profiles, schema, seed)
   user_fields = field_table(profiles, schema.user_fields, numbering.vocabularies)
@@ -107,10 +109,14 @@ def index(
   rows = pl.concat(
     numbering.items[d].select(pl.lit(d).alias("domain"), "item_id", pl.col("row").alias("item")) for d in DOMAINS
   )
+  item_id = pl.col("item_id")
   if rows["item_id"].dtype != interactions["item_id"].dtype:
-    rows = rows.with_columns(pl.col("item_id").cast(interactions["item_id"].dtype, strict=False))
-  found = interactions.join(users, on="user_id", how="left", maintain_order="left").join(
-    rows, on=["domain", "item_id"], how="left", maintain_order="left"
+    item_id = item_id.cast(pl.String)  # as the encoder of requests compares them
+  found = (
+    interactions.join(users, on="user_id", how="left", maintain_order="left")
+    .with_columns(item_id.alias("key"))
+    .join(rows.select("domain", item_id.alias("key"), "item"), on=["domain", "key"], how="left", maintain_order="left")
+    .drop("key")
   )
   missing = found.filter(pl.col("item").is_null())
   return Indexed(

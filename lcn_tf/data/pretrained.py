@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lcn_tf import files
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName
 
@@ -35,8 +36,7 @@ class Pretrained:
 
   def save(self, folder: str | pathlib.Path) -> None:
     """Writes the files, in the place of older ones; the notes come last, so a folder with them is whole."""
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.make(folder)
     (folder / _NOTES).unlink(missing_ok=True)
     arrays = {f"{kind}_{d}": getattr(self, kind)[d] for kind in ("vectors", "clusters") for d in DOMAINS}
     aside = folder / f".{_ARRAYS}"

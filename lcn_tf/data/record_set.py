@@ -1,7 +1,7 @@
 """A record set: the folder that `pipelines.build_records` leaves and that everything else reads.
 
 dataset.json                     this file's `RecordSet`: schema with sizes, shards, counts, checksums, fingerprint
-{train,validation,test}/{target,source}/part-00000-of-00008.tfrecord.gz
+{train,validation,test}/{target,source}/part-00000-of-00008.tfrecord.gz; of those built --like others, what is not empty
 vocabularies/<name>.parquet      index, value, count (in the training interactions)
 catalogue/<domain>.npy           [items, fields] int32: of every item, the index of its id and inherent fields
 items/<domain>.parquet           row, item_id: which item each catalogue row is
@@ -67,7 +67,7 @@ class RecordSet(Strict):
     Raises:
       UserError: No record set there, or one that this version does not read.
     """
-    file = pathlib.Path(path) / "dataset.json"
+    file = files.local(path) / "dataset.json"
     if not file.is_file():
       folders = [str(p.parent) for p in file.parent.parent.glob("*/dataset.json")]
       raise UserError(f"{path}: no record set here (dataset.json is missing).{nearest(str(path), folders)}")
@@ -98,6 +98,8 @@ class RecordSet(Strict):
     """
     if not self.splits:
       raise UserError(f"{self.path}: a numbering of items and values, no records")
+    if split not in self.splits and split in SPLITS:
+      raise UserError(f"{self.path}: no records of the {split} split; there are those of: {', '.join(self.splits)}")
     if split not in self.splits:
       raise unknown(str(self.path), "split", split, self.splits)
     if domain not in self.splits[split]:

@@ -53,12 +53,12 @@ class Statistics:
     return float(self.item_positives.sum() / max(self.item_count.sum(), 1e-12))
 
 
-def statistics(record_set: RecordSet, *, requests: int = 256) -> Statistics:
+def statistics(record_set: RecordSet, *, requests: int = 256, on_corrupt: dataset.OnCorrupt = "error") -> Statistics:
   """Counts of the training records' candidates and positives, by their weights."""
   items = record_set.record_schema.target.items
   sums = {"item": np.zeros((2, items)), "user": np.zeros((2, 0))}
   with diagnosis.guard(record_set, "train"):
-    for batch in dataset.evaluation_batches(record_set, "train", requests=requests):
+    for batch in dataset.evaluation_batches(record_set, "train", requests=requests, on_corrupt=on_corrupt):
       chunk = predictions.columns({name: tensor.numpy() for name, tensor in batch.items()}, record_set)
       for name in sums:
         total = max(sums[name].shape[1], int(chunk[name].max()) + 1)
@@ -69,7 +69,14 @@ def statistics(record_set: RecordSet, *, requests: int = 256) -> Statistics:
   return Statistics(*sums["item"], *sums["user"])
 
 
-def features(record_set: RecordSet, split: str, known: Statistics, *, requests: int = 256) -> dict[str, np.ndarray]:
+def features(
+  record_set: RecordSet,
+  split: str,
+  known: Statistics,
+  *,
+  requests: int = 256,
+  on_corrupt: dataset.OnCorrupt = "error",
+) -> dict[str, np.ndarray]:
   """The candidates of a split: the columns of the predictions (but `probability`), and what the baselines read.
 
   Returns:
@@ -78,7 +85,7 @@ def features(record_set: RecordSet, split: str, known: Statistics, *, requests: 
   ratings = _rating_values(record_set)
   chunks = []
   with diagnosis.guard(record_set, split):
-    for batch in dataset.evaluation_batches(record_set, split, requests=requests):
+    for batch in dataset.evaluation_batches(record_set, split, requests=requests, on_corrupt=on_corrupt):
       arrays = {name: tensor.numpy() for name, tensor in batch.items()}
       chunk = predictions.columns(arrays, record_set)
       chunk["item_popularity"] = known.item_positives[chunk["item"]]
@@ -98,11 +105,14 @@ def run(
   split: str = "test",
   bootstrap: int = 200,
   seed: int = 0,
+  on_corrupt: dataset.OnCorrupt = "error",
 ) -> dict[str, dict[str, Any]]:
   """Scores a split with every baseline; leaves `baselines.json` and `<name>.parquet` (predictions) in `output`.
 
   The regression is fitted on the validation split, whose labels the item means do not hold; on the training split where
   there is no validation split or it is the one that is scored. It is left out if those labels are all alike.
+
+  A broken record is an error, or, if `on_corrupt` is `skip`, logged and left out.
 
   Returns:
     By baseline, what `metrics.json` holds for a model. Popularity is no probability: it has no logloss and calibration.
@@ -113,13 +123,14 @@ def run(
   record_set.part(split)
   if split == "train":
     raise UserError("baselines: the means of items and users hold the labels of the train split; score another one")
+  record_set.part("train")
   output = files.make(output)
-  known = statistics(record_set)
-  table = features(record_set, split, known)
+  known = statistics(record_set, on_corrupt=on_corrupt)
+  table = features(record_set, split, known, on_corrupt=on_corrupt)
   scores = {name: table[name] for name in ("item_popularity", "item_mean")}
   others = [name for name in ("validation", "train") if name != split and "target" in record_set.splits.get(name, {})]
   fitted_on = others[0]
-  regression = _fit(features(record_set, fitted_on, known))
+  regression = _fit(features(record_set, fitted_on, known, on_corrupt=on_corrupt))
   if regression is None:
     logging.warning("the labels of the %s split are all alike: user_mean_item_mean is left out", fitted_on)
   else:
@@ -127,7 +138,7 @@ def run(
   found = {}
   for name, score in scores.items():
     chunk = {**table, "probability": score.astype(np.float32)}
-    predictions.write(output / f"{name}.parquet", [chunk])
+    predictions.write(output / f"{name}.parquet", [chunk], record_set)
     scored = predictions.scored(predictions.read(output / f"{name}.parquet"))
     found[name] = metrics.summary(scored, replicates=bootstrap, seed=seed) | {
       "seed": None,

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 
@@ -25,6 +25,7 @@ def evaluate(
   bootstrap: int = 200,
   seed: int = 0,
   training: Mapping[str, Any] | None = None,
+  on_corrupt: Literal["error", "skip"] = "error",
 ) -> dict[str, Any]:
   """Scores a split with an export and leaves `metrics.json`, `predictions.parquet` and `report/index.html` in `output`.
 
@@ -40,6 +41,7 @@ def evaluate(
     bootstrap: Replicates of the confidence intervals.
     seed: Of the bootstrap.
     training: What the training cost, to be kept in `metrics.json`.
+    on_corrupt: A broken record is an error, or logged and left out (`skip`).
 
   Returns:
     What `metrics.json` holds; NaN where a metric is undefined (null in the file).
@@ -55,7 +57,8 @@ def evaluate(
   output = files.make(output)
   ranker = scoring.load(model_dir)
   table = output / "predictions.parquet"
-  predictions.write(table, scoring.score(ranker, record_set, split, requests=requests))
+  chunks = scoring.score(ranker, record_set, split, requests=requests, on_corrupt=on_corrupt)
+  predictions.write(table, chunks, record_set, ranker.domain)
   frame = predictions.read(table)
   scored = predictions.scored(frame)
   found: dict[str, Any] = metrics.summary(scored, replicates=bootstrap, seed=seed)

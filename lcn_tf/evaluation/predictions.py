@@ -23,6 +23,7 @@ _TYPES = {
   **{f"history_{d}": np.int32 for d in DOMAINS},
 }
 COLUMNS = tuple(_TYPES)
+IDS = {"user": "user_id", "item": "item_id"}  # what the log calls them
 
 
 def columns(batch: Mapping[str, np.ndarray], record_set: RecordSet) -> dict[str, np.ndarray]:
@@ -45,20 +46,58 @@ def columns(batch: Mapping[str, np.ndarray], record_set: RecordSet) -> dict[str,
   }
 
 
-def write(path: str | pathlib.Path, chunks: Iterable[Mapping[str, np.ndarray]]) -> int:
-  """Writes Parquet with the columns `COLUMNS`; returns the number of rows. They are held in memory, 36 bytes each.
+def write(
+  path: str | pathlib.Path,
+  chunks: Iterable[Mapping[str, np.ndarray]],
+  record_set: RecordSet | None = None,
+  domain: DomainName = "target",
+) -> int:
+  """Writes Parquet with the columns `COLUMNS`, then the log's ids; returns the number of rows.
 
-  Written aside and renamed: an interruption leaves the earlier file as it was.
+  The rows are held in memory, 36 bytes each and at most 32 for the ids. Written aside and renamed: an interruption
+  leaves the earlier file as it was.
+
+  Args:
+    path: The file.
+    chunks: The columns.
+    record_set: Where they are from. It gives `user_id` and `item_id` as the log has them, null for the unknown item;
+      without `users.parquet` or `items/<domain>.parquet`, or without a record set, that column is left out.
+    domain: Of the candidates.
+
+  Raises:
+    UserError: One of these files is broken.
   """
+  tables = _ids(record_set, domain) if record_set else {}
   frames = [pl.DataFrame({name: chunk[name].astype(dtype) for name, dtype in _TYPES.items()}) for chunk in chunks]
   frame = pl.concat(frames) if frames else pl.DataFrame({name: np.zeros(0, dtype) for name, dtype in _TYPES.items()})
+  for name, table in tables.items():
+    none = 1 + int(table[name].to_numpy().max(initial=0))
+    numbers = pl.DataFrame({name: pl.int_range(none + 1, eager=True)})
+    by_number = numbers.join(table, on=name, how="left", maintain_order="left")[IDS[name]]
+    frame = frame.with_columns(by_number.gather(frame[name].clip(0, none)))
   with files.replacing(path) as aside:
     frame.write_parquet(aside)
   return len(frame)
 
 
+def _ids(record_set: RecordSet, domain: DomainName) -> dict[str, pl.DataFrame]:
+  """For `user` and `item`, if the file is there: their numbers, int64, and their ids."""
+  sources = {"user": ("users.parquet", "user"), "item": (f"items/{domain}.parquet", "row")}
+  found = {}
+  for name, (file, number) in sources.items():
+    path = record_set.path / file
+    if not path.is_file():
+      continue
+    try:
+      table = pl.read_parquet(path, columns=[number, IDS[name]])
+    except (pl.exceptions.PolarsError, OSError) as error:
+      raise UserError(f"{path}: the ids cannot be read: {' '.join(str(error).split())}") from None
+    found[name] = table.select(pl.col(number).cast(pl.Int64).alias(name), IDS[name])
+  return found
+
+
 def read(path: str | pathlib.Path) -> pl.DataFrame:
-  """The predictions in `path`.
+  """The predictions in `path`: their `COLUMNS`.
 
   Raises:
     UserError: No such file, not Parquet, or a column is missing.
@@ -66,13 +105,13 @@ def read(path: str | pathlib.Path) -> pl.DataFrame:
   if not pathlib.Path(path).is_file():
     raise UserError(f"{path}: no such predictions file")
   try:
-    frame = pl.read_parquet(path)
+    there = pl.read_parquet_schema(path)
   except (pl.exceptions.PolarsError, OSError) as error:
     raise UserError(f"{path}: not a Parquet file: {' '.join(str(error).split())}") from None
-  missing = [name for name in COLUMNS if name not in frame.columns]
+  missing = [name for name in COLUMNS if name not in there]
   if missing:
     raise UserError(f"{path}: no predictions: the columns {', '.join(missing)} are missing")
-  return frame
+  return pl.read_parquet(path, columns=list(COLUMNS))
 
 
 def scored(frame: pl.DataFrame) -> Scored:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from lcn_tf import files
 from lcn_tf.data import dataset, diagnosis
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, nearest
@@ -50,7 +51,7 @@ def version_folder(model: str | pathlib.Path) -> pathlib.Path:
   Raises:
     UserError: No such folder, or no SavedModel in it.
   """
-  folder = pathlib.Path(model)
+  folder = files.local(model)
   if (folder / "saved_model.pb").is_file():
     return folder
   if not folder.is_dir():
@@ -93,7 +94,9 @@ def load(model: str | pathlib.Path) -> Ranker:
   return Ranker(path, info, function, tuple(function.structured_input_signature[1]))
 
 
-def score(ranker: Ranker, record_set: RecordSet, split: str, *, requests: int = 64) -> Iterator[dict[str, np.ndarray]]:
+def score(
+  ranker: Ranker, record_set: RecordSet, split: str, *, requests: int = 64, on_corrupt: dataset.OnCorrupt = "error"
+) -> Iterator[dict[str, np.ndarray]]:
   """Scores a split, batch by batch, in the order of the records.
 
   Args:
@@ -101,6 +104,7 @@ def score(ranker: Ranker, record_set: RecordSet, split: str, *, requests: int = 
     record_set: Of the schema and vocabularies that the model was trained with.
     split: Which records.
     requests: Rows per call.
+    on_corrupt: A broken record is an error, or logged and left out (`skip`).
 
   Yields:
     The columns of `predictions.COLUMNS` for the candidates of a batch.
@@ -112,7 +116,9 @@ def score(ranker: Ranker, record_set: RecordSet, split: str, *, requests: int = 
   dataset.check_fingerprint(record_set, ranker.info["fingerprint"], str(ranker.path))
   total = record_set.part(split, ranker.domain).candidates
   done, start, logged = 0, time.monotonic(), time.monotonic()
-  batches = dataset.evaluation_batches(record_set, split, domain=ranker.domain, requests=requests)
+  batches = dataset.evaluation_batches(
+    record_set, split, domain=ranker.domain, requests=requests, on_corrupt=on_corrupt
+  )
   offered = set(batches.element_spec) - set(NOT_REQUESTED)
   unknown = [name for name in ranker.inputs if name not in offered]
   if unknown:

@@ -156,12 +156,30 @@ class RequestEncoder:
     """`[len(rows), columns(features)]` int32."""
     values: dict[str, Any] = {"row": range(len(rows))}  # a frame without fields has rows, too
     for feature in features:
-      try:
-        column = pl.Series([row.get(feature.name) for row in rows])
-        values[field_column(feature)] = column.cast(pl.List(pl.String)) if feature.max_values > 1 else column
-      except (TypeError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"field {feature.name!r}: values of different kinds in one call: {error}") from None
+      read, kind = (_texts, pl.List(pl.String)) if feature.max_values > 1 else (_text, pl.String)
+      column = [read(row.get(feature.name), feature.name) for row in rows]
+      values[field_column(feature)] = pl.Series(column, dtype=kind)
     return field_table(pl.DataFrame(values), features, self._vocabularies)
+
+
+def _text(value: Any, field: str) -> str | None:
+  """The text that a column of such values is cast to; each value on its own, whatever else is in the call."""
+  if value is None or isinstance(value, str):
+    return value
+  if isinstance(value, (bool, np.bool_)):
+    return str(value).lower()
+  if isinstance(value, (int, np.integer)):
+    return str(int(value))
+  if isinstance(value, (float, np.floating)):
+    return str(pl.Series([float(value)]).cast(pl.String)[0])
+  raise UserError(f"field {field!r}: {value!r} is no text, number or truth value")
+
+
+def _texts(value: Any, field: str) -> list[str | None] | None:
+  if value is None:
+    return None
+  many = value if isinstance(value, (list, tuple, set, np.ndarray)) else [value]
+  return [_text(one, field) for one in many]
 
 
 class _Lookup(ValueTable):

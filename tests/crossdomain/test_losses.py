@@ -36,6 +36,16 @@ def test_info_nce_of_equal_similarities_is_the_log_of_their_number(columns, expe
   np.testing.assert_allclose(loss, [expected], atol=1e-4)
 
 
+def test_a_zero_vector_has_no_direction_and_gets_no_gradient():
+  """Out-of-vocabulary rows begin at 0, where the cosine's gradient has no bound."""
+  rows = [tf.Variable([[0.0, 0.0], [1.0, 2.0]]), tf.Variable([[[1.0, 1.0]], [[0.0, 0.0]]]), tf.Variable([[0.0, 0.0]])]
+  with tf.GradientTape() as tape:
+    losses = info_nce(*rows, tf.ones([2, 1], tf.bool), 0.1)
+  np.testing.assert_allclose(losses, [[np.log(2)], [np.log(2)]], rtol=1e-6)
+  for gradient in tape.gradient(losses, rows):
+    np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
+
+
 def test_a_false_negative_costs_less_when_it_is_masked():
   query, positive, negatives = _orthogonal(3)
   negatives[1] = query

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from lcn_tf.data import builder, shards, tables
+from lcn_tf.data.dataset import training_batches
 from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.data.vocabulary import oov_index
 from lcn_tf.errors import UserError
@@ -299,6 +300,29 @@ def test_a_failed_overwrite_keeps_the_old_record_set(tmp_path, log, monkeypatch)
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_users_without_a_profile_keep_their_id_as_a_feature(tmp_path, log):
+  schema = {"user_fields": [{"name": "user_id", "vocabulary": "user"}, "city"]}
+  users = pl.DataFrame({"user_id": [0, 1], "city": ["x", "y"]})
+  records = build(tmp_path, log, schema, users=users, **SAMPLED)
+  ids = dict(pl.read_parquet(records.path / "users.parquet").select("user", "user_id").iter_rows())
+  known = dict(pl.read_parquet(records.path / "vocabularies" / "user.parquet").select("value", "index").iter_rows())
+  rows = {ids[r.user]: tuple(r.user_fields.tolist()) for split in SPLITS for r in logs.requests(records, split)}
+  assert {user: row[0] for user, row in rows.items()} == {user: known[str(user)] for user in rows}
+  assert {row[1] for user, row in rows.items() if user > 1} == {1}
+  assert len(set(rows.values())) == len(rows) == 8
+
+
+def test_ids_of_another_type_are_compared_as_texts_and_no_interaction_is_met_twice(tmp_path, log):
+  texts = logs.items(12).with_columns(item_id=pl.col("item_id").cast(pl.String))
+  twice = pl.concat([texts, texts.with_columns(item_id="0" + pl.col("item_id"))])
+  old = build(tmp_path, log.with_columns(item_id=pl.col("item_id").cast(pl.String)), items=twice, name="old", **SAMPLED)
+  new = build(tmp_path, log, name="new", like=old, **SAMPLED)
+  rows = dict(pl.read_parquet(old.path / "items" / "target.parquet").select("item_id", "row").iter_rows())
+  liked = [int(i) for split in SPLITS for r in logs.requests(new, split) for i in r.items[r.labels == 1]]
+  target = log.filter(pl.col("domain") == "target")["item_id"]
+  assert sorted(liked) == sorted(rows[str(item)] for item in target)
+
+
 def test_string_ids_are_kept_as_they_are(tmp_path, log):
   named = log.with_columns(user_id=pl.format("user {}", "user_id"), item_id=pl.format("item {}", "item_id"))
   items = logs.items(12).with_columns(item_id=pl.format("item {}", "item_id"))
@@ -349,6 +373,41 @@ def test_records_like_others_have_their_numbers_and_what_is_new_is_unknown(tmp_p
   assert met == set(late) == {1, 2, 3}
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_records_like_others_may_all_be_in_the_test_split(tmp_path, log, known):
+  log = log.with_columns(pl.col("timestamp") + 1)
+  labels = {**SAMPLED["labels"], "known_items": known}
+  old = build(tmp_path, log.filter(pl.col("item_id") < 10), items=logs.items(12), name="old", labels=labels)
+  new = build(tmp_path, log, name="new", like=old, labels=labels, split={"boundaries": [0, 1]})
+  assert {split: set(parts) for split, parts in new.splits.items()} == {"test": {"target"}}
+  assert {path.name for path in new.path.iterdir()} & set(SPLITS) == {"test"}
+  target = log.filter(pl.col("domain") == "target")
+  expected = target.filter(pl.col("item_id") < 10) if known else target  # 10 and 11 are not met in the old training
+  assert new.part("test").positives == len(expected)
+  with pytest.raises(UserError, match=r"new: no records of the train split; there are those of: test$"):
+    training_batches(new, requests=1, seed=0)
+  with pytest.raises(UserError, match=r"new: no records of the validation split; there are those of: test$"):
+    new.part("validation")
+
+
+def test_records_like_others_without_any_candidate_are_an_error(tmp_path, log):
+  old = build(tmp_path, log, name="old")
+  later = log.with_columns(label=pl.lit(None, pl.Float64))
+  with pytest.raises(
+    UserError, match=r"records\.split: no split has target-domain candidates\. Validation starts at 0,"
+  ):
+    build(tmp_path, later, name="new", like=old, split={"boundaries": [0, 1]})
+  assert not (tmp_path / "new").exists()
+
+
+def test_a_bucket_is_no_output(tmp_path, log, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  table = tables.Tables(log, logs.items(12), None)
+  with pytest.raises(UserError, match=r"^s3://bucket/records: only local or mounted paths"):
+    builder.build(logs.experiment(), table, "s3://bucket/records")
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_numbering_alone_numbers_records_as_its_record_set_does(tmp_path, log):
   old = build(tmp_path, log.filter(pl.col("item_id") < 10), items=logs.items(10), name="old", **SAMPLED)
   old.save_numbering(tmp_path / "numbering")
@@ -366,13 +425,14 @@ def test_records_like_others_of_another_schema_are_refused_before_anything_is_re
   assert not (tmp_path / "new").exists()
 
 
-def test_the_unknown_item_is_never_a_sampled_negative(tmp_path, log):
+def test_the_unknown_item_is_no_candidate_of_sampled_labels_but_a_behaviour(tmp_path, log):
+  """It is never drawn as a negative: as a positive it would tell its label."""
   old = build(tmp_path, log.filter(pl.col("item_id") < 6), items=logs.items(6), name="old", **SAMPLED)
   new = build(tmp_path, log, name="new", like=old, **SAMPLED)
-  drawn = np.concatenate([r.items[r.labels == 0] for split in SPLITS for r in logs.requests(new, split)])
-  liked = np.concatenate([r.items[r.labels == 1] for split in SPLITS for r in logs.requests(new, split)])
-  assert (drawn > 1).all()
-  assert (liked == 1).any()
+  found = [r for split in SPLITS for r in logs.requests(new, split)]
+  assert all((r.items > 1).all() for r in found)
+  assert sum(int(r.labels.sum()) for r in found) == len(log.filter(pl.col("item_id") < 6, pl.col("domain") == "target"))
+  assert any((r.target.items == 1).any() for r in found)
 
 
 def test_a_record_set_without_its_vocabularies_cannot_be_followed(tmp_path, log):

@@ -1,15 +1,18 @@
 """Baselines against loops over the records."""
 
 import json
+import shutil
 
 import numpy as np
 import polars as pl
 import pytest
 
 from lcn_tf.data import dataset
+from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import baselines, paired
 from lcn_tf.schema import Domain, Feature, Schema
+from pipelines import baselines as baselines_command
 from tests.support.record_sets import small_schema, write_record_set
 
 
@@ -126,7 +129,9 @@ def test_the_regression_never_sees_the_labels_that_it_is_scored_by(record_set, t
   read = []
   features = baselines.features
   monkeypatch.setattr(
-    baselines, "features", lambda records, split, known: read.append(split) or features(records, split, known)
+    baselines,
+    "features",
+    lambda records, split, known, **options: read.append(split) or features(records, split, known),
   )
   baselines.run(record_set, tmp_path, split="validation", bootstrap=0)
   assert read == ["validation", "train"]
@@ -135,3 +140,31 @@ def test_the_regression_never_sees_the_labels_that_it_is_scored_by(record_set, t
 def test_an_unknown_split_is_named(record_set, tmp_path):
   with pytest.raises(UserError, match=r"unknown split 'tests'\. Did you mean 'test'"):
     baselines.run(record_set, tmp_path, split="tests")
+
+
+def test_records_without_training_ones_are_refused_before_anything_is_made(tmp_path):
+  alone = write_record_set(tmp_path / "records", small_schema(), records={"test": 8})
+  with pytest.raises(UserError, match=r"no records of the train split; there are those of: test"):
+    baselines.run(alone, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_predictions_name_users_and_items_as_the_log_does(found):
+  table = pl.read_parquet(found[0] / "item_mean.parquet")
+  assert table["user_id"].to_list() == [f"user-{user}" for user in table["user"]]
+  assert table["item_id"].to_list() == [f"target-{row}" if row > 1 else None for row in table["item"]]
+
+
+def test_broken_records_are_left_out_if_so_wanted(record_set, tmp_path):
+  shutil.copytree(record_set.path, tmp_path / "records")
+  for split in ("train", "validation", "test"):
+    shard = tmp_path / "records" / record_set.part(split).shards[1].file
+    shard.write_bytes(shard.read_bytes()[:-40])
+  with pytest.raises(UserError, match=r"train/target/part-00001-of-00002\.tfrecord\.gz: record"):
+    baselines.run(RecordSet.open(tmp_path / "records"), tmp_path / "out", bootstrap=0)
+  command = ["baselines", f"--records={tmp_path / 'records'}", f"--output={tmp_path / 'out'}", "--bootstrap=0"]
+  baselines_command.main([*command, "--on_corrupt=skip"])
+  saved = json.loads((tmp_path / "out" / "baselines.json").read_text())
+  part = record_set.part("test")
+  assert list(saved) == list(baselines.NAMES)
+  assert all(part.shards[0].candidates < entry["candidates"] < part.candidates for entry in saved.values())

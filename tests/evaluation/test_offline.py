@@ -15,6 +15,8 @@ from lcn_tf.data import dataset
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import evaluate, scoring
+from lcn_tf.evaluation.predictions import COLUMNS
+from pipelines import evaluate as evaluate_command
 from tests.evaluation.exports import SEED, item_scores, write_export
 from tests.reference import metrics as reference
 from tests.support.record_sets import small_schema, write_record_set
@@ -179,7 +181,7 @@ def test_an_unknown_split_is_named(folder, record_set, tmp_path):
 
 def test_another_schema_is_refused(record_set, tmp_path):
   model = write_export(tmp_path / "1", record_set, fingerprint="0123")
-  with pytest.raises(UserError, match="'0123'.*" + record_set.fingerprint):
+  with pytest.raises(UserError, match="'0123'.*" + record_set.fingerprint + ".*build these again with .*--like those"):
     evaluate(model, record_set, "test", tmp_path / "out")
   assert not (tmp_path / "out" / "predictions.parquet").exists()
 
@@ -209,6 +211,49 @@ def test_a_broken_record_is_named(folder, record_set, tmp_path):
   with pytest.raises(UserError, match=f"{shard.name}: record"):
     evaluate(folder / "run" / "export", RecordSet.open(tmp_path / "records"), "test", tmp_path / "out")
   assert not (tmp_path / "out" / "predictions.parquet").exists()
+
+
+def test_a_broken_record_is_left_out_if_so_wanted(folder, record_set, tmp_path):
+  shutil.copytree(folder / "records", tmp_path / "records")
+  shard = tmp_path / "records" / record_set.part("test").shards[1].file
+  shard.write_bytes(shard.read_bytes()[:-40])
+  command = ["evaluate", f"--model={folder / 'run' / 'export'}", f"--records={tmp_path / 'records'}", "--bootstrap=0"]
+  evaluate_command.main([*command, f"--output={tmp_path / 'out'}", "--on_corrupt=skip"])
+  found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+  whole = record_set.part("test").shards[0].candidates
+  assert whole < found["candidates"] < record_set.part("test").candidates
+  assert len(pl.read_parquet(tmp_path / "out" / "predictions.parquet")) == found["candidates"]
+
+
+def test_predictions_name_users_and_items_as_the_log_does(record_set, predictions):
+  assert predictions.columns == [*COLUMNS, "user_id", "item_id"]
+  assert predictions["user_id"].to_list() == [f"user-{user}" for user in predictions["user"]]
+  assert predictions["item_id"].to_list() == [f"target-{row}" if row > 1 else None for row in predictions["item"]]
+  assert predictions["item_id"].null_count() > 0, "the unknown item is a candidate"
+  assert predictions["user"].dtype == pl.Int64
+  assert predictions["item"].dtype == pl.Int32
+
+
+@pytest.mark.parametrize(("missing", "left"), [("users.parquet", {"item_id"}), ("items/target.parquet", {"user_id"})])
+def test_ids_that_the_records_do_not_hold_are_left_out(folder, found, tmp_path, missing, left):
+  shutil.copytree(folder / "records", tmp_path / "records")
+  (tmp_path / "records" / missing).unlink()
+  again = evaluate(folder / "run" / "export", RecordSet.open(tmp_path / "records"), "test", tmp_path, bootstrap=0)
+  assert again["auc"] == found["auc"]
+  assert set(pl.read_parquet(tmp_path / "predictions.parquet").columns) == {*COLUMNS, *left}
+
+
+def test_broken_ids_are_told_before_anything_is_scored(folder, tmp_path):
+  shutil.copytree(folder / "records", tmp_path / "records")
+  (tmp_path / "records" / "users.parquet").write_text("no Parquet")
+  with pytest.raises(UserError, match=r"users\.parquet: the ids cannot be read"):
+    evaluate(folder / "run" / "export", RecordSet.open(tmp_path / "records"), "test", tmp_path / "out")
+  assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_bucket_is_no_model(record_set, tmp_path):
+  with pytest.raises(UserError, match=r"^gs://bucket/export: only local or mounted paths are read and written"):
+    evaluate("gs://bucket/export", record_set, "test", tmp_path)
 
 
 def test_command_leaves_the_contract(folder, tmp_path):

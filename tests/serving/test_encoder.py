@@ -119,6 +119,27 @@ def test_requests_of_several_users_are_padded_and_have_the_shapes_of_the_signatu
   assert empty["candidate_items"].shape == (0, 0)
 
 
+def test_a_value_is_read_alike_whatever_else_is_in_the_call(case):
+  """`place` is 0 .. 3 in the log, `likes` takes up to two texts."""
+  encoder = RequestEncoder(case[0])
+
+  def fields(*requests):
+    tensors = encoder.encode([RankRequest(1, [0], user, context) for user, context in requests])
+    return tensors["candidate_context"][:, 0, 0].tolist(), tensors["user_fields"].tolist()
+
+  plain = {"user_id": 1, "likes": ["a"]}, {"place": 3}
+  others = [({"likes": "b"}, {"place": 3.0}), ({"user_id": True}, {"place": "3"}), ({}, {"place": np.int32(3)})]
+  (alone,), (user,) = fields(plain)
+  context, users = fields(*others, plain)
+  assert context == [1, alone, alone, alone]  # "3.0" is not "3"
+  assert alone > 1
+  assert users[-1] == user
+  (_, (listed,)), (_, (scalar,)) = fields(({"likes": ["b"]}, {})), fields(({"likes": "b"}, {}))
+  assert listed == scalar
+  with pytest.raises(UserError, match=r"field 'place': \{\} is no text, number or truth value"):
+    fields(({}, {"place": {}}))
+
+
 @pytest.mark.parametrize(
   ("request_", "message"),
   [
