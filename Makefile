@@ -1,6 +1,7 @@
 # What people type. Every target sets up what it needs; `make help` lists them.
 PYTHON ?= python3.11
 VENV := .venv
+EXTRAS ?= dev
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 CONFIG := configs/movielens/lcn.yaml
@@ -12,11 +13,11 @@ export TF_USE_LEGACY_KERAS := 1
 help:
 	@grep -E '^[a-z]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# /\t/'
 
-setup: $(VENV)/.ready # a virtual environment with everything in it
+setup: $(VENV)/.ready # a virtual environment with everything in it; EXTRAS=dev,gpu for machines with GPUs
 
 $(VENV)/.ready: setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	touch $@
 
 quickstart: setup # MovieLens-1M -> records -> LCN trained, exported, evaluated -> runs/quickstart
@@ -31,5 +32,5 @@ test: setup # the default test suite
 check: setup # ruff, types and tests, as CI runs them
 	tools/check.sh
 
-clean: # everything that the other targets made
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean: # what the other targets made
+	rm -rf $(VENV) $(RUN) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -25,7 +25,8 @@ class Labels(Strict):
       behaviours, those with 0 are not: histories hold what a user did, and may reach back to times without
       impressions. `threshold`: positive if the column's value is at least `at_least`, no candidate if null; every
       interaction is a behaviour. `sampled`: every interaction is a behaviour and a positive, with `negatives` items of
-      its domain and moment that the user never meets in the whole log.
+      its domain and moment that the user never meets in the whole log; interactions with unknown items are behaviours
+      alone.
     column: The column, for `given` and `threshold`.
     negatives: Per positive; fewer where no more can be found (early in the log).
     popularity_exponent: A negative is drawn with probability proportional to (interactions of the item before that
@@ -361,8 +362,9 @@ class Experiment(Strict):
         raise ValueError(
           f"model.embedding.dims: the schema has no vocabulary {name!r}.{nearest(name, vocabularies)} It has: {known}"
         )
-    if self.model.crp and not self.records.source_records:
-      raise ValueError("model.crp reads source-domain records, but records.source_records is false")
+    reader = "model.crp" if self.model.crp else f"model.network {self.model.network!r}"
+    if (self.model.crp or self.model.network != "ctr") and not self.records.source_records:
+      raise ValueError(f"{reader} reads source-domain records, but records.source_records is false")
     if self.model.auxiliary_seed == self.train.seed:
       raise ValueError(f"model.auxiliary_seed and train.seed are both {self.train.seed}: both models would begin alike")
     if self.train.global_batch_size % self.record_schema.candidates:

@@ -21,7 +21,9 @@ from absl import app, flags, logging
 
 from lcn_tf.errors import UserError, nearest
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
+# read when TensorFlow is imported; a job takes the memory that it needs, not the whole GPU
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:

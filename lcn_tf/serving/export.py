@@ -9,17 +9,26 @@ import time
 import tensorflow as tf
 from tensorflow import keras
 
+from lcn_tf import files
 from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.serving.signatures import at_least_one_column, request_spec
 
+DESCRIPTION = "assets.extra/lcn_tf.json"
 
-def save(model: keras.Model, experiment: Experiment, record_set: RecordSet, output: str | pathlib.Path) -> pathlib.Path:
+
+def save(
+  model: keras.Model,
+  experiment: Experiment,
+  record_set: RecordSet,
+  output: str | pathlib.Path,
+  checkpoint: str = "",
+) -> pathlib.Path:
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
   Its signature `rank` takes the tensors of `request_spec` and returns `probability` `[B, N]`. Beside it lies
-  `assets.extra`: `lcn_tf.json` with name, seed, fingerprint and schema, and a record set without records, by which
-  `RequestEncoder` numbers requests and `pipelines.build_records --like` other records.
+  `assets.extra`: `lcn_tf.json` with name, seed, checkpoint, fingerprint and schema, and a record set without records,
+  by which `RequestEncoder` numbers requests and `pipelines.build_records --like` other records.
   """
 
   def rank(**request: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -28,22 +37,22 @@ def save(model: keras.Model, experiment: Experiment, record_set: RecordSet, outp
   module = tf.Module()
   module.weights = list(model.variables)
   signature = tf.function(rank, autograph=False).get_concrete_function(**request_spec(record_set.record_schema))
-  output = pathlib.Path(output)
-  output.mkdir(parents=True, exist_ok=True)
+  output = files.make(output)
   aside = output / f".writing-{os.getpid()}"
   shutil.rmtree(aside, ignore_errors=True)
   try:
     tf.saved_model.save(module, str(aside), signatures={"rank": signature, "serving_default": signature})
-    extra = aside / "assets.extra"
+    extra = (aside / DESCRIPTION).parent
     extra.mkdir(exist_ok=True)
     description = {
       "name": experiment.name,
       "seed": experiment.train.seed,
+      "checkpoint": checkpoint,
       "domain": "target",
       "fingerprint": record_set.fingerprint,
       "schema": record_set.record_schema.model_dump(mode="json"),
     }
-    (extra / "lcn_tf.json").write_text(json.dumps(description, indent=1))
+    (aside / DESCRIPTION).write_text(json.dumps(description, indent=1))
     record_set.save_numbering(extra)
     version = int(time.time())
     while (output / str(version)).exists():

@@ -1,9 +1,13 @@
 """What happens between steps: Keras callbacks, to which users can add theirs."""
 
+import contextlib
 import math
 import pathlib
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ from lcn_tf.errors import UserError
 from lcn_tf.serving.signatures import request_spec
 
 Logs = dict[str, Any]
+_TERMINATED = 128 + signal.SIGTERM
 
 
 class Progress(tf.Module):
@@ -102,6 +107,7 @@ class Checkpoints(keras.callbacks.Callback):
     self._minutes = minutes
     self._saved = 0
     self._saved_at = time.monotonic()
+    self._asked = self.may_leave = False
 
   def set_model(self, model: Any) -> None:
     super().set_model(model)
@@ -128,12 +134,19 @@ class Checkpoints(keras.callbacks.Callback):
 
   def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
     done = batch + 1
+    if done == self.params["steps"]:  # the end of the epoch saves: nothing would be left to go on with
+      return
     late = self._minutes and time.monotonic() - self._saved_at >= 60 * self._minutes
-    if late or (self._every and done - self._saved >= self._every):
+    if late or self._asked or (self._every and done - self._saved >= self._every):
       self._saved = done
       self._saved_at = time.monotonic()
       self._progress.step.assign(self._offset + done)
       self._last.save(self._number)
+      self.may_leave = self._asked
+
+  def ask(self) -> None:
+    """Asks for a checkpoint after the step that is running; `may_leave` is true when it is there."""
+    self._asked = True
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
     value = (logs or {}).get("val_auc", math.nan)
@@ -144,6 +157,7 @@ class Checkpoints(keras.callbacks.Callback):
       self._progress.best_epoch.assign(epoch)
       self._best.save(self._number)
     self._last.save(self._number)
+    self.may_leave = self._asked
     if self.stopped_early:
       logging.info("stopping: no better validation AUC for %d epochs", self._patience)
       self.model.stop_training = True
@@ -153,6 +167,86 @@ class Checkpoints(keras.callbacks.Callback):
     """Whether patience has run out."""
     since = int(self._progress.epoch) - 1 - int(self._progress.best_epoch)
     return bool(self._patience) and int(self._progress.best_epoch) >= 0 and since >= self._patience
+
+
+@contextlib.contextmanager
+def at_sigterm(ask: Callable[[], None]) -> Iterator[None]:
+  """Calls `ask` at the first SIGTERM within the block, as a preempted machine sends it; a second one ends at once."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def first(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    ask()
+
+  before = signal.signal(signal.SIGTERM, first)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+class Leave(keras.callbacks.Callback):
+  """Ends the process as soon as the checkpoint that was asked for is written. It comes after all other callbacks."""
+
+  def __init__(self, checkpoints: Checkpoints):
+    super().__init__()
+    self._checkpoints = checkpoints
+
+  def _leave(self) -> None:
+    if self._checkpoints.may_leave:
+      step = int(self.model.optimizer.iterations.numpy())
+      logging.warning("SIGTERM: stopped at step %d; the same command goes on from there", step)
+      sys.exit(_TERMINATED)
+
+  def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+    self._leave()
+
+  def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+    self._leave()
+
+
+class Pace(keras.callbacks.Callback):
+  """Logs where the epoch is, once a minute: what a job without a terminal is watched by.
+
+  Args:
+    steps: Of an epoch.
+    done: Steps of the first epoch that an earlier call has done.
+    candidates: Of a step.
+    seconds: Between two lines.
+  """
+
+  def __init__(self, steps: int, done: int, candidates: int, seconds: float = 60.0):
+    super().__init__()
+    self._steps = steps
+    self._done = done
+    self._candidates = candidates
+    self._seconds = seconds
+
+  def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+    self._epoch = epoch
+    self._told, self._told_at = 0, time.monotonic()
+
+  def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+    now = time.monotonic()
+    if now - self._told_at < self._seconds:
+      return
+    step_seconds = (now - self._told_at) / (batch + 1 - self._told)
+    self._told, self._told_at = batch + 1, now
+    step = self._done + batch + 1
+    logging.info(
+      "epoch %d, step %d of %d: loss %.4f, %.0f candidates/s, %.0f min left of the epoch",
+      self._epoch + 1,
+      step,
+      self._steps,
+      (logs or {}).get("loss", math.nan),
+      self._candidates / step_seconds,
+      (self._steps - step) * step_seconds / 60,
+    )
+
+  def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+    self._done = 0
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
-from lcn_tf.serving.export import save
+from lcn_tf.serving.export import DESCRIPTION, save
 from lcn_tf.training.projections import refresh
 
 
@@ -30,9 +31,20 @@ def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathl
     UserError: The folder holds no run, or the run has no checkpoint yet.
   """
   run = read_run(run_dir)
-  model = run.model_of(run.checkpoint())
+  checkpoint = run.checkpoint()
+  model = run.model_of(checkpoint)
   refresh(model)
-  return save(model, run.experiment, run.record_set, output)
+  return save(model, run.experiment, run.record_set, output, pathlib.Path(checkpoint).name)
+
+
+def exported(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path | None:
+  """The newest version in `output` if it is of the run's best checkpoint: it need not be published again."""
+  versions = [path for path in pathlib.Path(output).glob("*") if path.name.isdigit() and (path / DESCRIPTION).is_file()]
+  newest = max(versions, key=lambda path: int(path.name), default=None)
+  if newest is None:
+    return None
+  checkpoint = json.loads((newest / DESCRIPTION).read_text()).get("checkpoint")
+  return newest if checkpoint == pathlib.Path(read_run(run_dir).checkpoint()).name else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +70,9 @@ class Run:
       found = tf.train.latest_checkpoint(str(self.path / "checkpoints" / kind))
       if found:
         return str(found)
+    removed = self.path / "checkpoints" / "removed.txt"
+    if removed.is_file():
+      raise UserError(f"{self.path}/checkpoints: {' '.join(removed.read_text().split())}")
     raise UserError(f"{self.path}/checkpoints: no checkpoint here yet; train first")
 
   def model_of(self, checkpoint: str) -> RequestModel:

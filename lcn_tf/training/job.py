@@ -6,7 +6,7 @@ from typing import Any
 from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.evaluation import evaluate
-from lcn_tf.training.export_run import export_run
+from lcn_tf.training.export_run import export_run, exported
 from lcn_tf.training.trainer import train
 
 
@@ -20,7 +20,7 @@ def run_job(
   """
   run = pathlib.Path(run_dir)
   cost = train(experiment, record_set, run).cost
-  version = export_run(run, run / "export")
+  version = exported(run, run / "export") or export_run(run, run / "export")
   return evaluate(
     version,
     record_set,
@@ -30,4 +30,5 @@ def run_job(
     config_yaml=run / "experiment.yaml",
     bootstrap=bootstrap,
     training=cost,
+    on_corrupt=experiment.train.on_corrupt,
   )

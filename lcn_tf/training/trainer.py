@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -26,13 +27,16 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.models.build import build_model, check_model, needs_pretrained
 from lcn_tf.schema import DOMAINS
-from lcn_tf.training.callbacks import Checkpoints, Progress, StopOnNaN, Validation
+from lcn_tf.training.callbacks import Checkpoints, Leave, Pace, Progress, StopOnNaN, Validation, at_sigterm
 from lcn_tf.training.cost import Cost, parameters
 from lcn_tf.training.export_run import Run, read_run
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.pretraining import item_vectors
 from lcn_tf.training.projections import RefreshProjections
-from lcn_tf.training.strategy import make_strategy
+from lcn_tf.training.strategy import device_names, make_strategy
+
+# of `train`: what a job that goes on may have changed
+_NOT_LEARNED = ("epochs", "early_stopping", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "on_corrupt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +67,17 @@ def train(
     callbacks: The caller's own, run after the job's.
 
   Raises:
-    UserError: The records have another schema, the folder holds another experiment or another job is at work there, a
-      broken record, a loss that is not finite.
+    UserError: The records have another schema, or no candidates to train on or to validate with; the folder holds
+      another experiment, or another job is at work there; a broken record; a loss that is not finite.
   """
   check_schema(experiment.record_schema, record_set)
   warn_of_other_records(experiment, record_set)
   check_model(record_set.record_schema, experiment.model)
-  warm = _earlier_run(experiment, record_set) if experiment.train.warm_start else None
+  for split in ("train", "validation"):
+    record_set.part(split)
+  # its own checkpoints say what a job that was begun goes on with
+  begun = bool(last_checkpoint(run_dir))
+  warm = _earlier_run(experiment, record_set) if experiment.train.warm_start and not begun else None
   with files.exclusive(run_dir, "another training job"):
     return _train(experiment, record_set, run_dir, callbacks, warm)
 
@@ -82,21 +90,20 @@ def _train(
   warm: Run | None,
 ) -> Job:
   config, schema = experiment.train, record_set.record_schema
-  begun = tf.train.latest_checkpoint(str(pathlib.Path(run_dir) / "checkpoints" / "last"))
-  # the checkpoint's own model is gone before this job's is made
-  weights = warm.weights(warm.checkpoint()) if warm and not begun else {}
-  keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
   strategy = make_strategy(config)
+  # the checkpoint's own model is gone before this job's is made
+  weights = warm.weights(warm.checkpoint()) if warm else {}
+  keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
   requests = config.global_batch_size // schema.candidates
   if requests % strategy.num_replicas_in_sync:
     raise UserError(
       f"train.global_batch_size {config.global_batch_size} is {requests} requests of {schema.candidates} candidates, "
       f"which {strategy.num_replicas_in_sync} replicas cannot share equally"
     )
+  steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
   # what is wrong with the experiment is told before the folder holds it
   run = open_run(experiment, record_set, run_dir)
   pretrained = item_vectors(experiment, record_set, run / "pretrained") if needs_pretrained(experiment.model) else None
-  steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
   # a whole share for each replica
   each = strategy.num_replicas_in_sync
   second = max(1, round(requests * config.source_ratio / each)) * each
@@ -115,9 +122,9 @@ def _train(
       jit_compile=config.jit_compile,
     )
   logging.info(
-    "%s: %d replicas, %d requests x %d candidates a step, %d weights in tables, %d elsewhere",
+    "%s: %s, %d requests x %d candidates a step, %d weights in tables, %d elsewhere",
     experiment.name,
-    strategy.num_replicas_in_sync,
+    device_names(strategy),
     requests,
     schema.candidates,
     *parameters(model).values(),
@@ -158,10 +165,12 @@ def _train(
 
   def validation() -> Iterator[dict[str, tf.Tensor]]:
     with guard(record_set, "validation"):
-      yield from evaluation_batches(record_set, "validation", requests=max(requests, 64), on_corrupt=config.on_corrupt)
+      # one replica's share: one device scores
+      share = max(requests // each, 64)
+      yield from evaluation_batches(record_set, "validation", requests=share, on_corrupt=config.on_corrupt)
 
   began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
-  with guard(record_set, "train", model.domains):
+  with guard(record_set, "train", model.domains), at_sigterm(checkpoints.ask):
     while int(progress.epoch) < config.epochs and not checkpoints.stopped_early:
       epoch, within = int(progress.epoch), int(progress.step)
       model.fit(
@@ -179,7 +188,9 @@ def _train(
           keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False, write_steps_per_second=True),
           checkpoints,
           cost,
+          Pace(steps, within, requests * schema.candidates),
           *callbacks,
+          Leave(checkpoints),
         ],
       )
   done = int(model.optimizer.iterations.numpy()) - before
@@ -193,16 +204,24 @@ def _earlier_run(experiment: Experiment, record_set: RecordSet) -> Run:
   """The run whose weights the job begins with.
 
   Raises:
-    UserError: It holds no checkpoint, another model, or one of other vocabularies.
+    UserError: It holds no checkpoint, another model, one of other vocabularies, or one that knows validation clicks.
   """
   run = read_run(experiment.train.warm_start)
   check_fingerprint(record_set, run.record_set.fingerprint, f"train.warm_start: {run.path}")
   run.checkpoint()
+  newest = max(part.last_time for part in run.record_set.splits.get("train", {}).values())
+  first = record_set.part("validation").first_time
+  if newest >= first:
+    raise UserError(
+      f"train.warm_start: {run.path} has learned from clicks up to {newest}, but the validation split of "
+      f"{record_set.path} begins at {first}: its scores would be of clicks that the weights know"
+    )
   asked, there = (e.model.model_dump(mode="json") for e in (experiment, run.experiment))
   # what has no weights may differ, and CRP's may be left behind
   for tree in (asked, there):
-    tree["mlp"].pop("dropout")
-    tree.pop("projection_refresh")
+    del tree["mlp"]["dropout"], tree["projection_refresh"], tree["pretraining"]
+    tree["auxiliary_seed"] = tree["auxiliary_seed"] is not None
+    tree["crp"] = tree["crp"] and {"units": tree["crp"]["units"]}
   if asked["crp"] is None:
     there["crp"] = None
   found = config_lib.difference(asked, there, "model", "run")
@@ -224,19 +243,31 @@ def warn_of_other_records(experiment: Experiment, record_set: RecordSet) -> None
     logging.warning("%s was built by other settings: %s", record_set.path, difference)
 
 
+def last_checkpoint(run_dir: str | pathlib.Path) -> str | None:
+  """Where a job in this folder would go on; None if it would begin."""
+  found = tf.train.latest_checkpoint(str(pathlib.Path(run_dir) / "checkpoints" / "last"))
+  return str(found) if found else None
+
+
 def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
   """Makes the run folder, with the effective experiment, the facts of the records and their numbering in it.
+
+  A folder without a checkpoint is begun anew, whatever experiment it holds. One with a checkpoint goes on, with another
+  length of the job, other checkpoints or another `on_corrupt` if the experiment says so.
 
   Raises:
     UserError: It holds another experiment, was begun with other records, or cannot be made.
   """
   run = pathlib.Path(run_dir)
   file = run / "experiment.yaml"  # written last: a folder with it is whole
-  if file.is_file():
+  if file.is_file() and last_checkpoint(run):
     there = config_lib.load(str(file))
+    may_change = {name: getattr(experiment.train, name) for name in _NOT_LEARNED}
+    there = there.model_copy(update={"train": there.train.model_copy(update=may_change)})
+    other = "Use another --run_dir; --set train.warm_start=RUN begins with the weights of this one."
     difference = config_lib.differs(experiment, there)
     if difference:
-      raise UserError(f"{run} holds another experiment: {difference}. Use another --run_dir.")
+      raise UserError(f"{run} holds another experiment: {difference}. {other}")
     before = RecordSet.open(run)
     if before.fingerprint != record_set.fingerprint:
       raise UserError(
@@ -246,9 +277,10 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
     if before.splits != record_set.splits:
       raise UserError(
         f"{run} was begun with other records: {record_set.path} has the same schema and vocabularies, but other "
-        "shards. Use another --run_dir."
+        f"shards. {other}"
       )
-    return run
+  elif file.is_file() and config_lib.load(str(file)).model.pretraining != experiment.model.pretraining:
+    shutil.rmtree(run / "pretrained", ignore_errors=True)
   record_set.save_numbering(run)
   record_set.save(run)
   with files.replacing(file) as aside:

@@ -55,4 +55,7 @@ def test_without_evaluation_the_test_split_is_untouched_and_a_later_call_goes_on
   assert cost["peak_memory_bytes"] < 2**60
   assert not [path for path in run.iterdir() if path.name in ("metrics.json", "predictions.parquet", "export")]
   found = run_job(experiment, record_set, run, bootstrap=0)
+  (version,) = (run / "export").iterdir()
   assert found["training"] == cost == json.loads((run / "metrics.json").read_text())["training"]
+  run_job(experiment, record_set, run, bootstrap=0)
+  assert list((run / "export").iterdir()) == [version], "the same weights are not published again"

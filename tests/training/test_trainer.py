@@ -1,8 +1,13 @@
 """The trainer on real TFRecords: learning, resuming, what it leaves, what stops it."""
 
 import dataclasses
+import functools
 import json
 import math
+import os
+import re
+import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -16,6 +21,8 @@ from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
+from lcn_tf.training import trainer
+from lcn_tf.training.callbacks import Pace, Validation
 from lcn_tf.training.export_run import read_run
 from lcn_tf.training.trainer import train, warn_of_other_records
 from tests.support.callbacks import Losses, Stop
@@ -185,55 +192,171 @@ class Begins(keras.callbacks.Callback):
     self.weights = [(v.name, v.numpy()) for v in self.model.trainable_variables]
 
 
-def test_a_job_may_begin_with_the_weights_of_another_run(record_set, tmp_path):
-  train(small_experiment(crp=True), record_set, tmp_path / "old")
+@pytest.fixture(scope="module")
+def later(record_set):
+  """The same records, said to be validated on clicks that are newer than all others."""
+  parts = {d: part.model_copy(update={"first_time": 10**9}) for d, part in record_set.splits["validation"].items()}
+  return record_set.model_copy(update={"splits": record_set.splits | {"validation": parts}})
+
+
+def test_a_job_may_begin_with_the_weights_of_another_run(later, tmp_path):
+  train(small_experiment(crp=True), later, tmp_path / "old")
   run = read_run(tmp_path / "old")
   old, begins, again = run.weights(run.checkpoint()), Begins(), Begins()
   served = [v.name for v in run.model_of(run.checkpoint()).trainable_variables]
   assert set(served) < set(old), "CRP's weights stay behind"
   experiment = small_experiment(warm_start=str(run.path), seed=7, epochs=2)
   with pytest.raises(KeyboardInterrupt):
-    train(experiment, record_set, tmp_path / "new", (begins, Stop(4 + 1)))
+    train(experiment, later, tmp_path / "new", (begins, Stop(4 + 1)))
   assert [name for name, _ in begins.weights] == served
   for name, value in begins.weights:
     np.testing.assert_array_equal([value], old[name], err_msg=name)
-  # what it has learned since is not lost when it resumes
-  assert train(experiment, record_set, tmp_path / "new", (again,)).steps == 4
+  # what it has learned since is not lost when it resumes, and the earlier run is not needed for that
+  shutil.rmtree(run.path)
+  assert train(experiment, later, tmp_path / "new", (again,)).steps == 4
   assert any((value != old[name][0]).any() for name, value in again.weights)
 
 
-def test_a_model_with_an_auxiliary_one_beside_it_may_begin_with_the_weights_of_both(record_set, tmp_path):
+def test_a_model_with_an_auxiliary_one_beside_it_may_begin_with_the_weights_of_both(later, tmp_path):
   tree = small_experiment("twin", epochs=1).model_dump(mode="json", by_alias=True)
   tree["model"] |= {"projection_refresh": 3, "auxiliary_seed": 5}
-  both = train(config.from_tree(tree, "old"), record_set, tmp_path / "old").model.trainable_variables
+  both = train(config.from_tree(tree, "old"), later, tmp_path / "old").model.trainable_variables
   assert len({v.name for v in both}) == len(both) / 2
   tree["train"]["warm_start"] = str(tmp_path / "old")
+  # what has no weights may be another
+  tree["model"] |= {"projection_refresh": 2, "auxiliary_seed": 6, "pretraining": {"dim": 16}}
   begins = Begins()
-  train(config.from_tree(tree, "new"), record_set, tmp_path / "new", (begins,))
+  train(config.from_tree(tree, "new"), later, tmp_path / "new", (begins,))
   for (name, value), variable in zip(begins.weights, both, strict=True):
     np.testing.assert_array_equal(value, variable.numpy(), err_msg=name)
 
 
-def test_a_warm_start_that_does_not_fit_is_refused_before_the_run_begins(record_set, tmp_path):
-  train(small_experiment("average_pooling", epochs=1), record_set, tmp_path / "old")
+def test_a_warm_start_that_does_not_fit_is_refused_before_the_run_begins(later, record_set, tmp_path):
+  train(small_experiment("average_pooling", epochs=1), later, tmp_path / "old")
   warm = {"epochs": 1, "warm_start": str(tmp_path / "old")}
+  right = small_experiment("average_pooling", **warm)
   cases = [
     (
       small_experiment("none", **warm),
-      record_set,
-      r"old holds another model: model\.extractor is 'none' in the config",
+      later,
+      r"old holds another model: model\.extractor is 'none' in the config, 'average_pooling' in the run",
     ),
-    (
-      small_experiment("average_pooling", **warm),
-      record_set.model_copy(update={"fingerprint": "other"}),
-      r"train\.warm_start: .*old was trained with the schema and vocabularies",
-    ),
-    (small_experiment(epochs=1, warm_start=str(tmp_path)), record_set, r"no run here"),
+    (right, later.model_copy(update={"fingerprint": "other"}), r"train\.warm_start: .*old was trained with the schema"),
+    (right, record_set, r"old has learned from clicks up to \d+, but the validation split of .* begins at \d+"),
+    (small_experiment(epochs=1, warm_start=str(tmp_path)), later, r"no run here"),
   ]
   for experiment, records, message in cases:
     with pytest.raises(UserError, match=message):
       train(experiment, records, tmp_path / "new")
   assert not (tmp_path / "new").exists()
+
+
+def test_devices_are_made_before_the_weights_of_another_run_are_read(later, tmp_path, monkeypatch):
+  """TensorFlow starts with the devices that there are when the first weights are made."""
+  train(small_experiment("none", epochs=1), later, tmp_path / "old")
+
+  def make(config):
+    raise UserError("devices first")
+
+  monkeypatch.setattr(trainer, "make_strategy", make)
+  with pytest.raises(UserError, match="devices first"):
+    train(small_experiment("none", warm_start=str(tmp_path / "old")), later, tmp_path / "new")
+
+
+def test_a_job_goes_on_for_longer_if_it_is_asked_to(record_set, tmp_path):
+  train(small_experiment("none", epochs=1, early_stopping=0), record_set, tmp_path)
+  longer = small_experiment("none", epochs=3, early_stopping=0, checkpoint_every=2, on_corrupt="skip")
+  assert train(longer, record_set, tmp_path).steps == 2 * 4
+  assert config.load(str(tmp_path / "experiment.yaml")) == longer
+  with pytest.raises(UserError, match=r"train\.learning_rate is 0\.5 in the config.*warm_start=RUN begins"):
+    train(small_experiment("none", epochs=3, learning_rate=0.5), record_set, tmp_path)
+
+
+def test_a_folder_without_a_checkpoint_takes_another_experiment(record_set, tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    train(small_experiment("none"), record_set, tmp_path, (Stop(2),))
+  (tmp_path / "pretrained").mkdir()
+  other = small_experiment("none", learning_rate=0.5)
+  with pytest.raises(KeyboardInterrupt):
+    train(other, record_set, tmp_path, (Stop(2),))
+  assert (tmp_path / "pretrained").exists()
+  tree = other.model_dump(mode="json", by_alias=True)
+  tree["model"]["pretraining"]["dim"] = 16
+  other = config.from_tree(tree, "other")
+  assert train(other, record_set, tmp_path).steps == 8
+  assert config.load(str(tmp_path / "experiment.yaml")) == other
+  assert not (tmp_path / "pretrained").exists(), "vectors of other settings"
+
+
+def test_records_that_cannot_be_validated_with_are_refused_before_the_run_begins(record_set, tmp_path):
+  lacking = record_set.model_copy(update={"splits": {"train": record_set.splits["train"]}})
+  with pytest.raises(UserError, match=r"no records of the validation split"):
+    train(small_experiment("none"), lacking, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_job_killed_while_it_validates_resumes(record_set, tmp_path, monkeypatch):
+  def killed(*arguments):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Validation, "on_epoch_end", killed)
+    with pytest.raises(KeyboardInterrupt):
+      train(small_experiment("none", checkpoint_every=1), record_set, tmp_path)
+  assert train(small_experiment("none", checkpoint_every=1), record_set, tmp_path).steps == 8 - 3
+
+
+class Preempted(keras.callbacks.Callback):
+  """Sends SIGTERM to this process after a step, or during it."""
+
+  def __init__(self, step):
+    super().__init__()
+    self.step = step
+
+  def on_train_batch_begin(self, batch, logs=None):
+    if int(self.model.optimizer.iterations.numpy()) == self.step - 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("step", [3, 4, 6])
+def test_a_job_saves_before_it_ends_on_sigterm(record_set, tmp_path, step):
+  before = signal.getsignal(signal.SIGTERM)
+  unbroken = train(small_experiment("none"), record_set, tmp_path / "unbroken").model
+  with pytest.raises(SystemExit) as ended:
+    train(small_experiment("none"), record_set, tmp_path / "broken", (Preempted(step),))
+  assert ended.value.code == 143
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert json.loads((tmp_path / "broken" / "training.json").read_text())["steps"] == step
+  job = train(small_experiment("none"), record_set, tmp_path / "broken")
+  assert job.steps == 8 - step
+  for one, other in zip(unbroken.trainable_variables, job.model.trainable_variables, strict=True):
+    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
+
+
+def test_an_epoch_tells_where_it_is(record_set, tmp_path, caplog, monkeypatch):
+  caplog.set_level("INFO", logger="absl")
+  monkeypatch.setattr(trainer, "Pace", functools.partial(Pace, seconds=0.0))
+  with pytest.raises(KeyboardInterrupt):
+    train(small_experiment("none", checkpoint_every=1), record_set, tmp_path, (Stop(2),))
+  train(small_experiment("none", checkpoint_every=1), record_set, tmp_path)
+  told = re.findall(r"epoch (\d), step (\d) of 4: loss \d\.\d{4}, [\d,]+ candidates/s, 0 min left", caplog.text)
+  first, again = [("1", "1"), ("1", "2")], [("1", "3"), ("1", "4"), *(("2", str(step)) for step in range(1, 5))]
+  assert told == first + again
+
+
+def test_a_cluster_of_several_machines_is_refused(record_set, tmp_path, monkeypatch):
+  workers = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+  monkeypatch.setenv("TF_CONFIG", json.dumps(workers))
+  with pytest.raises(UserError, match=r"TF_CONFIG names 2 tasks, but a job runs on one machine"):
+    train(small_experiment("none"), record_set, tmp_path)
+  monkeypatch.setenv("TF_CONFIG", "worker 1")
+  with pytest.raises(UserError, match=r"TF_CONFIG is not what TensorFlow describes a cluster by: worker 1"):
+    train(small_experiment("none"), record_set, tmp_path)
+
+
+def test_xla_on_several_cpu_devices_is_refused(record_set, tmp_path):
+  with pytest.raises(UserError, match=r"train\.jit_compile: XLA runs on one CPU device, and train\.replicas is 2"):
+    train(small_experiment("none", jit_compile=True, replicas=2), record_set, tmp_path)
 
 
 def test_a_run_folder_takes_one_job_at_a_time(record_set, tmp_path):
