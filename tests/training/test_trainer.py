@@ -24,6 +24,7 @@ from lcn_tf.models.networks import NETWORKS
 from lcn_tf.training import trainer
 from lcn_tf.training.callbacks import Pace, Validation
 from lcn_tf.training.export_run import read_run
+from lcn_tf.training.strategy import make_strategy
 from lcn_tf.training.trainer import train, warn_of_other_records
 from tests.support.callbacks import Losses, Stop
 from tests.support.experiments import small_experiment
@@ -200,12 +201,12 @@ def later(record_set):
 
 
 def test_a_job_may_begin_with_the_weights_of_another_run(later, tmp_path):
-  train(small_experiment(crp=True), later, tmp_path / "old")
+  train(small_experiment("average_pooling", crp=True, epochs=1), later, tmp_path / "old")
   run = read_run(tmp_path / "old")
   old, begins, again = run.weights(run.checkpoint()), Begins(), Begins()
   served = [v.name for v in run.model_of(run.checkpoint()).trainable_variables]
   assert set(served) < set(old), "CRP's weights stay behind"
-  experiment = small_experiment(warm_start=str(run.path), seed=7, epochs=2)
+  experiment = small_experiment("average_pooling", warm_start=str(run.path), seed=7, epochs=2)
   with pytest.raises(KeyboardInterrupt):
     train(experiment, later, tmp_path / "new", (begins, Stop(4 + 1)))
   assert [name for name, _ in begins.weights] == served
@@ -217,6 +218,7 @@ def test_a_job_may_begin_with_the_weights_of_another_run(later, tmp_path):
   assert any((value != old[name][0]).any() for name, value in again.weights)
 
 
+@pytest.mark.config
 def test_a_model_with_an_auxiliary_one_beside_it_may_begin_with_the_weights_of_both(later, tmp_path):
   tree = small_experiment("twin", epochs=1).model_dump(mode="json", by_alias=True)
   tree["model"] |= {"projection_refresh": 3, "auxiliary_seed": 5}
@@ -318,10 +320,15 @@ class Preempted(keras.callbacks.Callback):
       os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("step", [3, 4, 6])
-def test_a_job_saves_before_it_ends_on_sigterm(record_set, tmp_path, step):
+@pytest.fixture(scope="module")
+def unbroken(record_set, tmp_path_factory):
+  return train(small_experiment("none"), record_set, tmp_path_factory.mktemp("unbroken")).model
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_job_saves_before_it_ends_on_sigterm(unbroken, record_set, tmp_path, step):
+  """In the middle of an epoch, and at its end."""
   before = signal.getsignal(signal.SIGTERM)
-  unbroken = train(small_experiment("none"), record_set, tmp_path / "unbroken").model
   with pytest.raises(SystemExit) as ended:
     train(small_experiment("none"), record_set, tmp_path / "broken", (Preempted(step),))
   assert ended.value.code == 143
@@ -344,19 +351,19 @@ def test_an_epoch_tells_where_it_is(record_set, tmp_path, caplog, monkeypatch):
   assert told == first + again
 
 
-def test_a_cluster_of_several_machines_is_refused(record_set, tmp_path, monkeypatch):
+def test_a_cluster_of_several_machines_is_refused(monkeypatch):
   workers = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
   monkeypatch.setenv("TF_CONFIG", json.dumps(workers))
   with pytest.raises(UserError, match=r"TF_CONFIG names 2 tasks, but a job runs on one machine"):
-    train(small_experiment("none"), record_set, tmp_path)
+    make_strategy(small_experiment("none").train)
   monkeypatch.setenv("TF_CONFIG", "worker 1")
   with pytest.raises(UserError, match=r"TF_CONFIG is not what TensorFlow describes a cluster by: worker 1"):
-    train(small_experiment("none"), record_set, tmp_path)
+    make_strategy(small_experiment("none").train)
 
 
-def test_xla_on_several_cpu_devices_is_refused(record_set, tmp_path):
+def test_xla_on_several_cpu_devices_is_refused():
   with pytest.raises(UserError, match=r"train\.jit_compile: XLA runs on one CPU device, and train\.replicas is 2"):
-    train(small_experiment("none", jit_compile=True, replicas=2), record_set, tmp_path)
+    make_strategy(small_experiment("none", jit_compile=True, replicas=2).train)
 
 
 def test_a_run_folder_takes_one_job_at_a_time(record_set, tmp_path):
