@@ -26,6 +26,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
+def define_scoring(
+  values: flags.FlagValues,
+) -> tuple[flags.FlagHolder[int], flags.FlagHolder[int], flags.FlagHolder[str]]:
+  """The flags --bootstrap, --seed and --on_corrupt of the commands that score a split."""
+  bootstrap = flags.DEFINE_integer(
+    "bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0, flag_values=values
+  )
+  seed = flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=values)
+  on_corrupt = flags.DEFINE_enum(
+    "on_corrupt", "error", ["error", "skip"], "a broken record ends it, or is logged and left out", flag_values=values
+  )
+  return bootstrap, seed, on_corrupt
+
+
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
   """Reads the entry point's flags, and absl's own (--verbosity, ...), from `argv` (the program's name first).
 

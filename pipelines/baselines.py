@@ -17,17 +17,7 @@ _RECORDS = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True, flag_values=_FLAGS)
 _SPLIT = flags.DEFINE_string("split", "test", "the split that is scored", flag_values=_FLAGS)
-_BOOTSTRAP = flags.DEFINE_integer(
-  "bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0, flag_values=_FLAGS
-)
-_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=_FLAGS)
-_ON_CORRUPT = flags.DEFINE_enum(
-  "on_corrupt",
-  "error",
-  ["error", "skip"],
-  "a broken record ends it, or is logged and left out",
-  flag_values=_FLAGS,
-)
+_BOOTSTRAP, _SEED, _ON_CORRUPT = entry.define_scoring(_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -84,11 +84,14 @@ class RecordSet(Strict):
 
   def save_numbering(self, path: str | pathlib.Path) -> None:
     """Writes a record set without records to `path`: what encodes requests, and numbers other records alike."""
-    folder = pathlib.Path(path)
+    self.copy_numbering(path)
+    self.model_copy(update={"splits": {}}).save(path)
+
+  def copy_numbering(self, path: str | pathlib.Path) -> None:
+    """Copies vocabularies, catalogues and ids of items to `path`, in the place of what is there."""
     for name in _NUMBERING:
       if (self.path / name).is_dir():
-        shutil.copytree(self.path / name, folder / name, dirs_exist_ok=True)
-    self.model_copy(update={"splits": {}}).save(folder)
+        shutil.copytree(self.path / name, pathlib.Path(path) / name, dirs_exist_ok=True)
 
   def part(self, split: str, domain: DomainName = "target") -> Part:
     """The records of a split.

@@ -17,6 +17,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, nearest
 from lcn_tf.evaluation import predictions
 from lcn_tf.schema import DomainName
+from lcn_tf.serving.export import DESCRIPTION, newest_version
 
 SIGNATURE = "rank"
 NOT_REQUESTED = ("label", "weight", "candidate_mask", "user")  # in a batch of records, but in no request
@@ -57,9 +58,9 @@ def version_folder(model: str | pathlib.Path) -> pathlib.Path:
   if not folder.is_dir():
     siblings = [str(path) for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
     raise UserError(f"{model}: no such model folder.{nearest(str(model), siblings)}")
-  versions = [path for path in folder.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
-  if versions:
-    return max(versions, key=lambda path: int(path.name))
+  newest = newest_version(folder)
+  if newest:
+    return newest
   hint = f" Did you mean {folder / 'export'}?" if (folder / "export").is_dir() else ""
   raise UserError(f"{model}: no SavedModel here (neither saved_model.pb nor a numbered version that holds one).{hint}")
 
@@ -74,7 +75,7 @@ def load(model: str | pathlib.Path) -> Ranker:
     UserError: No SavedModel, or none that `pipelines.export` wrote (its signature or its description is missing).
   """
   path = version_folder(model)
-  description = path / "assets.extra" / "lcn_tf.json"
+  description = path / DESCRIPTION
   try:
     info = json.loads(description.read_text())
     loaded = tf.saved_model.load(str(path))

@@ -88,7 +88,7 @@ class RequestEncoder:
     `max_length`. Padding is 0; what the model returns for padded candidates means nothing.
 
     Raises:
-      UserError: A request names a field that the schema does not have.
+      UserError: A request names a field that the schema does not have, or gives one what is no value.
     """
     for number, request in enumerate(requests):
       self._check(f"requests[{number}]", request)

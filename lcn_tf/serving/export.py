@@ -17,6 +17,12 @@ from lcn_tf.serving.signatures import at_least_one_column, request_spec
 DESCRIPTION = "assets.extra/lcn_tf.json"
 
 
+def newest_version(folder: pathlib.Path) -> pathlib.Path | None:
+  """The newest numbered version in `folder` that holds a SavedModel."""
+  versions = [path for path in folder.glob("*") if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+  return max(versions, key=lambda path: int(path.name), default=None)
+
+
 def save(
   model: keras.Model,
   experiment: Experiment,

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +18,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
-from lcn_tf.serving.export import DESCRIPTION, save
+from lcn_tf.serving.export import DESCRIPTION, newest_version, save
 from lcn_tf.training.projections import refresh
 
 
@@ -39,12 +40,17 @@ def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathl
 
 def exported(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path | None:
   """The newest version in `output` if it is of the run's best checkpoint: it need not be published again."""
-  versions = [path for path in pathlib.Path(output).glob("*") if path.name.isdigit() and (path / DESCRIPTION).is_file()]
-  newest = max(versions, key=lambda path: int(path.name), default=None)
-  if newest is None:
+  newest = newest_version(pathlib.Path(output))
+  if newest is None or not (newest / DESCRIPTION).is_file():
     return None
   checkpoint = json.loads((newest / DESCRIPTION).read_text()).get("checkpoint")
   return newest if checkpoint == pathlib.Path(read_run(run_dir).checkpoint()).name else None
+
+
+def latest_checkpoint(run_dir: str | pathlib.Path, kind: Literal["best", "last"]) -> str | None:
+  """The newest of the `best` or the `last` checkpoints in a run folder; None if it has none."""
+  found = tf.train.latest_checkpoint(str(pathlib.Path(run_dir) / "checkpoints" / kind))
+  return str(found) if found else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +72,9 @@ class Run:
     Raises:
       UserError: There is none yet.
     """
-    for kind in ("best", "last"):
-      found = tf.train.latest_checkpoint(str(self.path / "checkpoints" / kind))
-      if found:
-        return str(found)
+    found = latest_checkpoint(self.path, "best") or latest_checkpoint(self.path, "last")
+    if found:
+      return found
     removed = self.path / "checkpoints" / "removed.txt"
     if removed.is_file():
       raise UserError(f"{self.path}/checkpoints: {' '.join(removed.read_text().split())}")

@@ -29,7 +29,7 @@ from lcn_tf.models.build import build_model, check_model, needs_pretrained
 from lcn_tf.schema import DOMAINS
 from lcn_tf.training.callbacks import Checkpoints, Leave, Pace, Progress, StopOnNaN, Validation, at_sigterm
 from lcn_tf.training.cost import Cost, parameters
-from lcn_tf.training.export_run import Run, read_run
+from lcn_tf.training.export_run import Run, latest_checkpoint, read_run
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.pretraining import item_vectors
 from lcn_tf.training.projections import RefreshProjections
@@ -76,7 +76,7 @@ def train(
   for split in ("train", "validation"):
     record_set.part(split)
   # its own checkpoints say what a job that was begun goes on with
-  begun = bool(last_checkpoint(run_dir))
+  begun = latest_checkpoint(run_dir, "last")
   warm = _earlier_run(experiment, record_set) if experiment.train.warm_start and not begun else None
   with files.exclusive(run_dir, "another training job"):
     return _train(experiment, record_set, run_dir, callbacks, warm)
@@ -243,12 +243,6 @@ def warn_of_other_records(experiment: Experiment, record_set: RecordSet) -> None
     logging.warning("%s was built by other settings: %s", record_set.path, difference)
 
 
-def last_checkpoint(run_dir: str | pathlib.Path) -> str | None:
-  """Where a job in this folder would go on; None if it would begin."""
-  found = tf.train.latest_checkpoint(str(pathlib.Path(run_dir) / "checkpoints" / "last"))
-  return str(found) if found else None
-
-
 def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
   """Makes the run folder, with the effective experiment, the facts of the records and their numbering in it.
 
@@ -260,8 +254,9 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
   """
   run = pathlib.Path(run_dir)
   file = run / "experiment.yaml"  # written last: a folder with it is whole
-  if file.is_file() and last_checkpoint(run):
-    there = config_lib.load(str(file))
+  there = config_lib.load(str(file)) if file.is_file() else None
+  begun = there and latest_checkpoint(run, "last")
+  if there and begun:
     may_change = {name: getattr(experiment.train, name) for name in _NOT_LEARNED}
     there = there.model_copy(update={"train": there.train.model_copy(update=may_change)})
     other = "Use another --run_dir; --set train.warm_start=RUN begins with the weights of this one."
@@ -279,9 +274,10 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
         f"{run} was begun with other records: {record_set.path} has the same schema and vocabularies, but other "
         f"shards. {other}"
       )
-  elif file.is_file() and config_lib.load(str(file)).model.pretraining != experiment.model.pretraining:
+  elif there and there.model.pretraining != experiment.model.pretraining:
     shutil.rmtree(run / "pretrained", ignore_errors=True)
-  record_set.save_numbering(run)
+  if not begun or not (run / "items").is_dir():
+    record_set.copy_numbering(run)
   record_set.save(run)
   with files.replacing(file) as aside:
     aside.write_text(config_lib.dump(experiment))
