@@ -120,15 +120,15 @@ def bucket_sums(bits: tf.Tensor, width: int, rows: tf.Tensor, weights: tf.Tensor
   shape = tf.shape(rows, out_type=tf.int64)
   users, every = shape[0], shape[0] * shape[1]
   first_bucket = tf.reshape(tf.range(users) * (each * joint), [-1, 1, 1]) + tf.range(each, dtype=tf.int64) * joint
+  # an entry (bucket, row) is one number whose low and high 32 bits are read as two: no stacking, no transposing
+  place = first_bucket + tf.reshape(tf.range(every) * 2**32, [users, shape[1], 1])
   signature, flat = signatures(bits, width * together), tf.reshape(rows, [every, rows.shape[-1]])
-  row = tf.broadcast_to(tf.reshape(tf.range(every), [users, shape[1], 1]), tf.stack([users, shape[1], each]))
-  values = tf.reshape(tf.broadcast_to(weights[..., tf.newaxis], tf.shape(row)), [-1])
+  values = tf.reshape(tf.repeat(weights[..., tf.newaxis], each, axis=-1), [-1])
+  sizes = tf.stack([users * (each * joint), every])
   found = []
   for first in range(0, groups, each):
-    bucket = signature[..., first : first + each] + first_bucket
-    # stacking along the last axis takes twice as long
-    entries = tf.transpose(tf.reshape(tf.stack([bucket, row]), [2, -1]))
-    sums = _sparse_product(entries, values, tf.stack([users * (each * joint), every]), flat)
+    entries = tf.bitcast(tf.reshape(signature[..., first : first + each] + place, [-1]), tf.int32)
+    sums = _sparse_product(entries, values, sizes, flat)
     if together > 1:
       sums = tf.reshape(sums, [users * each, joint, rows.shape[-1]])
       sums = tf.matmul(tf.constant(_digits(size, together)), sums)
