@@ -303,7 +303,8 @@ class Train(Strict):
     source_ratio: Source-domain requests per target-domain request of a batch, for models that learn from both.
     epochs, steps_per_epoch: 0 steps = all of the training records.
     steps_per_execution: Steps per call into the graph.
-    strategy: `mirrored`: all visible GPUs, or logical CPU devices where there is none.
+    strategy: `mirrored`: all visible GPUs of one machine, or logical CPU devices where there is none. `multi_worker`:
+      the same command in every process that TF_CONFIG names, with one run folder that all of them see.
     replicas: GPUs or logical CPU devices; 0 = all GPUs, or one CPU device.
     mixed_precision: bfloat16 compute (no loss scaling needed); softmax, sums over behaviours of one age or one item,
       and losses are float32. An exported model computes in float32, search scores included.
@@ -328,7 +329,7 @@ class Train(Strict):
   epochs: Positive = 1
   steps_per_epoch: Count = 0
   steps_per_execution: Positive = 1
-  strategy: Literal["mirrored"] = "mirrored"
+  strategy: Literal["mirrored", "multi_worker"] = "mirrored"
   replicas: Count = 0
   mixed_precision: bool = False
   jit_compile: bool = False

@@ -4,6 +4,9 @@
 
 The same command again resumes. With --noevaluate the test split is not touched: the best epoch by validation AUC is
 left in the checkpoints, and the command without it goes on from there.
+
+Several machines share a job with --set train.strategy=multi_worker: the same command on each, with the TF_CONFIG that
+TensorFlow describes a cluster by, and one RUN that all of them see.
 """
 
 from collections.abc import Sequence
@@ -41,7 +44,8 @@ def main(argv: Sequence[str]) -> None:
     train(experiment, RecordSet.open(_RECORDS.value), _RUN_DIR.value)
     return
   metrics = run_job(experiment, RecordSet.open(_RECORDS.value), _RUN_DIR.value, bootstrap=_BOOTSTRAP.value)
-  logging.info("test: auc %.4f, gauc %.4f, logloss %.4f", metrics["auc"], metrics["gauc"], metrics["logloss"])
+  if metrics:
+    logging.info("test: auc %.4f, gauc %.4f, logloss %.4f", metrics["auc"], metrics["gauc"], metrics["logloss"])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,12 @@ from tensorflow import keras
 from lcn_tf import metrics
 from lcn_tf.errors import UserError
 from lcn_tf.serving.signatures import request_spec
+from lcn_tf.training.workers import Workers
 
 Logs = dict[str, Any]
 _TERMINATED = 128 + signal.SIGTERM
+# steps after which several workers ask each other whether one of them wants a checkpoint
+_AGREE_EVERY = 16
 
 
 class Progress(tf.Module):
@@ -47,11 +50,13 @@ class Validation(keras.callbacks.Callback):
 
   Args:
     batches: Gives the split's batches, flat dicts, from the start.
+    workers: Of the job; the chief scores, and all get what it found.
   """
 
-  def __init__(self, batches: Callable[[], Iterable[dict[str, tf.Tensor]]]):
+  def __init__(self, batches: Callable[[], Iterable[dict[str, tf.Tensor]]], workers: Workers | None = None):
     super().__init__()
     self._batches = batches
+    self._workers = workers
 
   def set_model(self, model: Any) -> None:
     super().set_model(model)
@@ -61,6 +66,14 @@ class Validation(keras.callbacks.Callback):
     )
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+    workers = self._workers
+    found = self._found() if workers is None or workers.chief else (0.0, 0.0, 0.0)
+    if workers is not None:
+      found = workers.chiefs(found)
+    if logs is not None:
+      logs.update(zip(("val_auc", "val_gauc", "val_logloss"), found, strict=True))
+
+  def _found(self) -> Sequence[float]:
     names = set(request_spec(self.model.schema))
     scored = metrics.Accumulator()
     for batch in self._batches():
@@ -69,11 +82,12 @@ class Validation(keras.callbacks.Callback):
       users = np.broadcast_to(batch["user"].numpy()[:, np.newaxis], real.shape)
       scored.add(probability[real], batch["label"].numpy()[real], users[real], batch["weight"].numpy()[real])
     result = scored.result()
-    if logs is not None:
-      arguments = result.scores, result.labels
-      logs["val_auc"] = metrics.auc(*arguments, result.weights)
-      logs["val_gauc"] = metrics.gauc(*arguments, result.users, result.weights)
-      logs["val_logloss"] = metrics.logloss(*arguments, result.weights)
+    arguments = result.scores, result.labels
+    return (
+      metrics.auc(*arguments, result.weights),
+      metrics.gauc(*arguments, result.users, result.weights),
+      metrics.logloss(*arguments, result.weights),
+    )
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -87,6 +101,8 @@ class Checkpoints(keras.callbacks.Callback):
     minutes: Likewise, so many minutes.
     patience: Epochs without a better validation AUC before training stops; 0 = never.
     keep: Checkpoints that `last/` holds.
+    workers: Of the job: a checkpoint is written by all of them at the same step, each to its own folder.
+    shared: Where `restore` reads, if it is not `folder`.
   """
 
   def __init__(
@@ -97,9 +113,13 @@ class Checkpoints(keras.callbacks.Callback):
     patience: int = 0,
     keep: int = 2,
     minutes: float = 0.0,
+    workers: Workers | None = None,
+    shared: pathlib.Path | None = None,
   ):
     super().__init__()
     self._folder = folder
+    self._shared = shared or folder
+    self._workers = workers
     self._progress = progress
     self._every = every
     self._patience = patience
@@ -117,7 +137,7 @@ class Checkpoints(keras.callbacks.Callback):
 
   def restore(self) -> bool:
     """Takes up the last checkpoint, if there is one."""
-    path = self._last.latest_checkpoint
+    path = tf.train.latest_checkpoint(str(self._shared / "last"))
     if path:
       self._last.checkpoint.restore(path).assert_existing_objects_matched()
       logging.info("resumed from %s: %d epochs and %d steps", path, self._progress.epoch, self._progress.step)
@@ -129,20 +149,28 @@ class Checkpoints(keras.callbacks.Callback):
 
   def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
     self._offset = int(self._progress.step)
-    self._saved = 0
+    self._saved = self._seen = 0
     self._saved_at = time.monotonic()
 
   def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
     done = batch + 1
     if done == self.params["steps"]:  # the end of the epoch saves: nothing would be left to go on with
       return
-    late = self._minutes and time.monotonic() - self._saved_at >= 60 * self._minutes
-    if late or self._asked or (self._every and done - self._saved >= self._every):
+    late = self._minutes > 0 and time.monotonic() - self._saved_at >= 60 * self._minutes
+    before, self._seen = self._seen, done
+    late, asked = self._agreed([late, self._asked], done // _AGREE_EVERY > before // _AGREE_EVERY)
+    if late or asked or (self._every and done - self._saved >= self._every):
       self._saved = done
       self._saved_at = time.monotonic()
       self._progress.step.assign(self._offset + done)
       self._last.save(self._number)
-      self.may_leave = self._asked
+      self.may_leave = asked
+
+  def _agreed(self, mine: Sequence[bool], now: bool) -> Sequence[bool]:
+    """Of each, whether it is so; several workers ask each other `now`, and else it is not."""
+    if self._workers is None or self._workers.count == 1:
+      return mine
+    return self._workers.any(mine) if now else [False] * len(mine)
 
   def ask(self) -> None:
     """Asks for a checkpoint after the step that is running; `may_leave` is true when it is there."""
@@ -157,7 +185,7 @@ class Checkpoints(keras.callbacks.Callback):
       self._progress.best_epoch.assign(epoch)
       self._best.save(self._number)
     self._last.save(self._number)
-    self.may_leave = self._asked
+    (self.may_leave,) = self._agreed([self._asked], True)
     if self.stopped_early:
       logging.info("stopping: no better validation AUC for %d epochs", self._patience)
       self.model.stop_training = True

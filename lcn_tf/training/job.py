@@ -15,20 +15,26 @@ def run_job(
 ) -> dict[str, Any]:
   """Trains (or resumes), exports to `run_dir/export/<version>` and scores the test split with that SavedModel.
 
+  Of several workers the chief exports and scores; the others end when it has.
+
   Returns:
-    What `run_dir/metrics.json` holds.
+    What `run_dir/metrics.json` holds; nothing to the others.
   """
   run = pathlib.Path(run_dir)
-  cost = train(experiment, record_set, run).cost
-  version = exported(run, run / "export") or export_run(run, run / "export")
-  return evaluate(
-    version,
-    record_set,
-    "test",
-    run,
-    history_csv=run / "history.csv",
-    config_yaml=run / "experiment.yaml",
-    bootstrap=bootstrap,
-    training=cost,
-    on_corrupt=experiment.train.on_corrupt,
-  )
+  job = train(experiment, record_set, run)
+  metrics: dict[str, Any] = {}
+  if job.workers.chief:
+    version = exported(run, run / "export") or export_run(run, run / "export")
+    metrics = evaluate(
+      version,
+      record_set,
+      "test",
+      run,
+      history_csv=run / "history.csv",
+      config_yaml=run / "experiment.yaml",
+      bootstrap=bootstrap,
+      training=job.cost,
+      on_corrupt=experiment.train.on_corrupt,
+    )
+  job.workers.wait()
+  return metrics

@@ -12,13 +12,24 @@ from lcn_tf.errors import UserError
 
 
 def make_strategy(config: Train) -> tf.distribute.Strategy:
-  """`MirroredStrategy` over `config.replicas` GPUs (all visible ones if 0), or logical CPU devices (one if 0).
+  """The strategy that `config.strategy` names.
+
+  `mirrored`: over `config.replicas` GPUs (all visible ones if 0), or logical CPU devices (one if 0). `multi_worker`:
+  the same job in every process that TF_CONFIG names, each with all GPUs that it sees, or one CPU device.
 
   Raises:
-    UserError: More replicas than GPUs are visible, TensorFlow has started with fewer CPU devices, XLA is asked for on
-      several of these, or TF_CONFIG names several machines.
+    UserError: More replicas than GPUs are visible, TensorFlow has started with fewer CPU devices or before the workers
+      could be connected, XLA is asked for on several CPU devices, or TF_CONFIG names several tasks for a `mirrored`
+      job, or none, or others than workers, for a `multi_worker` one.
   """
-  _check_alone()
+  workers, _ = tasks()
+  if config.strategy == "multi_worker":
+    return _multi_worker(config, workers)
+  if len(workers) > 1:
+    raise UserError(
+      f"TF_CONFIG names {len(workers)} tasks, but a mirrored job runs on one machine; they share one job with "
+      "train.strategy: multi_worker"
+    )
   gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
   if gpus:
     wanted = config.replicas or len(gpus)
@@ -39,15 +50,40 @@ def device_names(strategy: tf.distribute.Strategy) -> str:
   return ", ".join(device.partition("device:")[2] or device for device in strategy.extended.worker_devices)
 
 
-def _check_alone() -> None:
-  """Several workers, each on its own, would train as many models, all on all records."""
+def tasks() -> tuple[list[str], int]:
+  """The processes of a job by TF_CONFIG, `chief` before `worker`, and which of them this is; none without it.
+
+  Raises:
+    UserError: It is not what TensorFlow describes a cluster by, or names others than these.
+  """
   try:
-    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    tasks = [address for addresses in cluster.values() for address in addresses]
-  except (ValueError, AttributeError, TypeError):
+    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+    cluster = {kind: list(addresses) for kind, addresses in config.get("cluster", {}).items()}
+    named = [(kind, number) for kind in ("chief", "worker") for number in range(len(cluster.get(kind, [])))]
+    task = config.get("task", {})
+    index = named.index((task["type"], int(task["index"]))) if named else 0
+  except (ValueError, AttributeError, TypeError, KeyError):
     raise UserError(f"TF_CONFIG is not what TensorFlow describes a cluster by: {os.environ['TF_CONFIG']}") from None
-  if len(tasks) > 1:
-    raise UserError(f"TF_CONFIG names {len(tasks)} tasks, but a job runs on one machine (train.strategy: mirrored)")
+  if others := set(cluster) - {"chief", "worker"}:
+    raise UserError(f"TF_CONFIG names tasks that no job here has: {', '.join(sorted(others))}")
+  return [cluster[kind][number] for kind, number in named], index
+
+
+def _multi_worker(config: Train, workers: list[str]) -> tf.distribute.Strategy:
+  if not workers:
+    raise UserError("train.strategy is multi_worker, but TF_CONFIG names no workers")
+  gpus = len(tf.config.list_physical_devices("GPU"))
+  here = gpus or 1
+  if config.replicas not in (0, here):
+    raise UserError(
+      f"train.replicas is {config.replicas}, but a worker has as many as it sees GPUs, here {here}: leave it at 0"
+    )
+  if config.jit_compile and not gpus:
+    raise UserError("train.jit_compile: XLA runs on one CPU device, and train.strategy is multi_worker")
+  try:
+    return tf.distribute.MultiWorkerMirroredStrategy()
+  except RuntimeError as error:
+    raise UserError(f"train.strategy: the workers of TF_CONFIG cannot be connected: {error}") from None
 
 
 def cpu_devices(count: int) -> list[str]:

@@ -1,9 +1,11 @@
 """One training job, top to bottom."""
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +35,8 @@ from lcn_tf.training.export_run import Run, latest_checkpoint, read_run
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.pretraining import item_vectors
 from lcn_tf.training.projections import RefreshProjections
-from lcn_tf.training.strategy import device_names, make_strategy
+from lcn_tf.training.strategy import device_names, make_strategy, tasks
+from lcn_tf.training.workers import Workers
 
 # of `train`: what a job that goes on may have changed
 _NOT_LEARNED = ("epochs", "early_stopping", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "on_corrupt")
@@ -46,6 +49,7 @@ class Job:
   Attributes:
     steps, seconds, candidates_per_second: Of this call; padding counts as candidates.
     cost: Of the job over all the calls that it took; see `lcn_tf.training.cost.Cost`.
+    workers: Who trained it together.
   """
 
   model: keras.Model
@@ -53,6 +57,7 @@ class Job:
   seconds: float
   candidates_per_second: float
   cost: dict[str, Any]
+  workers: Workers
 
 
 def train(
@@ -62,6 +67,9 @@ def train(
   callbacks: tuple[keras.callbacks.Callback, ...] = (),
 ) -> Job:
   """Trains `experiment` on the `train` split; calling it again with the same arguments takes up where it stopped.
+
+  With `train.strategy: multi_worker` every process that TF_CONFIG names calls it; the chief alone writes `run_dir`,
+  from which all of them read what an interrupted job left.
 
   Args:
     callbacks: The caller's own, run after the job's.
@@ -78,19 +86,27 @@ def train(
   # its own checkpoints say what a job that was begun goes on with
   begun = latest_checkpoint(run_dir, "last")
   warm = _earlier_run(experiment, record_set) if experiment.train.warm_start and not begun else None
-  with files.exclusive(run_dir, "another training job"):
-    return _train(experiment, record_set, run_dir, callbacks, warm)
+  with contextlib.ExitStack() as stack:
+    run = own = files.local(run_dir)
+    if experiment.train.strategy == "multi_worker" and tasks()[1] > 0:
+      own = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lcn_tf-")))
+    else:
+      stack.enter_context(files.exclusive(run, "another training job"))
+    return _train(experiment, record_set, run, own, callbacks, warm)
 
 
 def _train(
   experiment: Experiment,
   record_set: RecordSet,
-  run_dir: str | pathlib.Path,
+  run: pathlib.Path,
+  own: pathlib.Path,
   callbacks: tuple[keras.callbacks.Callback, ...],
   warm: Run | None,
 ) -> Job:
+  """`own`: Where this process writes: the chief's is the run folder."""
   config, schema = experiment.train, record_set.record_schema
   strategy = make_strategy(config)
+  workers = Workers(strategy)
   # the checkpoint's own model is gone before this job's is made
   weights = warm.weights(warm.checkpoint()) if warm else {}
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
@@ -101,9 +117,13 @@ def _train(
       f"which {strategy.num_replicas_in_sync} replicas cannot share equally"
     )
   steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
-  # what is wrong with the experiment is told before the folder holds it
-  run = open_run(experiment, record_set, run_dir)
-  pretrained = item_vectors(experiment, record_set, run / "pretrained") if needs_pretrained(experiment.model) else None
+  pretrained = None
+  with workers.chief_first():
+    # what is wrong with the experiment is told before the folder holds it
+    if workers.chief:
+      open_run(experiment, record_set, run)
+    if needs_pretrained(experiment.model):
+      pretrained = item_vectors(experiment, record_set, run / "pretrained")
   # a whole share for each replica
   each = strategy.num_replicas_in_sync
   second = max(1, round(requests * config.source_ratio / each)) * each
@@ -122,8 +142,9 @@ def _train(
       jit_compile=config.jit_compile,
     )
   logging.info(
-    "%s: %s, %d requests x %d candidates a step, %d weights in tables, %d elsewhere",
+    "%s: %s%s, %d requests x %d candidates a step, %d weights in tables, %d elsewhere",
     experiment.name,
+    f"worker {workers.index} of {workers.count}, " if workers.count > 1 else "",
     device_names(strategy),
     requests,
     schema.candidates,
@@ -132,19 +153,21 @@ def _train(
 
   progress = Progress()
   checkpoints = Checkpoints(
-    run / "checkpoints",
+    own / "checkpoints",
     progress,
     config.checkpoint_every,
     config.early_stopping,
     config.keep_checkpoints,
     config.checkpoint_minutes,
+    workers=workers,
+    shared=run / "checkpoints",
   )
   checkpoints.set_model(model)
   resumed = checkpoints.restore()
   for variable in model.trainable_variables if weights else []:
     variable.assign(weights[variable.name].pop(0))
   part = record_set.part("train")
-  cost = Cost(run, progress, requests * part.candidates / max(part.records, 1), resumed)
+  cost = Cost(own, progress, requests * part.candidates / max(part.records, 1), resumed)
   cost.set_model(model)
 
   def stream(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -169,8 +192,16 @@ def _train(
       share = max(requests // each, 64)
       yield from evaluation_batches(record_set, "validation", requests=share, on_corrupt=config.on_corrupt)
 
+  def history(epoch: int) -> list[keras.callbacks.Callback]:
+    if not workers.chief:
+      return []
+    return [
+      keras.callbacks.CSVLogger(str(run / "history.csv"), append=epoch > 0),
+      keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False, write_steps_per_second=True),
+    ]
+
   began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
-  with guard(record_set, "train", model.domains), at_sigterm(checkpoints.ask):
+  with workers.together(), guard(record_set, "train", model.domains), at_sigterm(checkpoints.ask):
     while int(progress.epoch) < config.epochs and not checkpoints.stopped_early:
       epoch, within = int(progress.epoch), int(progress.step)
       model.fit(
@@ -183,9 +214,8 @@ def _train(
         callbacks=[
           StopOnNaN(),
           RefreshProjections(experiment.model.projection_refresh),
-          Validation(validation),
-          keras.callbacks.CSVLogger(str(run / "history.csv"), append=epoch > 0),
-          keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False, write_steps_per_second=True),
+          Validation(validation, workers),
+          *history(epoch),
           checkpoints,
           cost,
           Pace(steps, within, requests * schema.candidates),
@@ -197,7 +227,7 @@ def _train(
   seconds = time.monotonic() - began
   rate = done * requests * schema.candidates / max(seconds, 1e-9)
   logging.info("%d steps in %.1f s, validation included: %.0f candidate slots/s", done, seconds, rate)
-  return Job(model, done, seconds, rate, cost.finish())
+  return Job(model, done, seconds, rate, cost.finish(), workers)
 
 
 def _earlier_run(experiment: Experiment, record_set: RecordSet) -> Run:

@@ -351,16 +351,6 @@ def test_an_epoch_tells_where_it_is(record_set, tmp_path, caplog, monkeypatch):
   assert told == first + again
 
 
-def test_a_cluster_of_several_machines_is_refused(monkeypatch):
-  workers = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
-  monkeypatch.setenv("TF_CONFIG", json.dumps(workers))
-  with pytest.raises(UserError, match=r"TF_CONFIG names 2 tasks, but a job runs on one machine"):
-    make_strategy(small_experiment("none").train)
-  monkeypatch.setenv("TF_CONFIG", "worker 1")
-  with pytest.raises(UserError, match=r"TF_CONFIG is not what TensorFlow describes a cluster by: worker 1"):
-    make_strategy(small_experiment("none").train)
-
-
 def test_xla_on_several_cpu_devices_is_refused():
   with pytest.raises(UserError, match=r"train\.jit_compile: XLA runs on one CPU device, and train\.replicas is 2"):
     make_strategy(small_experiment("none", jit_compile=True, replicas=2).train)

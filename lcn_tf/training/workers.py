@@ -1,0 +1,89 @@
+"""The processes of one job, and what they agree on."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from lcn_tf.errors import UserError
+from lcn_tf.training.strategy import tasks
+
+
+class Workers:
+  """The processes that train one model together, this one among them; one process alone agrees with itself.
+
+  Every method that returns or waits must be called by all workers, in the same order.
+
+  Args:
+    strategy: What `make_strategy` returned.
+
+  Attributes:
+    count: Of workers.
+    index: Of this one; the first is the chief, who alone writes the run folder.
+  """
+
+  def __init__(self, strategy: tf.distribute.Strategy):
+    named, index = tasks()
+    together = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    self.count, self.index = (len(named), index) if together else (1, 0)
+    self._strategy = strategy
+    self._each = strategy.num_replicas_in_sync // self.count
+
+  @property
+  def chief(self) -> bool:
+    return self.index == 0
+
+  def chiefs(self, values: Sequence[float]) -> list[float]:
+    """The chief's values, whatever the others'."""
+    return self._sums([value if self.chief else 0.0 for value in values])
+
+  def any(self, mine: Sequence[bool]) -> list[bool]:
+    """Of each, whether it is so for one of the workers."""
+    return [found > 0.0 for found in self._sums([float(value) for value in mine])]
+
+  def wait(self) -> None:
+    """Until all are here."""
+    self._sums([0.0])
+
+  @contextlib.contextmanager
+  def chief_first(self) -> Iterator[None]:
+    """The others enter the block when the chief has left it."""
+    if not self.chief:
+      self.wait()
+    yield
+    if self.chief:
+      self.wait()
+
+  @contextlib.contextmanager
+  def together(self) -> Iterator[None]:
+    """Says, if another worker ends within the block, that it was not this one.
+
+    Raises:
+      UserError: One did.
+    """
+    try:
+      yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+      if self.count == 1:
+        raise
+      reason = str(error).strip().splitlines()[0][:200]
+      raise UserError(
+        f"worker {self.index} of {self.count} has lost another one, whose log says why ({reason}). Start all of them "
+        "again: the job goes on from its last checkpoint."
+      ) from error
+
+  def _sums(self, values: Sequence[float]) -> list[float]:
+    if self.count == 1:
+      return list(values)
+    with self.together():
+      return [float(value) for value in self._sum(tf.constant(list(values), tf.float64)).numpy()]
+
+  @tf.function(autograph=False, reduce_retracing=True)
+  def _sum(self, mine: tf.Tensor) -> tf.Tensor:
+    def replica() -> tf.Tensor:
+      context = tf.distribute.get_replica_context()
+      # one replica speaks for its worker
+      speaks = tf.equal(context.replica_id_in_sync_group % self._each, 0)
+      return context.all_reduce("SUM", tf.where(speaks, mine, tf.zeros_like(mine)))
+
+    return self._strategy.experimental_local_results(self._strategy.run(replica))[0]

@@ -1,0 +1,167 @@
+"""Jobs of several processes, as several machines run them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+import tensorflow as tf
+
+from lcn_tf import config
+from lcn_tf.errors import UserError
+from lcn_tf.training.export_run import latest_checkpoint
+from lcn_tf.training.strategy import make_strategy, tasks
+from lcn_tf.training.trainer import train
+from tests.support.experiments import small_experiment
+from tests.support.record_sets import small_schema, write_record_set
+
+_SECONDS = 240
+
+
+class Job:
+  """`pipelines.train` in two processes, with a log each."""
+
+  def __init__(self, folder, experiment, records, *flags):
+    with socket.create_server(("localhost", 0)) as one, socket.create_server(("localhost", 0)) as other:
+      addresses = [f"localhost:{server.getsockname()[1]}" for server in (one, other)]
+    folder.mkdir(exist_ok=True)
+    file = folder / "experiment.yaml"
+    file.write_text(config.dump(experiment))
+    self.run = folder / "run"
+    command = [sys.executable, "-m", "pipelines.train", "--config", file, "--records", records, "--run_dir", self.run]
+    self._logs = [folder / f"worker_{index}.txt" for index in range(2)]
+    self._processes = []
+    for index, log in enumerate(self._logs):
+      there = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+      with log.open("w") as output:
+        self._processes.append(
+          subprocess.Popen(
+            [*map(str, command), *flags],
+            env=os.environ | {"TF_CONFIG": json.dumps(there)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+          )
+        )
+
+  def wait(self):
+    """Exit codes; a worker that hangs is killed."""
+    end = time.monotonic() + _SECONDS
+    try:
+      return [process.wait(max(1.0, end - time.monotonic())) for process in self._processes]
+    finally:
+      for process in self._processes:
+        process.kill()
+
+  def wait_for(self, file):
+    end = time.monotonic() + _SECONDS
+    while not (self.run / file).exists() and time.monotonic() < end and all(p.poll() is None for p in self._processes):
+      time.sleep(0.2)
+    assert (self.run / file).exists(), self.logs()
+
+  def logs(self):
+    return "\n".join(log.read_text()[-4000:] for log in self._logs)
+
+  def preempt(self, index):
+    self._processes[index].send_signal(signal.SIGTERM)
+
+  def kill(self, index):
+    self._processes[index].kill()
+
+
+def weights(run):
+  reader = tf.train.load_checkpoint(latest_checkpoint(run, "last"))
+  names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/") and "/.OPT" not in name]
+  return {name: reader.get_tensor(name) for name in names}
+
+
+def assert_same(found, expected):
+  assert found.keys() == expected.keys()
+  for name, value in expected.items():
+    if np.issubdtype(np.asarray(value).dtype, np.floating):
+      np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.config
+def test_two_workers_train_what_two_replicas_of_one_process_do(tmp_path):
+  """A step reads all of the records, so both read the same whatever order each has; CRP has nothing to draw."""
+  sizes = {"train": 32, "validation": 16, "test": 16}
+  lengths = {"target": 1, "source": 1}
+  record_set = write_record_set(tmp_path / "records", small_schema(), records=sizes, lengths=lengths, unique_users=True)
+  alike = {"global_batch_size": 128, "epochs": 4, "learning_rate": 0.01}
+  here = train(small_experiment(crp=True, replicas=2, **alike), record_set, tmp_path / "here")
+  assert here.steps == 4
+  job = Job(tmp_path / "job", small_experiment(crp=True, strategy="multi_worker", **alike), record_set.path)
+  assert job.wait() == [0, 0], job.logs()
+  one, other = (pl.read_csv(run / "history.csv") for run in (tmp_path / "here", job.run))
+  assert "crp_loss" in one.columns
+  assert one.columns == other.columns
+  np.testing.assert_allclose(other.to_numpy(), one.to_numpy(), rtol=1e-4)
+  assert_same(weights(job.run), weights(tmp_path / "here"))
+  left = {path.name for path in job.run.iterdir()}
+  assert {"export", "metrics.json", "report", "predictions.parquet", "training.json"} <= left
+
+
+@pytest.mark.config
+def test_a_preempted_worker_takes_the_others_with_it_and_the_job_goes_on_from_there(record_set, tmp_path):
+  """Batches of different widths at the same step, too."""
+  experiment = small_experiment(crp=True, strategy="multi_worker", epochs=1000, early_stopping=0)
+  job = Job(tmp_path / "broken", experiment, record_set.path, "--noevaluate")
+  job.wait_for("checkpoints/last/checkpoint")
+  job.preempt(1)
+  assert job.wait() == [143, 143], job.logs()
+  done = json.loads((job.run / "training.json").read_text())
+  more = ["--noevaluate", "--set", f"train.epochs={done['epochs'] + 2}"]
+  resumed = Job(tmp_path / "broken", experiment, record_set.path, *more)
+  assert resumed.wait() == [0, 0], resumed.logs()
+  assert json.loads((resumed.run / "training.json").read_text())["starts"] == 2
+  unbroken = Job(tmp_path / "unbroken", experiment, record_set.path, *more)
+  assert unbroken.wait() == [0, 0], unbroken.logs()
+  assert_same(weights(resumed.run), weights(unbroken.run))
+
+
+@pytest.mark.config
+def test_a_job_that_loses_a_worker_ends_and_says_so(record_set, tmp_path):
+  experiment = small_experiment(strategy="multi_worker", epochs=1000, early_stopping=0)
+  job = Job(tmp_path, experiment, record_set.path, "--noevaluate")
+  job.wait_for("checkpoints/last/checkpoint")
+  job.kill(1)
+  assert job.wait() == [1, -9], job.logs()
+  assert "worker 0 of 2 has lost another one" in job.logs()
+
+
+@pytest.mark.parametrize(
+  ("cluster", "strategy", "message"),
+  [
+    ({"worker": ["a:1", "b:1"]}, "mirrored", r"TF_CONFIG names 2 tasks, but a mirrored job runs on one machine"),
+    ({}, "multi_worker", r"train\.strategy is multi_worker, but TF_CONFIG names no workers"),
+    ({"worker": ["a:1"], "ps": ["b:1"]}, "multi_worker", r"TF_CONFIG names tasks that no job here has: ps"),
+    ([], "multi_worker", r"TF_CONFIG is not what TensorFlow describes a cluster by"),
+  ],
+)
+def test_a_cluster_that_does_not_fit_is_refused(cluster, strategy, message, monkeypatch):
+  monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
+  with pytest.raises(UserError, match=message):
+    make_strategy(small_experiment(strategy=strategy).train)
+
+
+def test_replicas_of_a_worker_are_its_gpus(monkeypatch):
+  cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+  monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+  with pytest.raises(UserError, match=r"train\.replicas is 2, but a worker has as many as it sees GPUs, here 1"):
+    make_strategy(small_experiment(strategy="multi_worker", replicas=2).train)
+  with pytest.raises(UserError, match=r"train\.jit_compile: XLA runs on one CPU device"):
+    make_strategy(small_experiment(strategy="multi_worker", jit_compile=True).train)
+
+
+def test_the_chief_comes_before_the_workers(monkeypatch):
+  cluster = {"worker": ["b:1", "c:1"], "chief": ["a:1"]}
+  monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}}))
+  assert tasks() == (["a:1", "b:1", "c:1"], 2)
+  monkeypatch.delenv("TF_CONFIG")
+  assert tasks() == ([], 0)
