@@ -145,7 +145,7 @@ def run(
       "split": split,
       "fingerprint": record_set.fingerprint,
       "model": {"name": name},
-      "records": {"name": record_set.name, "path": str(record_set.path)},
+      "records": predictions.records_read(record_set, split, "target", scored.scores.size),
     }
     if name == "item_popularity":
       found[name] |= {"logloss": float("nan"), "calibration": float("nan")}

@@ -72,7 +72,7 @@ def evaluate(
       "version": ranker.path.resolve().name,
       "path": str(ranker.path),
     },
-    "records": {"name": record_set.name, "path": str(record_set.path)},
+    "records": predictions.records_read(record_set, split, ranker.domain, found["candidates"]),
   }
   if training is not None:
     found["training"] = dict(training)

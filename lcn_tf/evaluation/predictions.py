@@ -138,3 +138,9 @@ def item_counts(record_set: RecordSet, domain: DomainName = "target") -> np.ndar
   count = np.zeros(declared.size, np.int64)
   count[vocabulary["index"].to_numpy()] = vocabulary["count"].to_numpy()
   return count[record_set.catalogue(domain)[:, 0]]
+
+
+def records_read(record_set: RecordSet, split: str, domain: DomainName, candidates: int) -> dict[str, Any]:
+  """What `metrics.json` says of the records: `name`, `path`, and the candidates of broken ones, `left_out`."""
+  there = record_set.part(split, domain).candidates
+  return {"name": record_set.name, "path": str(record_set.path), "left_out": there - candidates}

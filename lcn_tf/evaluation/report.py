@@ -207,10 +207,11 @@ def _data(record_set: RecordSet, split: str) -> str:
 
 def _details(found: Mapping[str, Any], config: str) -> str:
   confidence = found["confidence"]
+  lost = found["records"].get("left_out", 0)
   body = page.facts(
     [
       ("model", found["model"]["path"]),
-      ("records", found["records"]["path"]),
+      ("records", found["records"]["path"] + (f", {lost:,} candidates of broken records left out" if lost else "")),
       ("fingerprint", found["fingerprint"]),
       ("bootstrap", f"{confidence['replicates']} samples of the users, seed {confidence.get('seed', 0)}"),
     ]

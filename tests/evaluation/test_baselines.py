@@ -168,3 +168,4 @@ def test_broken_records_are_left_out_if_so_wanted(record_set, tmp_path):
   part = record_set.part("test")
   assert list(saved) == list(baselines.NAMES)
   assert all(part.shards[0].candidates < entry["candidates"] < part.candidates for entry in saved.values())
+  assert all(entry["records"]["left_out"] == part.candidates - entry["candidates"] for entry in saved.values())

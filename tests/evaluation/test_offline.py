@@ -221,7 +221,11 @@ def test_a_broken_record_is_left_out_if_so_wanted(folder, record_set, tmp_path):
   evaluate_command.main([*command, f"--output={tmp_path / 'out'}", "--on_corrupt=skip"])
   found = json.loads((tmp_path / "out" / "metrics.json").read_text())
   whole = record_set.part("test").shards[0].candidates
-  assert whole < found["candidates"] < record_set.part("test").candidates
+  every = record_set.part("test").candidates
+  assert whole < found["candidates"] < every
+  assert found["records"]["left_out"] == every - found["candidates"]
+  page = (tmp_path / "out" / "report" / "index.html").read_text()
+  assert f"{every - found['candidates']} candidates of broken records left out" in page
   assert len(pl.read_parquet(tmp_path / "out" / "predictions.parquet")) == found["candidates"]
 
 
