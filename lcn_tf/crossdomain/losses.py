@@ -2,10 +2,12 @@
 
 import tensorflow as tf
 
+from lcn_tf.layers.unit import unit
+
 
 def cosines(queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
   """`[A, D]`, `[M, D]` -> `[A, M]`; 0 with a zero vector."""
-  return tf.matmul(_unit(queries), _unit(keys), transpose_b=True)
+  return tf.matmul(unit(queries), unit(keys), transpose_b=True)
 
 
 def info_nce(
@@ -30,7 +32,7 @@ def info_nce(
   Reference: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
     https://arxiv.org/abs/2002.05709, Eq. (1).
   """
-  positive = tf.reduce_sum(_unit(queries)[:, tf.newaxis] * _unit(positives), axis=-1) / temperature
+  positive = tf.reduce_sum(unit(queries)[:, tf.newaxis] * unit(positives), axis=-1) / temperature
   logits = cosines(queries, negatives) / temperature + tf.where(keep, 0.0, -1e30)
   return tf.nn.softplus(tf.reduce_logsumexp(logits, axis=-1, keepdims=True) - positive)
 
@@ -39,12 +41,3 @@ def click_losses(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, mask:
   """Weighted sigmoid cross entropy of each candidate, `[B, N]` float32; 0 where `mask` is False."""
   losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(labels, tf.float32), tf.cast(logits, tf.float32))
   return tf.where(mask, losses * tf.cast(weights, tf.float32), 0.0)
-
-
-def _unit(rows: tf.Tensor) -> tf.Tensor:
-  """At length 1. A zero vector, as out-of-vocabulary rows begin, stays zero and gets no gradient: it has no direction,
-  and the gradient grows without bound towards it."""
-  rows = tf.cast(rows, tf.float32)
-  squared = tf.reduce_sum(rows * rows, axis=-1, keepdims=True)
-  there = squared > 1e-12
-  return tf.where(there, rows * tf.math.rsqrt(tf.where(there, squared, 1.0)), 0.0)

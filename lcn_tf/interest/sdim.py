@@ -11,6 +11,7 @@ from lcn_tf.interest.base import static_rows
 from lcn_tf.interest.two_stage import TwoStage
 from lcn_tf.layers.simhash import SimHash, bucket_sums, signatures
 from lcn_tf.layers.structures import Behaviours, Candidates
+from lcn_tf.layers.unit import unit
 
 MODES = ("pool", "ta")
 _WIDEST = 8  # the table has 2 ** width sums of each round
@@ -27,8 +28,9 @@ class SDIM(TwoStage):
       pool:    (1 / m) sum_r l2norm(sum_j p_j^(r) [e_j ; s_j]),   and recency averaged with the weights c_j
       ta:      target attention over the `top_k` behaviours of largest c_j >= 1, ties to the newer
 
-  where j runs over the visible behaviours, s_j are their cross fields, and l2norm(x) = x / max(|x|, 1e-9), so that a
-  round without a collision adds nothing. The embeddings hashed are those of the items as they are now.
+  where j runs over the visible behaviours, s_j are their cross fields, and l2norm(x) = x / |x|, or 0 below a length of
+  1e-6, so that a round adds nothing without a collision, or with such of all-zero rows alone, as unknown items begin.
+  The embeddings hashed are those of the items as they are now.
 
   Pooling never makes a row per candidate and behaviour: behaviours are added up once per user, round and signature, and
   a candidate looks its m sums up. Such a table holds the behaviours that all candidates of a request see; those that
@@ -155,12 +157,12 @@ class SDIM(TwoStage):
     by_all_BL, by_some_BL = _who_sees(visible)
 
     def all_see_the_same() -> tf.Tensor:
-      unit_BMCX = _unit(bucket_sums(past, self.width, rows_BLX, by_all_BL))
-      unit = tf.reshape(unit_BMCX, [tf.shape(unit_BMCX)[0], self.hashes * 2**self.width, unit_BMCX.shape[-1]])
-      return tf.matmul(_flat(self._one_hot(own)), unit) * _sees(visible) / self.hashes
+      unit_BMCX = unit(bucket_sums(past, self.width, rows_BLX, by_all_BL))
+      table = tf.reshape(unit_BMCX, [tf.shape(unit_BMCX)[0], self.hashes * 2**self.width, unit_BMCX.shape[-1]])
+      return tf.matmul(_flat(self._one_hot(own)), table) * _sees(visible) / self.hashes
 
     def some_see_more() -> tf.Tensor:
-      return tf.reduce_mean(_unit(self._sums(own, past, rows_BLX, visible, by_all_BL, by_some_BL)), axis=1)
+      return tf.reduce_mean(unit(self._sums(own, past, rows_BLX, visible, by_all_BL, by_some_BL)), axis=1)
 
     return tf.cond(tf.reduce_any(by_some_BL > 0.0), some_see_more, all_see_the_same)
 
@@ -216,8 +218,3 @@ def _who_sees(visible: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   seen_BL = count_BL > 0.0
   by_all_BL = count_BL >= readers_B1
   return tf.cast(seen_BL & by_all_BL, tf.float32), tf.cast(seen_BL & ~by_all_BL, tf.float32)
-
-
-def _unit(sums: tf.Tensor) -> tf.Tensor:
-  """At length 1 along the last axis; zero stays zero."""
-  return tf.math.l2_normalize(sums, axis=-1, epsilon=1e-18)

@@ -241,6 +241,25 @@ def test_exactly_the_behaviours_that_collide_at_least_once_learn(l2):
     assert _learn(layer, candidates, behaviours, b, n) == expected
 
 
+def test_a_round_of_unknown_items_alone_gives_nothing_and_no_gradient():
+  """Their embeddings begin at zero, where a direction has no gradient."""
+  candidates, behaviours = random_inputs(0, S=0, R=0)
+  shape = behaviours.embedding.shape
+  known = np.zeros(shape[1], bool)
+  for some in (known, np.arange(shape[1]) % 2 == 0):
+    rows = tf.constant(np.where(some[:, np.newaxis], behaviours.embedding, 0.0), tf.float32)
+    layer, inputs = SDIM(hashes=8), tensors((candidates, behaviours))
+    with tf.GradientTape() as tape:
+      tape.watch(rows)
+      result = layer(inputs[0], inputs[1]._replace(embedding=rows))
+    gradient = tape.gradient(result, rows).numpy()
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() < 1e3
+    if not some.any():
+      assert not result.numpy().any()
+      assert not gradient.any()
+
+
 def test_attention_learns_from_those_with_most_collisions_ties_to_the_newer():
   candidates, behaviours = random_inputs(11, L=40)
   layer = SDIM(**TA)
