@@ -124,7 +124,9 @@ class RequestEncoder:
   def _row(self, domain: DomainName, item: int | str) -> int:
     try:
       key = str(item) if self._text[domain] else int(item)
-    except ValueError:  # a text where all ids are numbers
+    except (ValueError, TypeError, OverflowError):  # a text where all ids are numbers, or no id at all
+      return UNKNOWN_ITEM
+    if not self._text[domain] and not isinstance(item, str) and key != item:  # 7.9 is not item 7
       return UNKNOWN_ITEM
     return self._rows[domain].get(key, UNKNOWN_ITEM)
 
@@ -171,6 +173,10 @@ def _text(value: Any, field: str) -> str | None:
   if isinstance(value, (int, np.integer)):
     return str(int(value))
   if isinstance(value, (float, np.floating)):
+    if not np.isfinite(value):
+      return None
+    if value == int(value):  # as a column of whole floats is read
+      return str(int(value))
     return str(pl.Series([float(value)]).cast(pl.String)[0])
   raise UserError(f"field {field!r}: {value!r} is no text, number or truth value")
 

@@ -131,7 +131,7 @@ def test_a_value_is_read_alike_whatever_else_is_in_the_call(case):
   others = [({"likes": "b"}, {"place": 3.0}), ({"user_id": True}, {"place": "3"}), ({}, {"place": np.int32(3)})]
   (alone,), (user,) = fields(plain)
   context, users = fields(*others, plain)
-  assert context == [1, alone, alone, alone]  # "3.0" is not "3"
+  assert context == [alone] * 4
   assert alone > 1
   assert users[-1] == user
   (_, (listed,)), (_, (scalar,)) = fields(({"likes": ["b"]}, {})), fields(({"likes": "b"}, {}))
@@ -151,3 +151,31 @@ def test_a_value_is_read_alike_whatever_else_is_in_the_call(case):
 def test_a_field_that_the_schema_does_not_have_is_told(case, request_, message):
   with pytest.raises(UserError, match=message):
     RequestEncoder(case[0]).encode([request_])
+
+
+def test_whole_floats_are_the_numbers_that_a_column_of_them_was_read_as(tmp_path):
+  """pandas makes floats of integers with nulls."""
+  log = logs.random_log(np.random.default_rng(0), 400, span=90).with_columns(pl.col("event").cast(pl.String))
+  place = pl.Series(np.random.default_rng(1).integers(1, 5, 400).astype(float))
+  log = log.with_columns(place=place)
+  users = pl.DataFrame({"user_id": range(6), "likes": [["a"]] * 6})
+  experiment = logs.experiment(SCHEMA, labels={"kind": "given"})
+  encoder = RequestEncoder(builder.build(experiment, tables.Tables(log, logs.items(12), users), tmp_path / "records"))
+
+  def places(*values):
+    rows = [RankRequest(time=50, candidates=[0], context={"place": value}) for value in values]
+    return encoder.encode(rows)["candidate_context"][:, 0, 0].tolist()
+
+  assert len(set(places(1, 2, 3, 4))) == 4
+  assert min(places(1, 2, 3, 4)) > 1
+  assert places(1.0, 2.0, np.float32(3), 4.0) == places(1, 2, 3, 4)
+  assert places(float("nan"), float("inf"), 1.5) == places(None, None, "none of these")
+
+
+def test_what_is_no_id_is_the_unknown_item(case):
+  records, log, _ = case
+  known = log.filter(pl.col("domain") == "target")["item_id"][0]
+  candidates = [known, None, 7.9, float("nan"), "no such item", True if isinstance(known, str) else 10**30]
+  items = RequestEncoder(records).encode([RankRequest(time=50, candidates=candidates)])["candidate_items"][0]
+  assert items[0] > 1
+  assert items[1:].tolist() == [1] * 5
