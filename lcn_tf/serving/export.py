@@ -1,5 +1,6 @@
 """A SavedModel that is published whole or not at all."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -23,6 +24,11 @@ def newest_version(folder: pathlib.Path) -> pathlib.Path | None:
   return max(versions, key=lambda path: int(path.name), default=None)
 
 
+def digest(checkpoint: str) -> str:
+  """Of a checkpoint's contents: of its index, which holds a checksum of every tensor."""
+  return hashlib.sha256(pathlib.Path(f"{checkpoint}.index").read_bytes()).hexdigest()[:16]
+
+
 def save(
   model: keras.Model,
   experiment: Experiment,
@@ -35,6 +41,9 @@ def save(
   Its signature `rank` takes the tensors of `request_spec` and returns `probability` `[B, N]`. Beside it lies
   `assets.extra`: `lcn_tf.json` with name, seed, checkpoint, fingerprint and schema, and a record set without records,
   by which `RequestEncoder` numbers requests and `pipelines.build_records --like` other records.
+
+  Args:
+    checkpoint: The path of the one that the weights are of; empty if they are of none.
   """
 
   def rank(**request: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -53,7 +62,8 @@ def save(
     description = {
       "name": experiment.name,
       "seed": experiment.train.seed,
-      "checkpoint": checkpoint,
+      "checkpoint": pathlib.Path(checkpoint).name,
+      "weights": digest(checkpoint) if checkpoint else "",
       "domain": "target",
       "fingerprint": record_set.fingerprint,
       "schema": record_set.record_schema.model_dump(mode="json"),

@@ -18,7 +18,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
-from lcn_tf.serving.export import DESCRIPTION, newest_version, save
+from lcn_tf.serving.export import DESCRIPTION, digest, newest_version, save
 from lcn_tf.training.projections import refresh
 
 
@@ -35,7 +35,7 @@ def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathl
   checkpoint = run.checkpoint()
   model = run.model_of(checkpoint)
   refresh(model)
-  return save(model, run.experiment, run.record_set, output, pathlib.Path(checkpoint).name)
+  return save(model, run.experiment, run.record_set, output, checkpoint)
 
 
 def exported(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path | None:
@@ -43,8 +43,8 @@ def exported(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib
   newest = newest_version(pathlib.Path(output))
   if newest is None or not (newest / DESCRIPTION).is_file():
     return None
-  checkpoint = json.loads((newest / DESCRIPTION).read_text()).get("checkpoint")
-  return newest if checkpoint == pathlib.Path(read_run(run_dir).checkpoint()).name else None
+  described = json.loads((newest / DESCRIPTION).read_text())
+  return newest if described.get("weights") == digest(read_run(run_dir).checkpoint()) else None
 
 
 def latest_checkpoint(run_dir: str | pathlib.Path, kind: Literal["best", "last"]) -> str | None:

@@ -306,6 +306,9 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
       )
   elif there and there.model.pretraining != experiment.model.pretraining:
     shutil.rmtree(run / "pretrained", ignore_errors=True)
+  if not begun:  # what an earlier job said of its own weights
+    for name in ("metrics.json", "training.json"):
+      (run / name).unlink(missing_ok=True)
   if not begun or not (run / "items").is_dir():
     record_set.copy_numbering(run)
   record_set.save(run)

@@ -23,7 +23,8 @@ from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
 from lcn_tf.training import trainer
 from lcn_tf.training.callbacks import Pace, Validation
-from lcn_tf.training.export_run import read_run
+from lcn_tf.training.export_run import exported, read_run
+from lcn_tf.training.job import run_job
 from lcn_tf.training.strategy import make_strategy
 from lcn_tf.training.trainer import train, warn_of_other_records
 from tests.support.callbacks import Losses, Stop
@@ -288,6 +289,23 @@ def test_a_folder_without_a_checkpoint_takes_another_experiment(record_set, tmp_
   assert train(other, record_set, tmp_path).steps == 8
   assert config.load(str(tmp_path / "experiment.yaml")) == other
   assert not (tmp_path / "pretrained").exists(), "vectors of other settings"
+
+
+def test_a_folder_that_is_begun_anew_keeps_no_result_and_exports_its_own_weights(record_set, tmp_path):
+  run_job(small_experiment("none"), record_set, tmp_path, bootstrap=0)
+  first = exported(tmp_path, tmp_path / "export")
+  assert first is not None
+  shutil.rmtree(tmp_path / "checkpoints")
+  other = small_experiment("none", learning_rate=0.5, seed=7)
+  with pytest.raises(KeyboardInterrupt):
+    train(other, record_set, tmp_path, (Stop(2),))
+  assert not (tmp_path / "metrics.json").exists()
+  found = run_job(other, record_set, tmp_path, bootstrap=0)
+  second = exported(tmp_path, tmp_path / "export")
+  assert second is not None
+  assert second != first
+  assert found["model"]["version"] == second.name
+  assert found["seed"] == 7
 
 
 def test_records_that_cannot_be_validated_with_are_refused_before_the_run_begins(record_set, tmp_path):
