@@ -173,7 +173,11 @@ class Grid:
     failures = []
     for cell in cells:
       settings = cell.experiment.model.pretraining
-      if not _needs_vectors(cell) or settings.path or Pretrained.there(cell.folder / "pretrained"):
+      if not _needs_vectors(cell) or settings.path:
+        continue
+      mine = cell.folder / "pretrained"
+      asked = settings.model_dump(mode="json", exclude={"path"})
+      if Pretrained.there(mine) and Pretrained.open(mine).made_with(asked):
         continue
       key = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
       shared = self.output / "pretrained" / key
@@ -184,7 +188,7 @@ class Grid:
           file = shared.with_suffix(".yaml")
           file.write_text(config.dump(cell.experiment))
           self.runner.pretrain(file, shared)
-        Pretrained.open(shared, self.fingerprint).save(cell.folder / "pretrained")
+        Pretrained.open(shared, self.fingerprint).save(mine)
       except (Failed, UserError) as error:
         for_good = isinstance(error, UserError) or error.for_good
         failures.append(Failure(cell, f"no item vectors: {error}", for_good))
@@ -228,7 +232,10 @@ def _choose(row: Row, lost: Collection[int]) -> None:
   found: list[dict[str, Any]] = []
   for cell in tried:
     epoch, value = cell.best_epoch() if cell.trained() else (0, None)
+    value = value if epoch else None  # of one class: there is none
     found.append({"values": cell.tuned, "val_auc": value, "epoch": epoch, "folder": cell.folder.parent.name})
+  if all(tried["val_auc"] is None for tried in found):
+    raise UserError(f"{row.label}: nothing to choose by: no job of its tuning has a validation AUC")
   best = max(range(len(found)), key=lambda i: -1.0 if found[i]["val_auc"] is None else found[i]["val_auc"])
   rule = f"best validation AUC with seed {tried[0].seed}; ties: the first"
   files.write_json(row.folder / "tuning.json", {"rule": rule, "seed": tried[0].seed, "tried": found, "chosen": best})

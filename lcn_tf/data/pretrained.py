@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ class Pretrained:
   clusters: dict[DomainName, np.ndarray]
   notes: dict[str, Any]
   fingerprint: str
+
+  def made_with(self, settings: Mapping[str, Any]) -> bool:
+    """Whether they were made with these settings, those of `model.pretraining` without its path."""
+    return bool(self.notes.get("settings", settings) == settings)
 
   def save(self, folder: str | pathlib.Path) -> None:
     """Writes the files, in the place of older ones; the notes come last, so a folder with them is whole."""

@@ -61,7 +61,7 @@ def vectors_of(events: pl.DataFrame, config: Pretraining, record_set: RecordSet)
   all_vectors, all_clusters = (_at(rows, made, ends[-1]) for made in (vectors, clusters))
 
   notes: dict[str, Any] = {
-    "settings": config.model_dump(mode="json", exclude={"path"}),
+    "settings": _settings(config),
     "records": {"name": record_set.name, "path": str(record_set.path)},
     "users": events["user"].n_unique(),
     "behaviours": len(events),
@@ -91,14 +91,19 @@ def _at(rows: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
 def item_vectors(experiment: Experiment, record_set: RecordSet, folder: pathlib.Path) -> Pretrained:
   """The vectors of a run: those in its `folder`, else a copy of those that the experiment names, else new ones.
 
-  They lie in the run's folder afterwards, so a run is whole without its experiment's `model.pretraining.path`.
+  What lies in the folder but was made with other settings, or knows later behaviours than the training records do, is
+  made anew. They lie in the run's folder afterwards, so a run is whole without the `model.pretraining.path` of its
+  experiment.
 
   Raises:
     UserError: They are broken, of other records, or know what came after the training records.
   """
-  if Pretrained.there(folder):
-    return Pretrained.open(folder, record_set.fingerprint)
   config = experiment.model.pretraining
+  if Pretrained.there(folder):
+    found = Pretrained.open(folder, record_set.fingerprint)
+    if config.path or (found.made_with(_settings(config)) and _last_time(found, record_set) < _newest(record_set)):
+      return found
+    logging.info("%s: made for another job; made anew", folder)
   if config.path:
     found = Pretrained.open(config.path, record_set.fingerprint)
     _check_foreign(found, config, record_set)
@@ -156,21 +161,35 @@ def _behaviours(users: np.ndarray, items: np.ndarray, times: np.ndarray, lengths
 
 def _check_foreign(found: Pretrained, config: Pretraining, record_set: RecordSet) -> None:
   """Vectors that another command made: they may know nothing newer than the training candidates."""
-  newest = max(part.last_time for part in record_set.splits["train"].values())
-  last = found.notes.get("last_time", newest - 1)
+  newest, last = _newest(record_set), _last_time(found, record_set)
   if last >= newest:
     raise UserError(
       f"{config.path}: these vectors were made from behaviours up to {last}, but the last training "
       f"candidate of {record_set.path} is of {newest}. Run pipelines.pretrain on these records."
     )
-  asked = config.model_dump(mode="json", exclude={"path"})
-  if asked != found.notes.get("settings", asked):
+  asked = _settings(config)
+  if not found.made_with(asked):
     logging.warning(
       "%s: made with %s; what else model.pretraining says, %s, has no effect",
       config.path,
       found.notes["settings"],
       asked,
     )
+
+
+def _settings(config: Pretraining) -> dict[str, Any]:
+  return config.model_dump(mode="json", exclude={"path"})
+
+
+def _newest(record_set: RecordSet) -> int:
+  """The moment of the last training candidate."""
+  return max(part.last_time for part in record_set.splits["train"].values())
+
+
+def _last_time(found: Pretrained, record_set: RecordSet) -> int:
+  """Of the behaviours that the vectors were made from; older than all candidates where nothing is said of it."""
+  last: int = found.notes.get("last_time", _newest(record_set) - 1)
+  return last
 
 
 def _log(notes: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from lcn_tf import config
 from lcn_tf.comparison import grid, report
 from lcn_tf.comparison.cells import rows_of
 from lcn_tf.comparison.compare import compare
@@ -364,3 +365,53 @@ def test_cells_without_their_item_vectors_fail_and_others_do_not(record_set, tmp
 def test_the_folder_says_whose_records_it_is(record_set, tmp_path):
   compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
   assert RecordSet.open(tmp_path / "out").fingerprint == record_set.fingerprint
+
+
+def test_item_vectors_of_an_interrupted_call_are_made_anew_if_other_ones_are_asked_for(
+  record_set, tmp_path, monkeypatch
+):
+  class Vectors(Stub):
+    def pretrain(self, file, folder):
+      dim = config.load(str(file)).model.pretraining.dim
+      table = {d: np.full((record_set.record_schema.domain(d).items, 2), dim, np.float32) for d in ("target", "source")}
+      clusters = {d: np.ones(values.shape, np.int64) for d, values in table.items()}
+      settings = config.load(str(file)).model.pretraining.model_dump(mode="json", exclude={"path"})
+      Pretrained(table, clusters, {"settings": settings}, record_set.fingerprint).save(folder)
+
+  monkeypatch.setattr(grid, "_needs_vectors", lambda cell: True)
+  stub = Vectors()
+  stub.interrupt_after = 0
+  with pytest.raises(KeyboardInterrupt):
+    compare(load(tmp_path, seeds=[0]), record_set, tmp_path / "out", runner=stub)
+  for folder in (tmp_path / "out" / "cells").rglob("experiment.yaml"):
+    folder.unlink()
+  other = load(tmp_path, seeds=[0], common={"model.pretraining.dim": 16}, keep_models=True)
+  compare(other, record_set, tmp_path / "out", runner=Vectors())
+  folders = [row.cells()[0].folder for row in rows_of(other, tmp_path / "out")]
+  assert all((Pretrained.open(folder / "pretrained").vectors["target"] == 16).all() for folder in folders)
+
+
+def test_a_broken_record_costs_the_trivial_baselines_and_not_the_table(tmp_path, caplog):
+  sizes = {"train": 4, "validation": 2, "test": 4}
+  whole = write_record_set(tmp_path / "records", small_schema(), records=sizes, compression="none")
+  shard = tmp_path / "records" / whole.part("test").shards[1].file
+  shard.write_bytes(shard.read_bytes()[:-3])
+  compare(load(tmp_path, baselines=True), whole, tmp_path / "out", runner=Stub())
+  assert "no rows of the trivial baselines: " in caplog.text
+  assert "| Good |" in (tmp_path / "out" / "table.md").read_text()
+  assert "item mean" not in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_without_a_validation_auc_tuning_chooses_nothing(record_set, tmp_path):
+  class OneClass(Stub):
+    def train(self, cell, evaluate):
+      super().train(cell, evaluate)
+      history = cell.folder / "history.csv"
+      head, *rows = history.read_text().splitlines()
+      place = head.split(",").index("val_auc")
+      rows = [",".join("" if i == place else v for i, v in enumerate(row.split(","))) for row in rows]
+      history.write_text("\n".join([head, *rows]) + "\n")
+
+  loaded = load(tmp_path, seeds=[0], tuning={"train.learning_rate": [0.001, 0.01]})
+  with pytest.raises(UserError, match=r"nothing to choose by: no job of its tuning has a validation AUC"):
+    compare(loaded, record_set, tmp_path / "out", runner=OneClass())

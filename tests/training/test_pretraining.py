@@ -235,6 +235,15 @@ def test_a_run_makes_its_vectors_once(record_set, events, tmp_path, monkeypatch)
   assert again.notes == made.notes
 
 
+def test_vectors_of_other_settings_or_of_later_behaviours_are_made_anew(record_set, made, tmp_path, monkeypatch):
+  """Left in the folder by a job that never began."""
+  monkeypatch.setattr(pretraining, "pretrain", lambda *arguments: made)
+  for notes in ({"settings": {"dim": 1}}, {"last_time": 2_000}):
+    dataclasses.replace(made, notes=made.notes | notes).save(tmp_path / "pretrained")
+    assert item_vectors(experiment_of(), record_set, tmp_path / "pretrained").notes == made.notes
+    assert Pretrained.open(tmp_path / "pretrained").notes == made.notes
+
+
 def test_a_run_that_was_interrupted_while_writing_makes_them_again(record_set, made, tmp_path, monkeypatch):
   monkeypatch.setattr(pretraining, "pretrain", lambda *arguments: made)
 
