@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 EXTRAS ?= dev
 BIN := $(VENV)/bin
+comma := ,
+# one for each choice of extras: adding the GPU's libraries later is another set-up
+READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 RUN := runs/quickstart
 CONFIG := configs/movielens/lcn.yaml
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -13,9 +16,9 @@ export TF_USE_LEGACY_KERAS := 1
 help:
 	@grep -E '^[a-z]+:.*#' $(MAKEFILE_LIST) | sed -E 's/:[^#]*# /\t/'
 
-setup: $(VENV)/.ready # a virtual environment with everything in it; EXTRAS=dev,gpu for machines with GPUs
+setup: $(READY) # a virtual environment with everything in it; EXTRAS=dev,gpu for machines with GPUs
 
-$(VENV)/.ready: setup.py
+$(READY): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	touch $@

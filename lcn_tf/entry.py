@@ -33,7 +33,7 @@ def define_scoring(
   bootstrap = flags.DEFINE_integer(
     "bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0, flag_values=values
   )
-  seed = flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=values)
+  seed = flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=values)
   on_corrupt = flags.DEFINE_enum(
     "on_corrupt", "error", ["error", "skip"], "a broken record ends it, or is logged and left out", flag_values=values
   )

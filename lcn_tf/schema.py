@@ -105,6 +105,9 @@ class Schema(Strict):
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Schema":
     used = {feature.vocabulary for feature in self.features()} | {item_vocabulary(domain) for domain in DOMAINS}
+    for name in sorted(used | set(self.vocabularies)):
+      if "/" in name or "\0" in name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no name of a vocabulary: it names a file")
     for name in self.vocabularies:
       if name not in used:
         raise ValueError(str(unknown("vocabularies", "vocabulary", name, used)))

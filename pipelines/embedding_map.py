@@ -23,7 +23,7 @@ _FIELD = flags.DEFINE_string(
   "field", None, "the item field that is the category, shared by both domains", required=True, flag_values=_FLAGS
 )
 _ITEMS = flags.DEFINE_integer("items", 5000, "drawn at most, over both domains", 6, flag_values=_FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "of the draw and of the map", flag_values=_FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "of the draw and of the map", lower_bound=0, flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:

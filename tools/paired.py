@@ -24,7 +24,7 @@ _BOOTSTRAP = flags.DEFINE_integer(
   "bootstrap", 1000, "bootstrap samples of the users", lower_bound=1, flag_values=_FLAGS
 )
 _LEVEL = flags.DEFINE_float("level", 0.95, "of the intervals", flag_values=_FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=_FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:

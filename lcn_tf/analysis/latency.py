@@ -27,7 +27,7 @@ from lcn_tf.evaluation import figures
 from lcn_tf.interest.base import Extractor
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
-from lcn_tf.training.cost import peak_memory_bytes
+from lcn_tf.training.cost import cores, peak_memory_bytes
 
 LENGTHS = (500, 2000, 10_000)
 GROWTH = (250, 500, 1000, 2000, 5000, 10_000)
@@ -262,7 +262,7 @@ def run(
     note = "Steps of 8 requests of 16 candidates, one history, tools.benchmark_training in a process of its own each."
     tables.append(Table("Training step by length", found, note, digits=2))
     pictures.append(_growth_picture(found))
-  facts = {"candidates": candidates, "threads": tf.config.threading.get_inter_op_parallelism_threads() or "all cores"}
+  facts = {"candidates": candidates, "threads": cores()}
   page = Page("Latency", facts, tables, pictures)
   page.write(output, "latency")
   return page

@@ -297,6 +297,9 @@ def _aside(output: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
       raise UserError(f"{output}: exists. Choose another --output, or replace it with --overwrite")
     if not (output / "dataset.json").is_file():
       raise UserError(f"{output}: exists and is not a record set (no dataset.json), so --overwrite leaves it alone")
+    for name, what in (("experiment.yaml", "a training run"), ("comparison.yaml", "a comparison")):
+      if (output / name).exists():
+        raise UserError(f"{output}: holds {what} ({name}), so --overwrite leaves it alone")
   folder = output.with_name(f"{output.name}.tmp-{os.getpid()}")
   try:
     folder.mkdir(parents=True)

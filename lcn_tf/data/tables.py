@@ -79,10 +79,17 @@ def _read(path: str) -> pl.DataFrame:
     raise UserError(f"{path}: no such file.{nearest(path, there)}")
   if source.is_dir() and not any(source.glob("**/*.parquet")):
     raise UserError(f"{path}: this folder holds no .parquet file")
+  parts = []
+  for file in sorted(source.glob("**/*.parquet")) if source.is_dir() else [source]:
+    try:
+      parts.append(pl.read_parquet(file, glob=False))
+    except (pl.exceptions.PolarsError, OSError) as error:
+      raise UserError(f"{file}: not a Parquet file: {str(error).splitlines()[0]}") from None
   try:
-    return pl.read_parquet(source / "**/*.parquet" if source.is_dir() else source)
-  except (pl.exceptions.PolarsError, OSError) as error:
-    raise UserError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
+    # files of other days may lack a column, or hold whole numbers where others have floats
+    return pl.concat(parts, how="diagonal_relaxed") if len(parts) > 1 else parts[0]
+  except pl.exceptions.PolarsError as error:
+    raise UserError(f"{path}: these files have no common columns: {str(error).splitlines()[0]}") from None
 
 
 def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
@@ -107,7 +114,7 @@ def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
   interactions.time("timestamp")
   if labels.kind != "sampled":
     interactions.number(labels.column, "label", f"records.labels.kind is {labels.kind}")
-  interactions.weight()
+  interactions.weight(labels.kind == "given")
   for feature in {f.name: f for d in DOMAINS for f in schema.domain(d).cross_fields + schema.context_fields}.values():
     interactions.field(feature, "a cross or context field of the schema")
   item_fields = [f for d in DOMAINS for f in schema.domain(d).item_fields]
@@ -146,7 +153,7 @@ def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
   interactions.reject(pl.col("repeated"), "repeated row (the first is kept)")
 
   good = interactions.good().drop("known_item", "repeated")
-  if not good.is_empty() and good["timestamp"].min() > _MILLISECONDS:  # type: ignore[operator]
+  if not good.is_empty() and good["timestamp"].median() > _MILLISECONDS:  # type: ignore[operator]
     logging.warning("%s: the timestamps look like milliseconds; they are read as seconds", in_interactions)
   checked = [table for table in (interactions, items, users) if table is not None]
   rejected = pl.concat([table.rejected() for table in checked], how="diagonal")
@@ -223,10 +230,14 @@ class _Table:
       raise self.wrong_type(column, f"numbers ({role})")
     self.add(alias, column.cast(pl.Float64))
 
-  def weight(self) -> None:
+  def weight(self, label: bool) -> None:
+    """Null where a row has none; with `given` labels, behaviours that were never candidates need none."""
     if "weight" in self.raw.columns:
       self.number("weight", "weight", "the weight of a candidate in the loss")
-      self.add("weight", self.frame["weight"].fill_null(float("nan")))
+      missing = pl.lit(float("nan"))
+      if label:
+        missing = pl.when(pl.col("label").is_null()).then(1.0).otherwise(missing)
+      self.frame = self.frame.with_columns(weight=pl.col("weight").fill_null(missing))
     else:
       self.frame = self.frame.with_columns(weight=pl.lit(1.0))
 

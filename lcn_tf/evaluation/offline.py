@@ -78,7 +78,6 @@ def evaluate(
     found["training"] = dict(training)
   item_counts = predictions.item_counts(record_set, ranker.domain)
   found["slices"] = slices(frame, item_counts, replicates=min(bootstrap, 100), seed=seed)
-  files.write_json(output / "metrics.json", found)
   run = ranker.path.resolve().parent.parent
   page = report.render(
     found,
@@ -89,6 +88,7 @@ def evaluate(
   )
   with files.replacing(output / "report" / "index.html") as aside:
     aside.write_text(page)
+  files.write_json(output / "metrics.json", found)  # last: who finds it finds all
   logging.info(
     "%s: AUC %.4f, GAUC %.4f, logloss %.4f on %d candidates of %d users -> %s",
     split,

@@ -291,6 +291,15 @@ def test_an_existing_output_is_replaced_only_with_overwrite_and_only_if_it_is_a_
   assert (tmp_path / "mine" / "train").is_dir()
 
 
+@pytest.mark.parametrize(("file", "what"), [("experiment.yaml", "a training run"), ("comparison.yaml", "a comparison")])
+def test_a_run_is_never_overwritten_though_it_holds_a_dataset_json(tmp_path, log, file, what):
+  build(tmp_path, log)
+  (tmp_path / "out" / file).write_text("name: mine")
+  with pytest.raises(UserError, match=rf"out: holds {what} \({file}\), so --overwrite leaves it alone"):
+    build(tmp_path, log, overwrite=True)
+  assert (tmp_path / "out" / "dataset.json").is_file()
+
+
 def test_a_failed_overwrite_keeps_the_old_record_set(tmp_path, log, monkeypatch):
   build(tmp_path, log)
   before = logs.file_bytes(tmp_path / "out")

@@ -185,3 +185,27 @@ def test_timestamps_in_milliseconds_are_warned_about(caplog):
     assert not caplog.messages
     check(logs.interactions([(1, 0, "target", 1_700_000_000_000, 1.0)]))
   assert caplog.messages == ["interactions: the timestamps look like milliseconds; they are read as seconds"]
+
+
+def test_a_behaviour_that_was_never_a_candidate_needs_no_weight():
+  behaviour = (1, 0, "target", 11, None)
+  checked = check(logs.interactions([GOOD, behaviour], weight=pl.Series([2.5, None])))
+  assert checked.interactions["weight"].to_list() == [2.5, 1.0]
+  assert checked.reasons() == {}
+
+
+def test_one_early_moment_does_not_hide_milliseconds(caplog):
+  rows = [(1, 0, "target", 1_600_000_000_000 + second, 1.0) for second in range(3)]
+  check(logs.interactions([(1, 0, "target", 0, 1.0), *rows]))
+  assert caplog.messages == ["interactions: the timestamps look like milliseconds; they are read as seconds"]
+
+
+def test_the_files_of_a_folder_may_differ_in_types_and_columns(tmp_path):
+  pl.DataFrame({"item_id": [1, 2], "label": [0, 1]}).write_parquet(tmp_path / "day[1].parquet")
+  pl.DataFrame({"item_id": [3], "label": [0.0], "more": ["x"]}).write_parquet(tmp_path / "day[2].parquet")
+  read = tables.read(str(tmp_path), str(tmp_path / "day[1].parquet"))
+  assert read.interactions.rows() == [(1, 0.0, None), (2, 1.0, None), (3, 0.0, "x")]
+  assert read.items.height == 2
+  pl.DataFrame({"item_id": [["a"]]}).write_parquet(tmp_path / "day[3].parquet")
+  with pytest.raises(UserError, match=r"these files have no common columns"):
+    tables.read(str(tmp_path), str(tmp_path / "day[1].parquet"))
