@@ -344,6 +344,14 @@ class Train(Strict):
   warm_start: str = ""
   seed: Count = 0
 
+  @pydantic.model_validator(mode="after")
+  def _decays(self) -> "Train":
+    if self.row_decay and self.preset == "twin":
+      raise ValueError(
+        f"row_decay {self.row_decay} is of preset 'lcn'; AdaGrad, the tables' optimizer of 'twin', has none"
+      )
+    return self
+
 
 class Experiment(Strict):
   """One experiment, whole: no inheritance between files, `diff` two to compare."""

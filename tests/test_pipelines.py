@@ -122,6 +122,7 @@ def wrong(tmp_path, **changes):
     ({"model__embedding__dims": {"genre": 8}}, r"model\.embedding\.dims: the schema has no vocabulary 'genre'"),
     ({"train__global_batch_size": 1000}, r"global_batch_size 1000 is not a multiple of schema\.candidates 16"),
     ({"records__split": {"train": 0.9, "validation": 0.2}}, r"records\.split: .*leave no part"),
+    ({"train__preset": "twin", "train__row_decay": 0.1}, r"train: row_decay 0\.1 is of preset 'lcn'; AdaGrad"),
     ({"schema__user_fields": ["geo/city"]}, r"schema: 'geo/city' is no name of a vocabulary: it names a file"),
     ({"schema__vocabularies": {"nothing": {}}}, r"schema: vocabularies: unknown vocabulary 'nothing'"),
   ],

@@ -23,7 +23,8 @@ class ETA(TwoStage):
   which was measured to be as fast as counting the differing bits of packed words, and needs no packing.
 
   Departures from the paper: the ESU is either of the two of `TwoStage`, so that two-stage models differ in their search
-  alone ("mha" is ETA's own); only the item embedding is hashed, not the side information.
+  alone ("mha" is ETA's own); only the item embedding is hashed, not the side information. All-zero embeddings, as
+  unknown items begin, have one code in common: an unknown candidate finds the unknown behaviours first.
 
   Args:
     bits: Length m of a code.

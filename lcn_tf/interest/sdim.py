@@ -39,7 +39,8 @@ class SDIM(TwoStage):
 
   Departures from the paper: recency depends on the candidate's time, which a table per user cannot hold. Without `l2`
   its pool, sum_j (c_j / m) recency_j, is exact nevertheless; with `l2` it is averaged over all collisions, not round by
-  round. Only the item embedding is hashed. XLA cannot compile "pool" with `l2` (sparse products).
+  round. Only the item embedding is hashed. All-zero embeddings, as unknown items begin, collide in every round. XLA
+  cannot compile "pool" with `l2` (sparse products).
 
   Args:
     hashes: Rounds m.
