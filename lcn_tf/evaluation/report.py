@@ -17,7 +17,7 @@ from lcn_tf.metrics import Scored
 SLICES = {
   "history_target": ("By target history", "behaviours of the target domain that the candidate sees"),
   "history_source": ("By source history", "behaviours of the source domain that the candidate sees"),
-  "item_count": ("By item frequency", "interactions of the item in training"),
+  "item_count": ("By item frequency", "interactions of the item in training, 0 below the min_count of its vocabulary"),
 }
 
 
