@@ -11,11 +11,21 @@ from lcn_tf.analysis.formulas import Sizes
 from lcn_tf.analysis.full_attention import PROJECTIONS, FullAttention
 from lcn_tf.analysis.mult_adds import count_call
 from lcn_tf.errors import UserError
+from lcn_tf.interest.din import DIN
+from lcn_tf.interest.eta import ETA
 from lcn_tf.interest.lap import LAP
+from lcn_tf.interest.sdim import SDIM
+from lcn_tf.interest.sim import SIMHard, SIMSoft
+from lcn_tf.interest.twin import TWIN
 from pipelines import complexity as command
 from tests.support.layers import random_inputs, tensors
 
 SPECIFIED = Sizes(N=1, L=2000, D=64, S=32)
+PLAIN = Sizes(N=1, L=2000, D=64, vectors=64)
+# DIN's MLP over 4 * 64, of 100 behaviours: (256 * 80 + 80 * 40 + 40 + 64) each
+DIN_ESU = 2_378_400
+# four heads of 16 over 100 behaviours: query, keys and values, scores and sums, output
+MHA_ESU = 4_096 + 819_200 + 12_800 + 4_096
 
 
 def test_lap_takes_what_the_specification_says():
@@ -30,6 +40,67 @@ def test_laps_share_of_full_attention_is_that_of_the_specification():
   assert rows["200, 50"]["total"] == 2_188_800
   assert rows["100, 20"]["share, %"] <= 5.0
   assert synthetic.PRESETS["lap_five_percent"] == ("lap", {"top_k": [100, 20]})
+
+
+def test_twins_key_projection_takes_what_the_specification_says():
+  """MODELS.md 6.5: L = 10^4, H_in = 160, C = 32, d_out = 128."""
+  once = Sizes(N=0, L=10_000, D=160, S=32)  # without candidates: what there is once per history
+  four, one = TWIN(), TWIN(num_heads=1, head_dim=128)
+  keys = formulas.full_attention(once, "shared", num_heads=4, head_dim=32) // 2  # the other half are values
+  assert keys == 245_760_000
+  bias = Sizes(N=0, L=10_000, D=0, S=32)
+  assert formulas.specified("twin", one, bias) == 320_000
+  assert round(100 * (1 - 320_000 / keys), 2) == 99.87
+  # the specification counts one head; each of four has a bias of its own
+  assert formulas.specified("twin", four, bias) == 4 * 320_000
+  # and the items' projections are kept per item
+  assert formulas.specified("twin", four, once) == 10_000 * 160 * 128 + 4 * 320_000
+  # a candidate adds its query, the scores (1.28 M), and values, sums and output of the 100 kept rows
+  added = formulas.specified("twin", four, Sizes(N=1, L=10_000, D=160, S=32)) - formulas.specified("twin", four, once)
+  assert added == 160 * 128 + 1_280_000 + 100 * 192 * 128 + 100 * 128 + 128 * 64
+  longer = formulas.specified("twin", four, Sizes(N=7, L=10_001, D=160, S=32))
+  assert longer - formulas.specified("twin", four, Sizes(N=7, L=10_000, D=160, S=32)) == 160 * 128 + 4 * 32 + 7 * 128
+
+
+def test_twin_projects_no_key_of_a_history():
+  """The graphs at the sizes of MODELS.md 6.5, per request of one candidate."""
+  read = tensors(random_inputs(0, B=1, N=1, L=10_000, D=160, S=32, R=0))
+  live, cached = TWIN(), TWIN(projections="cached", items=50)
+  for layer in (live, cached):
+    layer(*read)
+  carried = 2 * 160 * 128  # the query through W_q and W_h
+  esu = 2 * 4 * 100 * 192 + 192 * 128 + 128 * 64
+  found = complexity.count_extractor(live, *read)
+  assert (found.unknown, found.loops) == ((), ())
+  assert found.total == carried + 4 * 10_000 * 192 + esu
+  assert found.total == formulas.implemented("twin", live, complexity.sizes_of(*read))
+  # biases of four heads; scores (1.28 M), a bias one more entry of each key; the query through W_q once more
+  search = count_call(lambda *both: cached.alphas(*both), *read)
+  assert (search.unknown, search.loops) == ((), ())
+  assert search.total == carried + 160 * 128 + 4 * 320_000 + 1_280_000 + 4 * 10_000
+
+
+@pytest.mark.parametrize(
+  ("name", "layer", "expected"),
+  [
+    ("average_pooling", None, 128_000),
+    ("din", DIN(recent=100), DIN_ESU),
+    ("din", DIN(), 20 * DIN_ESU),
+    ("sim_hard", SIMHard(), DIN_ESU),
+    ("sim_hard", SIMHard(esu="mha"), MHA_ESU),
+    ("sim_cluster", SIMHard(), DIN_ESU),
+    ("sim_cluster_plus", SIMHard(), DIN_ESU),
+    ("sim_soft", SIMSoft(), 128_000 + DIN_ESU),
+    ("eta", ETA(), 2001 * 64 * 64 + DIN_ESU),
+    ("eta", ETA(esu="mha"), 8_196_096 + MHA_ESU),
+    ("sdim", SDIM(), 2001 * 64 * 48 * 3 + 48 * 128_000),
+    ("sdim", SDIM(mode="ta"), 18_441_216 + DIN_ESU),
+    ("lap", LAP(), 256_000 + (4_096 + 200 * 4_096 + 2 * 12_800 + 4_096) + (4_096 + 409_600 + 6_400 + 4_096 + 32_768)),
+  ],
+)
+def test_extractors_take_what_the_specification_says(name, layer, expected):
+  """MODELS.md 1 to 5, 7.3 and 12: one candidate, 2,000 behaviours, 64 wide, no side information."""
+  assert formulas.specified(name, layer, PLAIN) == expected
 
 
 def test_a_literal_lap_counts_as_its_formula_says():

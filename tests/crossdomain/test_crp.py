@@ -193,6 +193,27 @@ def test_an_item_of_the_anchors_recent_history_is_no_negative():
   np.testing.assert_allclose([kept, dropped], [np.log(3), np.log(2)], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+  ("column", "negatives"),
+  [(0, 2), (2, 1), (2 + 49, 1), (2 + 50, 2), (2 + 57, 2)],
+  ids=["invisible", "newest", "50th newest", "51st newest", "oldest"],
+)
+def test_of_the_anchors_history_the_newest_50_visible_behaviours_are_no_negatives(column, negatives):
+  # 60 behaviours of which the anchor sees all but the newest two; 9, a candidate of another user, is one of them
+  target = _toy([1, 2, 3], [[1], [9], [7]])
+  items = np.full([3, 60], 90, np.int32)
+  items[0, column] = 9
+  visible = np.broadcast_to(np.arange(60) >= 2, (3, 1, 60))
+  repeated = {name: np.repeat(getattr(target.own, name), 60, axis=1) for name in ("times", "side", "vectors", "fields")}
+  embedding = np.eye(100, dtype=np.float32)[items]
+  own = target.own._replace(**repeated, items=items, embedding=embedding, visible=visible)
+  alone = np.array([True, False, False])[:, np.newaxis, np.newaxis]
+  target = target._replace(own=own, other=target.other._replace(visible=alone))
+  dropped = _losses(_crp(temperature=1.0), target, target)["ts"]
+  kept = _losses(_crp(temperature=1.0, mask_history_negatives=False), target, target)["ts"]
+  np.testing.assert_allclose([dropped, kept], [np.log(1 + negatives), np.log(3)], rtol=1e-5)
+
+
 def test_requests_of_one_user_alone_give_zero_and_no_nan():
   target = _toy([5, 5], [[1, 2], [3, 4]])
   layer = _crp()

@@ -1,4 +1,4 @@
-"""Frozen item vectors and clusters in the embedding of requests."""
+"""How tables begin; frozen item vectors and clusters in the embedding of requests."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import tensorflow as tf
 from lcn_tf.config import Embedding
 from lcn_tf.data import records
 from lcn_tf.data.pretrained import Pretrained
-from lcn_tf.layers.embedding import RequestEmbedding
+from lcn_tf.layers.embedding import RequestEmbedding, Tables
 from lcn_tf.models.build import build_model
 from lcn_tf.schema import DOMAINS
 from lcn_tf.training.optimizers import make_optimizer
@@ -52,6 +52,33 @@ def model_of(made, extractor="sim_soft"):
   model = build_model(SCHEMA, config, pretrained=made)
   model.compile(optimizer=make_optimizer(model, experiment.train))
   return model
+
+
+@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize("init", ["scaled_uniform", "glorot"])
+def test_tables_begin_uniform_in_the_range_of_their_initialisation(init, width):
+  tf.keras.utils.set_random_seed(0)
+  rows = Tables({"item": 3002}, {"item": 1}, {"item": width}, init).tables["item"].numpy()
+  limit = {"scaled_uniform": 1 / np.sqrt(width), "glorot": np.sqrt(6 / (3002 + width))}[init]
+  np.testing.assert_array_equal(rows[:2], 0)
+  assert 0.999 * limit < np.abs(rows).max() <= limit * (1 + 1e-6)
+  # of a uniform draw: mean 0, variance limit^2 / 3
+  np.testing.assert_allclose(rows[2:].mean(), 0, atol=0.02 * limit)
+  np.testing.assert_allclose(rows[2:].std(), limit / np.sqrt(3), rtol=0.02)
+
+
+@pytest.mark.parametrize("init", [None, "glorot"])
+def test_tables_of_a_model_begin_within_one_by_the_root_of_their_width_unless_told(init):
+  tf.keras.utils.set_random_seed(0)
+  config = Embedding(dim=4, cross_dim=2, **({"init": init} if init else {}))
+  tables = RequestEmbedding(SCHEMA, config, DOMAINS, 4).tables.tables
+  widths = {name: table.shape[1] for name, table in tables.items()}
+  assert set(widths.values()) == {2, 4}
+  assert widths["dwell"] == 2
+  for name, table in tables.items():
+    size, width = table.shape
+    limit = np.sqrt(6 / (size + width)) if init else 1 / np.sqrt(width)
+    assert 0.75 * limit < np.abs(table.numpy()).max() <= limit * (1 + 1e-6), name
 
 
 @pytest.mark.parametrize("deduplicate", [True, False])

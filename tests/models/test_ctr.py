@@ -114,6 +114,21 @@ def test_without_weight_crp_leaves_the_main_gradients_as_they_are():
     np.testing.assert_allclose(gradients[0][name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+def test_every_step_draws_other_pairs_from_the_same_batch():
+  model = model_of(crp=True, learning_rate=1e-12)
+  inputs = {d: batch_of(seed=i, domain=d) for i, d in enumerate(model.domains)}
+  losses = []
+  for _ in range(2):
+    model.reset_metrics()
+    losses.append({name: float(loss) for name, loss in model.train_step(inputs).items()})
+  first, second = losses
+  assert abs(first["crp_loss"] - second["crp_loss"]) > 1e-3
+  # nothing was learned that could tell the steps apart, and within a step nothing is drawn anew
+  np.testing.assert_allclose(first["ctr_loss"], second["ctr_loss"], rtol=1e-6)
+  again = [float(model.compute_loss(inputs)["crp_loss"]) for _ in range(2)]
+  assert again[0] == again[1]
+
+
 def test_crp_moves_item_tables_and_never_the_attention():
   model = model_of(crp=True)
   inputs = {d: batch_of(seed=i, domain=d) for i, d in enumerate(("target", "source"))}

@@ -65,6 +65,21 @@ def test_the_presets_give_tables_and_the_rest_an_optimizer_each(preset, kind):
   assert names.isdisjoint(v.name for v in model.dense_variables())
 
 
+def test_adagrad_of_the_tables_begins_with_accumulators_of_a_tenth():
+  model = model_of("average_pooling")
+  optimizer = make_optimizer(model, small_experiment(preset="twin").train)
+  adagrad, table = optimizer.optimizers[1], model.table_variables()[0]
+  for each in model.table_variables():
+    np.testing.assert_allclose(adagrad.get_slot(each, "accumulator"), np.full(each.shape, 0.1), rtol=1e-6)
+  before, width = table.numpy(), table.shape[1]
+  for gradient in (0.3, 0.4):
+    adagrad.apply_gradients([(tf.IndexedSlices(tf.fill([1, width], gradient), tf.constant([5]), table.shape), table)])
+  change = table.numpy() - before
+  first, second = 0.3 / np.sqrt(0.1 + 0.3**2), 0.4 / np.sqrt(0.1 + 0.3**2 + 0.4**2)
+  np.testing.assert_allclose(change[5], -0.05 * (first + second), rtol=1e-4)
+  assert not np.delete(change, 5, axis=0).any()
+
+
 def test_the_config_round_trips():
   optimizer = RowwiseAdam(0.02, row_decay=0.3, unique_rows=True)
   again = RowwiseAdam.from_config(optimizer.get_config())
