@@ -1,4 +1,4 @@
-"""Defaults against the table of the specification (MODELS.md, section 15); a comment where the code has its own."""
+"""Defaults against the table of the specification; a comment where the code has its own."""
 
 import inspect
 import types
