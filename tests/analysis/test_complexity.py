@@ -43,7 +43,7 @@ def test_laps_share_of_full_attention_is_that_of_the_specification():
 
 
 def test_twins_key_projection_takes_what_the_specification_says():
-  """MODELS.md 6.5: L = 10^4, H_in = 160, C = 32, d_out = 128."""
+  """The worked numbers of TWIN: L = 10^4, H_in = 160, C = 32, d_out = 128."""
   once = Sizes(N=0, L=10_000, D=160, S=32)  # without candidates: what there is once per history
   four, one = TWIN(), TWIN(num_heads=1, head_dim=128)
   keys = formulas.full_attention(once, "shared", num_heads=4, head_dim=32) // 2  # the other half are values
@@ -63,7 +63,7 @@ def test_twins_key_projection_takes_what_the_specification_says():
 
 
 def test_twin_projects_no_key_of_a_history():
-  """The graphs at the sizes of MODELS.md 6.5, per request of one candidate."""
+  """The graphs at these sizes, per request of one candidate."""
   read = tensors(random_inputs(0, B=1, N=1, L=10_000, D=160, S=32, R=0))
   live, cached = TWIN(), TWIN(projections="cached", items=50)
   for layer in (live, cached):
@@ -99,7 +99,7 @@ def test_twin_projects_no_key_of_a_history():
   ],
 )
 def test_extractors_take_what_the_specification_says(name, layer, expected):
-  """MODELS.md 1 to 5, 7.3 and 12: one candidate, 2,000 behaviours, 64 wide, no side information."""
+  """One candidate, 2,000 behaviours, 64 wide, no side information."""
   assert formulas.specified(name, layer, PLAIN) == expected
 
 
