@@ -238,6 +238,10 @@ class Pretraining(Strict):
   clusters: tuple[Positive, Positive] = (1000, 10000)
   seed: Count = 0
 
+  def settings(self) -> dict[str, Any]:
+    """What vectors are made with: all but where they lie."""
+    return self.model_dump(mode="json", exclude={"path"})
+
 
 class Model(Strict):
   """What is trained: the skeleton's slots, or a network of its own wiring.

@@ -176,8 +176,7 @@ class Grid:
       if not _needs_vectors(cell) or settings.path:
         continue
       mine = cell.folder / "pretrained"
-      asked = settings.model_dump(mode="json", exclude={"path"})
-      if Pretrained.there(mine) and Pretrained.open(mine).made_with(asked):
+      if Pretrained.there(mine) and Pretrained.open(mine).made_with(settings.settings()):
         continue
       key = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
       shared = self.output / "pretrained" / key

@@ -36,7 +36,7 @@ class Pretrained:
   fingerprint: str
 
   def made_with(self, settings: Mapping[str, Any]) -> bool:
-    """Whether they were made with these settings, those of `model.pretraining` without its path."""
+    """Whether they were made with these `settings()` of `model.pretraining`."""
     return bool(self.notes.get("settings", settings) == settings)
 
   def save(self, folder: str | pathlib.Path) -> None:

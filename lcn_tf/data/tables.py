@@ -230,12 +230,12 @@ class _Table:
       raise self.wrong_type(column, f"numbers ({role})")
     self.add(alias, column.cast(pl.Float64))
 
-  def weight(self, label: bool) -> None:
-    """Null where a row has none; with `given` labels, behaviours that were never candidates need none."""
+  def weight(self, given: bool) -> None:
+    """NaN where a row has none, 1 where it needs none: with `given` labels, behaviours that were never candidates."""
     if "weight" in self.raw.columns:
       self.number("weight", "weight", "the weight of a candidate in the loss")
       missing = pl.lit(float("nan"))
-      if label:
+      if given:
         missing = pl.when(pl.col("label").is_null()).then(1.0).otherwise(missing)
       self.frame = self.frame.with_columns(weight=pl.col("weight").fill_null(missing))
     else:

@@ -53,7 +53,7 @@ class Validation(keras.callbacks.Callback):
     workers: Of the job; the chief scores, and all get what it found.
   """
 
-  def __init__(self, batches: Callable[[], Iterable[dict[str, tf.Tensor]]], workers: Workers | None = None):
+  def __init__(self, batches: Callable[[], Iterable[dict[str, tf.Tensor]]], workers: Workers):
     super().__init__()
     self._batches = batches
     self._workers = workers
@@ -66,10 +66,7 @@ class Validation(keras.callbacks.Callback):
     )
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-    workers = self._workers
-    found = self._found() if workers is None or workers.chief else (0.0, 0.0, 0.0)
-    if workers is not None:
-      found = workers.chiefs(found)
+    found = self._workers.chiefs(self._found() if self._workers.chief else (0.0, 0.0, 0.0))
     if logs is not None:
       logs.update(zip(("val_auc", "val_gauc", "val_logloss"), found, strict=True))
 
@@ -97,28 +94,25 @@ class Checkpoints(keras.callbacks.Callback):
   Args:
     folder: `last/` and `best/` are made there; a checkpoint is written whole or not at all.
     progress: Updated here.
+    workers: Of the job: a checkpoint is written by all of them at the same step, each to its own folder.
     every: Steps between checkpoints within an epoch; 0 = none.
     minutes: Likewise, so many minutes.
     patience: Epochs without a better validation AUC before training stops; 0 = never.
     keep: Checkpoints that `last/` holds.
-    workers: Of the job: a checkpoint is written by all of them at the same step, each to its own folder.
-    shared: Where `restore` reads, if it is not `folder`.
   """
 
   def __init__(
     self,
     folder: pathlib.Path,
     progress: Progress,
+    workers: Workers,
     every: int = 0,
     patience: int = 0,
     keep: int = 2,
     minutes: float = 0.0,
-    workers: Workers | None = None,
-    shared: pathlib.Path | None = None,
   ):
     super().__init__()
     self._folder = folder
-    self._shared = shared or folder
     self._workers = workers
     self._progress = progress
     self._every = every
@@ -135,9 +129,8 @@ class Checkpoints(keras.callbacks.Callback):
     self._last = tf.train.CheckpointManager(tf.train.Checkpoint(**contents), str(self._folder / "last"), self._keep)
     self._best = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(self._folder / "best"), 1)
 
-  def restore(self) -> bool:
-    """Takes up the last checkpoint, if there is one."""
-    path = tf.train.latest_checkpoint(str(self._shared / "last"))
+  def restore(self, path: str | None) -> bool:
+    """Takes up a checkpoint, the run's last one, if there is one."""
     if path:
       self._last.checkpoint.restore(path).assert_existing_objects_matched()
       logging.info("resumed from %s: %d epochs and %d steps", path, self._progress.epoch, self._progress.step)
@@ -168,7 +161,7 @@ class Checkpoints(keras.callbacks.Callback):
 
   def _agreed(self, mine: Sequence[bool], now: bool) -> Sequence[bool]:
     """Of each, whether it is so; several workers ask each other `now`, and else it is not."""
-    if self._workers is None or self._workers.count == 1:
+    if self._workers.count == 1:
       return mine
     return self._workers.any(mine) if now else [False] * len(mine)
 

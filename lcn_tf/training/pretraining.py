@@ -61,7 +61,7 @@ def vectors_of(events: pl.DataFrame, config: Pretraining, record_set: RecordSet)
   all_vectors, all_clusters = (_at(rows, made, ends[-1]) for made in (vectors, clusters))
 
   notes: dict[str, Any] = {
-    "settings": _settings(config),
+    "settings": config.settings(),
     "records": {"name": record_set.name, "path": str(record_set.path)},
     "users": events["user"].n_unique(),
     "behaviours": len(events),
@@ -101,7 +101,7 @@ def item_vectors(experiment: Experiment, record_set: RecordSet, folder: pathlib.
   config = experiment.model.pretraining
   if Pretrained.there(folder):
     found = Pretrained.open(folder, record_set.fingerprint)
-    if config.path or (found.made_with(_settings(config)) and _last_time(found, record_set) < _newest(record_set)):
+    if config.path or (found.made_with(config.settings()) and _last_time(found, record_set) < _newest(record_set)):
       return found
     logging.info("%s: made for another job; made anew", folder)
   if config.path:
@@ -167,7 +167,7 @@ def _check_foreign(found: Pretrained, config: Pretraining, record_set: RecordSet
       f"{config.path}: these vectors were made from behaviours up to {last}, but the last training "
       f"candidate of {record_set.path} is of {newest}. Run pipelines.pretrain on these records."
     )
-  asked = _settings(config)
+  asked = config.settings()
   if not found.made_with(asked):
     logging.warning(
       "%s: made with %s; what else model.pretraining says, %s, has no effect",
@@ -175,10 +175,6 @@ def _check_foreign(found: Pretrained, config: Pretraining, record_set: RecordSet
       found.notes["settings"],
       asked,
     )
-
-
-def _settings(config: Pretraining) -> dict[str, Any]:
-  return config.model_dump(mode="json", exclude={"path"})
 
 
 def _newest(record_set: RecordSet) -> int:

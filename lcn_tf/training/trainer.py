@@ -35,7 +35,7 @@ from lcn_tf.training.export_run import Run, latest_checkpoint, read_run
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.pretraining import item_vectors
 from lcn_tf.training.projections import RefreshProjections
-from lcn_tf.training.strategy import device_names, make_strategy, tasks
+from lcn_tf.training.strategy import device_names, make_strategy
 from lcn_tf.training.workers import Workers
 
 # of `train`: what a job that goes on may have changed
@@ -86,27 +86,27 @@ def train(
   # its own checkpoints say what a job that was begun goes on with
   begun = latest_checkpoint(run_dir, "last")
   warm = _earlier_run(experiment, record_set) if experiment.train.warm_start and not begun else None
+  run = own = files.local(run_dir)
+  workers = Workers(make_strategy(experiment.train))
   with contextlib.ExitStack() as stack:
-    run = own = files.local(run_dir)
-    if experiment.train.strategy == "multi_worker" and tasks()[1] > 0:
-      own = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lcn_tf-")))
-    else:
+    if workers.chief:
       stack.enter_context(files.exclusive(run, "another training job"))
-    return _train(experiment, record_set, run, own, callbacks, warm)
+    else:
+      own = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lcn_tf-")))
+    return _train(experiment, record_set, workers, run, own, callbacks, warm)
 
 
 def _train(
   experiment: Experiment,
   record_set: RecordSet,
+  workers: Workers,
   run: pathlib.Path,
   own: pathlib.Path,
   callbacks: tuple[keras.callbacks.Callback, ...],
   warm: Run | None,
 ) -> Job:
   """`own`: Where this process writes: the chief's is the run folder."""
-  config, schema = experiment.train, record_set.record_schema
-  strategy = make_strategy(config)
-  workers = Workers(strategy)
+  config, schema, strategy = experiment.train, record_set.record_schema, workers.strategy
   # the checkpoint's own model is gone before this job's is made
   weights = warm.weights(warm.checkpoint()) if warm else {}
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
@@ -155,15 +155,14 @@ def _train(
   checkpoints = Checkpoints(
     own / "checkpoints",
     progress,
+    workers,
     config.checkpoint_every,
     config.early_stopping,
     config.keep_checkpoints,
     config.checkpoint_minutes,
-    workers=workers,
-    shared=run / "checkpoints",
   )
   checkpoints.set_model(model)
-  resumed = checkpoints.restore()
+  resumed = checkpoints.restore(latest_checkpoint(run, "last"))
   for variable in model.trainable_variables if weights else []:
     variable.assign(weights[variable.name].pop(0))
   part = record_set.part("train")

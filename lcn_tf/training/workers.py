@@ -18,6 +18,7 @@ class Workers:
     strategy: What `make_strategy` returned.
 
   Attributes:
+    strategy: By which they train.
     count: Of workers.
     index: Of this one; the first is the chief, who alone writes the run folder.
   """
@@ -26,7 +27,7 @@ class Workers:
     named, index = tasks()
     together = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     self.count, self.index = (len(named), index) if together else (1, 0)
-    self._strategy = strategy
+    self.strategy = strategy
     self._each = strategy.num_replicas_in_sync // self.count
 
   @property
@@ -86,4 +87,4 @@ class Workers:
       speaks = tf.equal(context.replica_id_in_sync_group % self._each, 0)
       return context.all_reduce("SUM", tf.where(speaks, mine, tf.zeros_like(mine)))
 
-    return self._strategy.experimental_local_results(self._strategy.run(replica))[0]
+    return self.strategy.experimental_local_results(self.strategy.run(replica))[0]
