@@ -314,8 +314,8 @@ class Train(Strict):
       and losses are float32. An exported model computes in float32, search scores included.
     jit_compile: XLA.
     early_stopping: Epochs without a better validation AUC before it stops; 0 = never.
-    length_buckets: History widths of a batch, which gets the smallest that holds its longest history. Empty: powers of
-      two.
+    length_buckets: History widths of a batch, which gets the smallest that holds its longest history. Empty: four to
+      an octave, or with `jit_compile`, which compiles for every pair of widths, powers of two.
     on_corrupt: A broken record stops the job (`error`) or is counted, logged and left out (`skip`).
     row_decay: Decoupled weight decay of the table rows that a step reads (preset `lcn`).
     checkpoint_every: Steps between checkpoints within an epoch; 0 = at its end, and by the clock.

@@ -26,6 +26,7 @@ OnCorrupt = Literal["error", "skip"]
 
 _FOREVER = np.iinfo(np.int64).max
 _GROUPED = 32  # batches among which records of similar size are grouped
+_GROUPED_BEHAVIOURS = 2**23  # and of an evaluation at most so many: they are held in memory
 _OPEN_SHARDS = 8  # read in turns
 
 
@@ -60,7 +61,7 @@ def training_batches(
     replicas: Of this worker.
     seed: Of the order.
     epoch, skip: Where to start: so many global batches into that epoch. Cheap: skipped records are not parsed.
-    length_buckets: Widths that a history may get, the record's capacity besides; powers of two from 16 on if empty.
+    length_buckets: Widths that a history may get, as `buckets` says.
     shuffle_buffer: Records that are shuffled at a time (after the shards are), per domain. They are held in memory.
     on_corrupt: `error`: iteration fails. `skip`: broken records are looked for first, logged and left out; some other
       records are then seen twice, so that an epoch keeps its number of steps.
@@ -142,11 +143,16 @@ def evaluation_batches(
   requests: int,
   length_buckets: Sequence[int] = (),
   on_corrupt: OnCorrupt = "error",
+  grouped: bool = False,
 ) -> tf.data.Dataset:
   """Every record of a split once, in the order of the files, as batches of `requests`; the last one may be smaller.
 
+  Args:
+    grouped: Records of similar size together, sorted out among some batches: less padding to read.
+
   Returns:
-    Elements as `records.parse` returns them. The other arguments are those of `training_batches`.
+    Elements as `records.parse` returns them, and `record` `[B]` int64: their numbers in the split, those that are left
+    out not counted. The other arguments are those of `training_batches`.
 
   Raises:
     UserError: There is no such split or domain, or a file is missing.
@@ -155,10 +161,20 @@ def evaluation_batches(
   serialized = tf.data.TFRecordDataset(files.paths, compression_type=files.compression)
   serialized = serialized.apply(tf.data.experimental.assert_cardinality(files.total))
   schema = record_set.record_schema
-  batches = serialized.batch(requests).map(
-    lambda some: _parse(some, schema, domain, length_buckets), num_parallel_calls=tf.data.AUTOTUNE
-  )
+  numbered = serialized.enumerate()
+  if grouped:
+    behaviours = requests * sum(schema.capacity(d) for d in DOMAINS)
+    numbered = _by_size(numbered, requests, max(1, min(_GROUPED, _GROUPED_BEHAVIOURS // behaviours)))
+  else:
+    numbered = numbered.batch(requests)
+
+  @tf.autograph.experimental.do_not_convert
+  def parse(numbers: tf.Tensor, some: tf.Tensor) -> Batch:
+    return _parse(some, schema, domain, length_buckets) | {"record": numbers}
+
+  batches = numbered.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
   return _deterministic(batches.prefetch(2))
+
 
 
 def steps_per_epoch(record_set: RecordSet, requests: int, domain: DomainName = "target") -> int:
@@ -213,9 +229,19 @@ def check_fingerprint(record_set: RecordSet, fingerprint: str, where: str) -> No
 
 
 def buckets(capacity: int, length_buckets: Sequence[int] = ()) -> list[int]:
-  """The widths that histories of up to `capacity` behaviours get, rising; `capacity` is the last."""
-  chosen = length_buckets or [2**power for power in range(4, 31)]
-  return sorted({width for width in chosen if width < capacity}) + [capacity]
+  """The widths that histories of up to `capacity` behaviours get, rising; `capacity` is the last.
+
+  By default multiples of 8, from 32 on four to an octave: at most a fourth of a batch's longest history is padding.
+  """
+  if not length_buckets:
+    octaves = range(5, capacity.bit_length())
+    length_buckets = [16, 24, *(2**octave * part // 4 for octave in octaves for part in (4, 5, 6, 7))]
+  return sorted({width for width in length_buckets if width < capacity}) + [capacity]
+
+
+def powers_of_two(capacity: int) -> tuple[int, ...]:
+  """Fewer widths, where each is compiled by itself: from 16 on up to `capacity`."""
+  return tuple(2**power for power in range(4, capacity.bit_length()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,6 +318,17 @@ def _grouped(serialized: tf.data.Dataset, rows: int, key: tf.Tensor, window: int
     return tf.gather(batches, tf.argsort(noise))
 
   return serialized.batch(window * rows).enumerate().map(regroup).unbatch()
+
+
+def _by_size(numbered: tf.data.Dataset, rows: int, window: int) -> tf.data.Dataset:
+  """Batches `[rows]` of numbered records of similar size, sorted out among `window`; the last may be smaller."""
+
+  @tf.autograph.experimental.do_not_convert
+  def regroup(numbers: tf.Tensor, some: tf.Tensor) -> tf.data.Dataset:
+    by_size = tf.argsort(tf.strings.length(some), stable=True)
+    return tf.data.Dataset.from_tensor_slices((tf.gather(numbers, by_size), tf.gather(some, by_size))).batch(rows)
+
+  return numbered.batch(window * rows).flat_map(regroup)
 
 
 def _parse(serialized: tf.Tensor, schema: Schema, domain: DomainName, length_buckets: Sequence[int]) -> Batch:

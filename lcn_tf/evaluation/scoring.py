@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from lcn_tf.schema import DomainName
 from lcn_tf.serving.export import DESCRIPTION, newest_version
 
 SIGNATURE = "rank"
-NOT_REQUESTED = ("label", "weight", "candidate_mask", "user")  # in a batch of records, but in no request
+NOT_REQUESTED = ("label", "weight", "candidate_mask", "user", "record")  # in a batch of records, but in no request
 _LOG_SECONDS = 10.0
 
 
@@ -98,7 +98,9 @@ def load(model: str | pathlib.Path) -> Ranker:
 def score(
   ranker: Ranker, record_set: RecordSet, split: str, *, requests: int = 64, on_corrupt: dataset.OnCorrupt = "error"
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Scores a split, batch by batch, in the order of the records.
+  """Scores a split, some batches at a time, in the order of the records.
+
+  Records of similar size are scored together, which pads less, and put in order again.
 
   Args:
     ranker: The model.
@@ -108,7 +110,7 @@ def score(
     on_corrupt: A broken record is an error, or logged and left out (`skip`).
 
   Yields:
-    The columns of `predictions.COLUMNS` for the candidates of a batch.
+    The columns of `predictions.COLUMNS` for the candidates of some batches.
 
   Raises:
     UserError: There is no such split, the fingerprints differ, a record is broken, the model asks for a tensor that
@@ -118,7 +120,7 @@ def score(
   total = record_set.part(split, ranker.domain).candidates
   done, start, logged = 0, time.monotonic(), time.monotonic()
   batches = dataset.evaluation_batches(
-    record_set, split, domain=ranker.domain, requests=requests, on_corrupt=on_corrupt
+    record_set, split, domain=ranker.domain, requests=requests, on_corrupt=on_corrupt, grouped=True
   )
   offered = set(batches.element_spec) - set(NOT_REQUESTED)
   unknown = [name for name in ranker.inputs if name not in offered]
@@ -127,6 +129,8 @@ def score(
       f"{ranker.path}: {SIGNATURE!r} asks for {', '.join(unknown)}, which records do not hold. "
       f"They hold: {', '.join(sorted(offered))}"
     )
+  held: list[dict[str, np.ndarray]] = []
+  records = end = 0
   with diagnosis.guard(record_set, split, (ranker.domain,)):
     for batch in batches:
       probability = ranker.function(**{name: batch[name] for name in ranker.inputs})["probability"].numpy()
@@ -135,9 +139,14 @@ def score(
         raise UserError(f"{ranker.path}: returned probabilities {probability.shape} for candidates {mask.shape}")
       chunk = predictions.columns({name: tensor.numpy() for name, tensor in batch.items()}, record_set)
       chunk["probability"] = probability[mask]
-      _check(chunk, ranker)
       done += len(chunk["user"])
-      yield chunk
+      record = batch["record"].numpy()
+      held.append(chunk | {"record": np.repeat(record, mask.sum(axis=1))})
+      records, end = records + len(record), max(end, int(record.max()) + 1)
+      if records == end:  # nothing is missing before the last one
+        ordered, held = _in_order(held), []
+        _check(ordered, ranker)
+        yield ordered
       if time.monotonic() - logged > _LOG_SECONDS:
         logged = time.monotonic()
         rate = done / (logged - start)
@@ -146,13 +155,20 @@ def score(
   logging.info("%s: %d candidates scored in %.1f s, %.0f per second", split, done, seconds, done / seconds)
 
 
+def _in_order(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Their rows as one, by rising `record`, which is left out."""
+  joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+  order = np.argsort(joined.pop("record"), kind="stable")
+  return {name: column[order] for name, column in joined.items()}
+
+
 def _check(chunk: dict[str, np.ndarray], ranker: Ranker) -> None:
   probability = chunk["probability"]
   wrong = np.flatnonzero(~((probability >= 0) & (probability <= 1)))
   if len(wrong):
     first = wrong[0]
     raise UserError(
-      f"{ranker.path}: {len(wrong)} of {len(probability)} scores of a batch are no probabilities; the first: "
+      f"{ranker.path}: {len(wrong)} of {len(probability)} scores are no probabilities; the first: "
       f"{probability[first]} for user {chunk['user'][first]}, item {chunk['item'][first]} at "
       f"{chunk['timestamp'][first]}"
     )

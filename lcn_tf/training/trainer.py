@@ -21,6 +21,7 @@ from lcn_tf.data.dataset import (
   check_fingerprint,
   check_schema,
   evaluation_batches,
+  powers_of_two,
   steps_per_epoch,
   training_batches,
 )
@@ -169,6 +170,10 @@ def _train(
   cost = Cost(own, progress, requests * part.candidates / max(part.records, 1), resumed)
   cost.set_model(model)
 
+  widths = config.length_buckets
+  if config.jit_compile and not widths:
+    widths = powers_of_two(max(schema.capacity(d) for d in DOMAINS))
+
   def stream(context: tf.distribute.InputContext) -> tf.data.Dataset:
     return training_batches(
       record_set,
@@ -178,7 +183,7 @@ def _train(
       replicas=strategy.num_replicas_in_sync // context.num_input_pipelines,
       seed=config.seed,
       skip=int(progress.epoch) * steps + int(progress.step),
-      length_buckets=config.length_buckets,
+      length_buckets=widths,
       shuffle_buffer=config.shuffle_buffer,
       on_corrupt=config.on_corrupt,
       workers=context.num_input_pipelines,
@@ -189,7 +194,9 @@ def _train(
     with guard(record_set, "validation"):
       # one replica's share: one device scores
       share = max(requests // each, 64)
-      yield from evaluation_batches(record_set, "validation", requests=share, on_corrupt=config.on_corrupt)
+      yield from evaluation_batches(
+        record_set, "validation", requests=share, on_corrupt=config.on_corrupt, grouped=True
+      )
 
   def history(epoch: int) -> list[keras.callbacks.Callback]:
     if not workers.chief:

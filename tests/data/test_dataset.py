@@ -54,6 +54,27 @@ def test_evaluation_reads_every_record_once_in_the_order_of_the_files(small, req
   assert [len(batch["user"]) for batch in batches[:-1]] == [requests] * (len(batches) - 1)
 
 
+@pytest.mark.parametrize("held", [2**23, 2 * 4 * 40])
+def test_a_grouped_evaluation_reads_the_same_records_by_size(small, monkeypatch, held):
+  monkeypatch.setattr(dataset, "_GROUPED_BEHAVIOURS", held)
+  schema = small.record_schema
+  expected = list(dataset.evaluation_batches(small, "test", requests=1, length_buckets=(250,)))
+  batches = list(dataset.evaluation_batches(small, "test", requests=4, length_buckets=(250,), grouped=True))
+  numbers = [batch["record"].numpy().tolist() for batch in batches]
+  assert sorted(itertools.chain(*numbers)) == [int(batch["record"][0]) for batch in expected] == list(range(19))
+  assert [len(some) for some in numbers] == [4, 4, 4, 4, 3]
+  for batch in batches:
+    for row, number in enumerate(batch["record"].numpy()):
+      for name, tensor in expected[number].items():
+        np.testing.assert_array_equal(batch[name][row], tensor[0], name)
+  serialized = [f.serialized for s in small.part("test").shards for f in diagnosis.scan(small, s, "target")]
+  in_window = max(1, min(32, held // (4 * sum(schema.capacity(d) for d in ("target", "source")))))
+  for start in range(0, 5, in_window):
+    window = batches[start : start + in_window]
+    sizes = [len(serialized[number]) for batch in window for number in batch["record"].numpy()]
+    assert sizes == sorted(sizes)
+
+
 def test_evaluation_of_the_source_domain_reads_its_records(small):
   batches = list(dataset.evaluation_batches(small, "test", domain="source", requests=8))
   assert sum(int(tf.reduce_sum(tf.cast(b["candidate_mask"], tf.int32))) for b in batches) == (
@@ -65,6 +86,7 @@ def test_a_batch_equals_parsing_its_records_at_full_width(small):
   for split_batch in dataset.evaluation_batches(small, "test", requests=19):
     serialized = [f.serialized for s in small.part("test").shards for f in diagnosis.scan(small, s, "target")]
     full = records.parse(tf.constant(serialized), small.record_schema)
+    np.testing.assert_array_equal(split_batch.pop("record"), range(19))
     for name, tensor in split_batch.items():
       whole = full[name].numpy()
       if tensor.shape != whole.shape:
@@ -76,10 +98,12 @@ def test_a_batch_equals_parsing_its_records_at_full_width(small):
 # Widths
 
 
-def test_buckets_are_powers_of_two_up_to_the_capacity_or_what_the_user_says():
-  assert dataset.buckets(250) == [16, 32, 64, 128, 250]
-  assert dataset.buckets(64) == [16, 32, 64]
+def test_buckets_are_four_to_an_octave_up_to_the_capacity_or_what_the_user_says():
+  assert dataset.buckets(250) == [16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 250]
+  assert dataset.buckets(64) == [16, 24, 32, 40, 48, 56, 64]
   assert dataset.buckets(5) == [5]
+  assert dataset.buckets(250, dataset.powers_of_two(250)) == [16, 32, 64, 128, 250]
+  assert dataset.buckets(64, dataset.powers_of_two(250)) == [16, 32, 64]
   assert dataset.buckets(250, (200, 100, 300)) == [100, 200, 250]
 
 

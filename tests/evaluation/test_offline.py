@@ -188,7 +188,7 @@ def test_another_schema_is_refused(record_set, tmp_path):
 
 def test_nan_scores_are_named(record_set, tmp_path):
   model = write_export(tmp_path / "1", record_set, scores=np.full(30, np.nan, np.float32))
-  with pytest.raises(UserError, match="scores of a batch are no probabilities; the first: nan for user 1, item"):
+  with pytest.raises(UserError, match="scores are no probabilities; the first: nan for user 1, item"):
     evaluate(model, record_set, "test", tmp_path / "out")
 
 
