@@ -9,6 +9,7 @@ Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.diagno
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ _FOREVER = np.iinfo(np.int64).max
 _GROUPED = 32  # batches among which records of similar size are grouped
 _GROUPED_BEHAVIOURS = 2**23  # and of an evaluation at most so many: they are held in memory
 _OPEN_SHARDS = 8  # read in turns
+_PARSERS = max(2, min(16, len(os.sched_getaffinity(0))))  # batches at a time
 
 
 def training_batches(
@@ -129,7 +131,7 @@ def training_batches(
     return tf.ensure_shape(sliced, [replicas, share, *tensor.shape[1:]])
 
   batches = tf.data.Dataset.range(epoch, _FOREVER if repeat else epoch + 1).flat_map(one_epoch).skip(skip)
-  batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+  batches = batches.map(parse, num_parallel_calls=_PARSERS)
   if replicas > 1:
     batches = batches.unbatch()
   return _deterministic(batches.prefetch(2 * replicas))
@@ -172,9 +174,8 @@ def evaluation_batches(
   def parse(numbers: tf.Tensor, some: tf.Tensor) -> Batch:
     return _parse(some, schema, domain, length_buckets) | {"record": numbers}
 
-  batches = numbered.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+  batches = numbered.map(parse, num_parallel_calls=_PARSERS)
   return _deterministic(batches.prefetch(2))
-
 
 
 def steps_per_epoch(record_set: RecordSet, requests: int, domain: DomainName = "target") -> int:
@@ -347,5 +348,7 @@ def _parse(serialized: tf.Tensor, schema: Schema, domain: DomainName, length_buc
 def _deterministic(dataset: tf.data.Dataset) -> tf.data.Dataset:
   options = tf.data.Options()
   options.deterministic = True
+  # its thread sleeps for up to a minute, and an iterator ends only when it wakes
+  options.autotune.enabled = False
   options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
   return dataset.with_options(options)
