@@ -445,6 +445,12 @@ def dump(experiment: Experiment) -> str:
   return yaml.safe_dump(experiment.model_dump(mode="json", by_alias=True), sort_keys=False)
 
 
+def with_train(experiment: Experiment, asked: Experiment, names: typing.Sequence[str]) -> Experiment:
+  """`experiment`, with these fields of `train` as `asked` has them."""
+  train = experiment.train.model_copy(update={name: getattr(asked.train, name) for name in names})
+  return experiment.model_copy(update={"train": train})
+
+
 def differs(asked: Experiment, there: Experiment) -> str:
   """Where an experiment differs first from the one that a folder holds, in words; empty if it does not."""
   one, other = (experiment.model_dump(mode="json", by_alias=True) for experiment in (asked, there))

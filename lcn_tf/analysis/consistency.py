@@ -23,7 +23,8 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from lcn_tf.analysis.page import Cell, Page, Table, line_style
-from lcn_tf.data.dataset import evaluation_batches
+from lcn_tf.data.dataset import OnCorrupt, evaluation_batches
+from lcn_tf.data.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import figures
@@ -193,7 +194,7 @@ def analyse(
 
   totals: dict[tuple[str, DomainName], Tally] = {}
   try:
-    for batch in _batches(record_set, split, requests):
+    for batch in _batches(record_set, split, requests, run.experiment.train.on_corrupt):
       for d, (search, exact, visible) in scores({name: batch[name] for name in spec}).items():
         for method, order in search.items():
           one = tally(order, exact, visible, batch["candidate_mask"], top=top, sizes=sizes, oracle=oracle)
@@ -203,13 +204,14 @@ def analyse(
   return totals
 
 
-def _batches(record_set: RecordSet, split: str, requests: int) -> Iterator[dict[str, tf.Tensor]]:
+def _batches(record_set: RecordSet, split: str, requests: int, on_corrupt: OnCorrupt) -> Iterator[dict[str, tf.Tensor]]:
   left = requests or record_set.part(split).records
-  for batch in evaluation_batches(record_set, split, requests=_ROWS):
-    if left <= 0:
-      return
-    yield {name: tensor[:left] for name, tensor in batch.items()}
-    left -= _ROWS
+  with guard(record_set, split):
+    for batch in evaluation_batches(record_set, split, requests=_ROWS, on_corrupt=on_corrupt):
+      if left <= 0:
+        return
+      yield {name: tensor[:left] for name, tensor in batch.items()}
+      left -= _ROWS
 
 
 def _older(run: Run, name: str, newest: str) -> tuple[str, int]:

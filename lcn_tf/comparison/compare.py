@@ -51,7 +51,7 @@ def compare(
   output = pathlib.Path(output)
   rows = rows_of(loaded, output)
   wanted = select(rows, only)
-  _check_experiments(loaded, record_set)
+  _check_experiments(loaded, record_set, rows)
   with files.exclusive(output, "another comparison, or one of its cells,") as lock:
     open_output(loaded, record_set, rows, output)
     runner = runner or Commands(record_set.path, output, loaded.comparison.cell_replicates, [lock], jobs)
@@ -61,11 +61,13 @@ def compare(
   say(f"written: {output / 'table.md'}, {output / 'results.parquet'}, {output / 'report' / 'index.html'}")
   if failures:
     listed = "\n".join(f"  {failure.cell.name}: {failure.why}" for failure in failures)
-    raise UserError(f"{len(failures)} cells failed; the same command runs them again.\n{listed}")
+    raise UserError(
+      f"{len(failures)} cells failed; the same command runs again what is not left out for good.\n{listed}"
+    )
   return found
 
 
-def _check_experiments(loaded: Loaded, record_set: RecordSet) -> None:
+def _check_experiments(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row]) -> None:
   # TensorFlow takes seconds to load, and --dry_run needs none of it
   from lcn_tf.data.dataset import check_schema
   from lcn_tf.models.build import check_model
@@ -74,9 +76,14 @@ def _check_experiments(loaded: Loaded, record_set: RecordSet) -> None:
   for label, experiment in loaded.experiments.items():
     try:
       check_schema(experiment.record_schema, record_set)
-      check_model(record_set.record_schema, experiment.model)
     except UserError as error:
       raise UserError(f"models.{label}: {error}") from None
+  for cell in (cells[0] for row in rows for cells in row.combinations):
+    try:
+      check_model(record_set.record_schema, cell.experiment.model, cell.experiment.train.jit_compile)
+    except UserError as error:
+      tuned = f", tuning {cell.tuned}" if cell.tuned else ""
+      raise UserError(f"models.{cell.label}{tuned}: {error}") from None
   warn_of_other_records(next(iter(loaded.experiments.values())), record_set)
 
 

@@ -103,8 +103,17 @@ class Grid:
         _choose(row, lost)
         for cell in [] if self.keep_models else _losers(row):
           cell.prune()
+    failures = [self._with_remedy(failure) for failure in failures]
     wanted = [cell for cells in zip(*(row.cells() for row in self.rows if row.cells()), strict=True) for cell in cells]
     return failures + self._train(wanted, evaluate=True)
+
+  def _with_remedy(self, failure: Failure) -> Failure:
+    """The failure of a tuning job, if the choice was made without it, says how it gets another chance."""
+    for row in self.rows:
+      if row.chosen() is not None and any(failure.cell is cells[0] for cells in row.combinations):
+        why = f"{failure.why}\n    left out of the choice for good, unless {row.folder / 'tuning.json'} is removed"
+        return dataclasses.replace(failure, why=why)
+    return failure
 
   def _cells(self) -> Iterator[tuple[Cell, bool]]:
     """The cells to come as far as they are known, and whether they are tested."""

@@ -29,7 +29,7 @@ _FOREVER = np.iinfo(np.int64).max
 _GROUPED = 32  # batches among which records of similar size are grouped
 _GROUPED_BEHAVIOURS = 2**23  # and of an evaluation at most so many: they are held in memory
 _OPEN_SHARDS = 8  # read in turns
-_PARSERS = max(2, min(16, len(os.sched_getaffinity(0))))  # batches at a time
+_PARSERS = max(2, min(16, os.cpu_count() or 2))  # batches at a time
 
 
 def training_batches(

@@ -59,6 +59,7 @@ def evaluate(
   table = output / "predictions.parquet"
   chunks = scoring.score(ranker, record_set, split, requests=requests, on_corrupt=on_corrupt)
   predictions.write(table, chunks, record_set, ranker.domain)
+  (output / "metrics.json").unlink(missing_ok=True)  # of other predictions
   frame = predictions.read(table)
   scored = predictions.scored(frame)
   found: dict[str, Any] = metrics.summary(scored, replicates=bootstrap, seed=seed)

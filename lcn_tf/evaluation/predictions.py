@@ -54,7 +54,7 @@ def write(
 ) -> int:
   """Writes Parquet with the columns `COLUMNS`, then the log's ids; returns the number of rows.
 
-  The rows are held in memory, 36 bytes each and at most 32 for the ids. Written aside and renamed: an interruption
+  The rows are held in memory, 40 bytes each and at most 32 for the ids. Written aside and renamed: an interruption
   leaves the earlier file as it was.
 
   Args:

@@ -27,6 +27,11 @@ class Extractor(keras.layers.Layer):
 
   needs_pretrained: ClassVar[bool] = False
 
+  @property
+  def compiles(self) -> bool:
+    """Whether XLA can compile it, with its options."""
+    return True
+
   @classmethod
   def options(cls) -> list[str]:
     """What `model.options` of an experiment may set."""

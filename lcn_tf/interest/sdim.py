@@ -92,6 +92,10 @@ class SDIM(TwoStage):
     self.seed = seed
     self._simhash = SimHash(hashes * width, seed, name="simhash")
 
+  @property
+  def compiles(self) -> bool:
+    return self.mode == "ta" or not self.l2
+
   def make_weights(self, item_width: int, row_width: int) -> None:
     if self.mode == "ta":
       super().make_weights(item_width, row_width)

@@ -191,6 +191,7 @@ class RequestEmbedding(keras.layers.Layer):
     Args:
       batches: Pairs of the domain of the candidates and the tensors of `lcn_tf.data.records`.
     """
+    batches = [(domain, self._cut(batch)) for domain, batch in batches]
     plan = _Lookups()
     items: dict[DomainName, list[tf.Tensor]] = {}
     for domain, batch in batches:
@@ -264,6 +265,22 @@ class RequestEmbedding(keras.layers.Layer):
         )
       )
     return embedded
+
+  def _cut(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Without the behaviours that no candidate sees, where the model reads less than the records hold.
+
+    How many are left is known when the step runs, so compiled steps, which do not deduplicate either, do without.
+    """
+    changed = dict(batch)
+    for d in self.histories:
+      if self.max_lengths[d] == self.schema.domain(d).max_length or not self.deduplicate:
+        continue
+      width = tf.reduce_max(batch[f"{d}_first_visible"]) + self.max_lengths[d]
+      for part in ("items", "times", "cross"):
+        history = batch[f"{d}_{part}"]
+        # as int64: int32 would be cut on the host
+        changed[f"{d}_{part}"] = tf.cast(tf.cast(history, tf.int64)[:, :width], history.dtype)
+    return changed
 
   def _vectors(self, domain: DomainName, items: tf.Tensor) -> tf.Tensor:
     """Frozen vectors of catalogue rows, `[..., P]`; P = 0 if there are none."""

@@ -44,14 +44,19 @@ def build_model(
   return model
 
 
-def check_model(schema: Schema, config: Model) -> None:
+def check_model(schema: Schema, config: Model, jit_compile: bool = False) -> None:
   """Checks a model's section of an experiment, without item vectors, and without memory or devices for its tables.
 
   Raises:
-    UserError: As `build_model`.
+    UserError: As `build_model`, or XLA is asked to compile what it cannot.
   """
   with tf.Graph().as_default():
-    _made(schema, config, 0, True, None)
+    model = _made(schema, config, 0, True, None)
+  if jit_compile and not all(extractor.compiles for extractor in getattr(model, "extractors", {}).values()):
+    raise UserError(
+      f"train.jit_compile: XLA cannot compile model.extractor {config.extractor!r} with these options. Leave it "
+      "false, or see the extractor's description for options that XLA compiles"
+    )
 
 
 def _made(schema: Schema, config: Model, seed: int, deduplicate: bool, pretrained: Pretrained | None) -> RequestModel:

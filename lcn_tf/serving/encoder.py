@@ -60,8 +60,8 @@ class RequestEncoder:
   """Numbers items and values as a record set does: a request comes out as records of the same facts would.
 
   Items that the record set does not have become its unknown item, values of fields fall out of vocabulary. Values are
-  compared as texts, so they must be of the type that they had in the input of the records: 4 is not 4.0. Loading reads
-  the vocabularies once; encoding looks values up in dictionaries.
+  compared as texts, those of whole floats being their integers': 4.0 is 4, the text "4.0" is not. Loading reads the
+  vocabularies once; encoding looks values up in dictionaries.
 
   Args:
     record_set: What the model was trained with; its shards are not read. An export carries one that has no shards:

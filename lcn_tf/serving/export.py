@@ -70,7 +70,9 @@ def save(
     }
     (aside / DESCRIPTION).write_text(json.dumps(description, indent=1))
     record_set.save_numbering(extra)
-    version = int(time.time())
+    newest = newest_version(output)
+    # above it whatever the clock says: servers take the highest
+    version = max(int(time.time()), int(newest.name) + 1 if newest else 0)
     while (output / str(version)).exists():
       version += 1
     return aside.rename(output / str(version))

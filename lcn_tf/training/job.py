@@ -7,7 +7,7 @@ from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.evaluation import evaluate
 from lcn_tf.training.export_run import export_run, exported
-from lcn_tf.training.trainer import train
+from lcn_tf.training.trainer import Job, train
 
 
 def run_job(
@@ -21,20 +21,25 @@ def run_job(
     What `run_dir/metrics.json` holds; nothing to the others.
   """
   run = pathlib.Path(run_dir)
-  job = train(experiment, record_set, run)
   metrics: dict[str, Any] = {}
-  if job.workers.chief:
-    version = exported(run, run / "export") or export_run(run, run / "export")
-    metrics = evaluate(
-      version,
-      record_set,
-      "test",
-      run,
-      history_csv=run / "history.csv",
-      config_yaml=run / "experiment.yaml",
-      bootstrap=bootstrap,
-      training=job.cost,
-      on_corrupt=experiment.train.on_corrupt,
-    )
-  job.workers.wait()
+
+  def publish(job: Job) -> None:
+    if job.workers.chief:
+      version = exported(run, run / "export") or export_run(run, run / "export")
+      metrics.update(
+        evaluate(
+          version,
+          record_set,
+          "test",
+          run,
+          history_csv=run / "history.csv",
+          config_yaml=run / "experiment.yaml",
+          bootstrap=bootstrap,
+          training=job.cost,
+          on_corrupt=experiment.train.on_corrupt,
+        )
+      )
+    job.workers.wait()
+
+  train(experiment, record_set, run, then=publish)
   return metrics

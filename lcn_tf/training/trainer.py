@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -26,6 +27,7 @@ from lcn_tf.data.dataset import (
   training_batches,
 )
 from lcn_tf.data.diagnosis import guard
+from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.models.build import build_model, check_model, needs_pretrained
@@ -66,6 +68,7 @@ def train(
   record_set: RecordSet,
   run_dir: str | pathlib.Path,
   callbacks: tuple[keras.callbacks.Callback, ...] = (),
+  then: Callable[[Job], None] | None = None,
 ) -> Job:
   """Trains `experiment` on the `train` split; calling it again with the same arguments takes up where it stopped.
 
@@ -74,6 +77,7 @@ def train(
 
   Args:
     callbacks: The caller's own, run after the job's.
+    then: What is to be done while the folder is still held: no other job begins there before that.
 
   Raises:
     UserError: The records have another schema, or no candidates to train on or to validate with; the folder holds
@@ -81,7 +85,7 @@ def train(
   """
   check_schema(experiment.record_schema, record_set)
   warn_of_other_records(experiment, record_set)
-  check_model(record_set.record_schema, experiment.model)
+  check_model(record_set.record_schema, experiment.model, experiment.train.jit_compile)
   for split in ("train", "validation"):
     record_set.part(split)
   # its own checkpoints say what a job that was begun goes on with
@@ -94,7 +98,10 @@ def train(
       stack.enter_context(files.exclusive(run, "another training job"))
     else:
       own = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lcn_tf-")))
-    return _train(experiment, record_set, workers, run, own, callbacks, warm)
+    job = _train(experiment, record_set, workers, run, own, callbacks, warm)
+    if then:
+      then(job)
+    return job
 
 
 def _train(
@@ -190,13 +197,14 @@ def _train(
       worker=context.input_pipeline_id,
     )
 
+  @functools.cache
+  def validation_batches() -> tf.data.Dataset:
+    share = max(requests // each, 64)  # one replica's: one device scores
+    return evaluation_batches(record_set, "validation", requests=share, on_corrupt=config.on_corrupt, grouped=True)
+
   def validation() -> Iterator[dict[str, tf.Tensor]]:
     with guard(record_set, "validation"):
-      # one replica's share: one device scores
-      share = max(requests // each, 64)
-      yield from evaluation_batches(
-        record_set, "validation", requests=share, on_corrupt=config.on_corrupt, grouped=True
-      )
+      yield from validation_batches()
 
   def history(epoch: int) -> list[keras.callbacks.Callback]:
     if not workers.chief:
@@ -206,6 +214,12 @@ def _train(
       keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False, write_steps_per_second=True),
     ]
 
+  if checkpoints.stopped_early and int(progress.epoch) < config.epochs:
+    logging.warning(
+      "%s stopped early, after epoch %d: nothing is trained. --set train.early_stopping=0 goes on",
+      run,
+      int(progress.epoch),
+    )
   began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
   with workers.together(), guard(record_set, "train", model.domains), at_sigterm(checkpoints.ask):
     while int(progress.epoch) < config.epochs and not checkpoints.stopped_early:
@@ -292,9 +306,10 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
   file = run / "experiment.yaml"  # written last: a folder with it is whole
   there = config_lib.load(str(file)) if file.is_file() else None
   begun = there and latest_checkpoint(run, "last")
+  longer = False
   if there and begun:
-    may_change = {name: getattr(experiment.train, name) for name in _NOT_LEARNED}
-    there = there.model_copy(update={"train": there.train.model_copy(update=may_change)})
+    longer = there.train.epochs != experiment.train.epochs
+    there = config_lib.with_train(there, experiment, _NOT_LEARNED)
     other = "Use another --run_dir; --set train.warm_start=RUN begins with the weights of this one."
     difference = config_lib.differs(experiment, there)
     if difference:
@@ -310,11 +325,16 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
         f"{run} was begun with other records: {record_set.path} has the same schema and vocabularies, but other "
         f"shards. {other}"
       )
-  elif there and there.model.pretraining != experiment.model.pretraining:
-    shutil.rmtree(run / "pretrained", ignore_errors=True)
+  elif there:
+    path = experiment.model.pretraining.path
+    # a copy of vectors that may have been made anew since
+    if there.model.pretraining != experiment.model.pretraining or (path and Pretrained.there(pathlib.Path(path))):
+      shutil.rmtree(run / "pretrained", ignore_errors=True)
   if not begun:  # what an earlier job said of its own weights
     for name in ("metrics.json", "training.json"):
       (run / name).unlink(missing_ok=True)
+  elif longer:
+    (run / "metrics.json").unlink(missing_ok=True)
   if not begun or not (run / "items").is_dir():
     record_set.copy_numbering(run)
   record_set.save(run)

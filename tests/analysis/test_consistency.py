@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -169,6 +170,15 @@ def test_an_older_checkpoint_searches_for_the_best_one(trained, tmp_path):
     fresh = order.partition(",")[0]
     assert [hits[order, d] for d in ("target", "source")] != [hits[fresh, d] for d in ("target", "source")]
   assert rows["after CSA", "target"]["candidates"] <= 5 * 4
+
+
+def test_a_broken_record_is_named(trained, tmp_path):
+  shutil.copytree(trained / "records", tmp_path / "records")
+  shutil.copytree(trained / "lap", tmp_path / "lap")
+  shard = next((tmp_path / "records" / "test" / "target").glob("part-00001*"))
+  shard.write_bytes(shard.read_bytes()[:-40])
+  with pytest.raises(UserError, match=rf"{shard.name}: record \d"):
+    _main(tmp_path, tmp_path / "out", "lap")
 
 
 def test_what_cannot_be_analysed_is_told(trained, tmp_path):

@@ -139,6 +139,24 @@ def test_another_comparison_in_the_folder_is_refused_before_anything_runs(record
   assert (tmp_path / "out" / "comparison.yaml").read_text() == before
 
 
+def test_what_could_not_read_its_records_may_leave_the_broken_ones_out(record_set, tmp_path):
+  with pytest.raises(UserError, match="2 cells failed; the same command runs again"):
+    compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub(failing=("Good",)))
+  stub = Stub()
+  changed = {"train.epochs": 3, "train.on_corrupt": "skip", "train.checkpoint_minutes": 1.0}
+  compare(load(tmp_path, common=changed), record_set, tmp_path / "out", runner=stub)
+  assert [call[:2] for call in stub.calls] == [("Good", 0), ("Good", 1)]
+
+
+def test_a_wrong_value_of_tuning_is_told_before_anything_runs(record_set, tmp_path):
+  stub = Stub()
+  loaded = load(tmp_path, tuning={"model.options.levels": [["csa"], ["csb"]]}, models={"Good": {"config": "lap.yaml"}})
+  with pytest.raises(UserError, match=r"models\.Good, tuning \{'model\.options\.levels': \['csb'\]\}: .*csb"):
+    compare(loaded, record_set, tmp_path / "out", runner=stub)
+  assert stub.calls == []
+  assert not (tmp_path / "out").exists()
+
+
 def test_tuning_in_another_order_is_another_one(record_set, tmp_path):
   """Choices are kept by their number."""
   tuning = {"train.learning_rate": [0.1, 0.2], "train.row_decay": [0.3, 0.4]}
@@ -288,7 +306,8 @@ class FailsAtOneRate(Stub):
 def test_a_combination_that_diverges_cannot_win(record_set, tmp_path):
   runner = FailsAtOneRate()
   runner.for_good = True
-  with pytest.raises(UserError, match="1 cells failed"):
+  told = r"1 cells failed(.*\n)*    left out of the choice for good, unless .*good/tuning\.json is removed"
+  with pytest.raises(UserError, match=told):
     compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=runner)
   chosen = json.loads((tmp_path / "out" / "cells" / "good" / "tuning.json").read_text())
   assert (chosen["chosen"], chosen["tried"][1]["val_auc"]) == (2, None)

@@ -143,6 +143,18 @@ def test_evaluating_again_gives_the_same(folder, record_set, found, tmp_path):
     assert json.dumps(again[name]) == json.dumps(found[name])
 
 
+def test_metrics_are_never_of_other_predictions(folder, record_set, tmp_path, monkeypatch):
+  def killed(*arguments, **options):
+    raise KeyboardInterrupt
+
+  model = folder / "run" / "export"
+  evaluate(model / "9", record_set, "test", tmp_path, bootstrap=0)
+  monkeypatch.setattr(metrics, "summary", killed)
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(model / "10", record_set, "test", tmp_path, bootstrap=0)
+  assert not (tmp_path / "metrics.json").exists()
+
+
 def test_a_constant_model_is_worth_one_half_and_its_json_is_valid(folder, record_set, tmp_path):
   found = evaluate(folder / "run" / "export" / "9", record_set, "test", tmp_path, bootstrap=0)
   assert found["auc"] == found["gauc"] == 0.5

@@ -8,6 +8,7 @@ from lcn_tf.data import records
 from lcn_tf.models.build import build_model
 from tests.support.batches import SCHEMA, candidate, catalogue
 from tests.support.experiments import small_experiment
+from tests.support.layers import ops_without_gpu_kernel
 from tests.support.networks import CLOSE, DOMAINS, network_experiment, one_moment
 from tests.support.record_sets import random_request
 
@@ -97,3 +98,31 @@ def test_a_candidate_sees_no_more_than_the_smaller_of_the_models_and_the_schemas
 def test_no_limit_is_the_schemas():
   _, free = _models("average_pooling")
   assert free.embedder.max_lengths == {d: SCHEMA.domain(d).max_length for d in DOMAINS}
+
+
+def test_what_no_candidate_sees_is_not_computed_and_every_op_of_the_cut_has_a_gpu_kernel():
+  limited, _ = _models("average_pooling")
+  batch = _batch()
+  (embedded,) = limited.embedder([("target", batch)])
+  for d in DOMAINS:
+    width = min(SCHEMA.capacity(d), int(batch[f"{d}_first_visible"].numpy().max()) + LIMIT)
+    assert width < SCHEMA.capacity(d)
+    history = embedded.histories[d]
+    for part in (history.items, history.times, history.fields, history.embedding, history.side):
+      assert part.shape[1] == width
+    assert history.visible.shape[-1] == width
+    assert history.items.dtype == tf.int32
+  compiled = build_model(
+    SCHEMA,
+    small_experiment("average_pooling").model.model_copy(update={"max_length": LIMIT}),
+    catalogues=catalogue(),
+    deduplicate=False,
+  )
+  (whole,) = compiled.embedder([("target", batch)])
+  assert whole.histories["target"].items.shape[1] == batch["target_items"].shape[1]
+  spec = {
+    name: tf.TensorSpec([None, None, *tensor.shape[2:]][: tensor.shape.rank], tensor.dtype)
+    for name, tensor in batch.items()
+  }
+  step = tf.function(lambda data: limited(data), autograph=False).get_concrete_function(spec)
+  assert ops_without_gpu_kernel(step) == set()

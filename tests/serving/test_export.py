@@ -74,6 +74,12 @@ def test_versions_are_numbers_that_rise_and_nothing_else_is_left(run, tmp_path):
   assert description["fingerprint"] == record_set.fingerprint
 
 
+def test_a_version_is_above_all_others_whatever_the_clock_says(run, tmp_path):
+  newest = export_run(run[0], tmp_path)
+  newest.rename(tmp_path / "99999999999")
+  assert export_run(run[0], tmp_path).name == "100000000000"
+
+
 def test_an_export_carries_the_numbering_of_its_records(run, tmp_path):
   folder, _, record_set = run
   carried = RecordSet.open(export_run(folder, tmp_path) / "assets.extra")

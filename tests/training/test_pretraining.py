@@ -21,7 +21,7 @@ from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training import pretraining
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.pretraining import item_vectors, pretrain, training_behaviours, vectors_of
-from lcn_tf.training.trainer import train
+from lcn_tf.training.trainer import open_run, train
 from pipelines import pretrain as command
 from tests.reference import item2vec as reference
 from tests.support.experiments import small_experiment
@@ -267,6 +267,20 @@ def test_vectors_that_the_experiment_names_are_copied(record_set, made, tmp_path
   shutil.rmtree(tmp_path / "made")
   kept = item_vectors(experiment, record_set, tmp_path / "run")
   np.testing.assert_array_equal(kept.vectors["source"], made.vectors["source"])
+
+
+def test_a_run_that_has_not_learned_yet_takes_the_vectors_that_lie_there_now(record_set, made, tmp_path):
+  made.save(tmp_path / "made")
+  experiment, run = experiment_of(path=str(tmp_path / "made")), tmp_path / "run"
+  open_run(experiment, record_set, run)
+  item_vectors(experiment, record_set, run / "pretrained")
+  vectors = {d: vectors + 1 for d, vectors in made.vectors.items()}
+  dataclasses.replace(made, vectors=vectors).save(tmp_path / "made")
+  for _ in range(2):
+    open_run(experiment, record_set, run)
+    kept = item_vectors(experiment, record_set, run / "pretrained")
+    np.testing.assert_array_equal(kept.vectors["source"], vectors["source"])
+    shutil.rmtree(tmp_path / "made", ignore_errors=True)
 
 
 def test_vectors_of_other_records_or_of_later_behaviours_are_refused(record_set, made, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import math
 import os
 import re
@@ -15,13 +16,14 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf import config, files
+from lcn_tf.data import diagnosis
 from lcn_tf.data.dataset import check_schema
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
-from lcn_tf.training import trainer
+from lcn_tf.training import job, trainer
 from lcn_tf.training.callbacks import Pace, Validation
 from lcn_tf.training.export_run import exported, read_run
 from lcn_tf.training.job import run_job
@@ -275,6 +277,37 @@ def test_a_job_goes_on_for_longer_if_it_is_asked_to(record_set, tmp_path):
     train(small_experiment("none", epochs=3, learning_rate=0.5), record_set, tmp_path)
 
 
+def test_metrics_stay_as_long_as_they_are_of_all_that_was_trained(record_set, tmp_path):
+  shorter, longer = (small_experiment("none", epochs=epochs, early_stopping=0) for epochs in (1, 2))
+  run_job(shorter, record_set, tmp_path, bootstrap=0)
+  train(shorter, record_set, tmp_path)
+  assert (tmp_path / "metrics.json").exists()
+  train(longer, record_set, tmp_path)
+  assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_job_that_stopped_early_says_what_goes_on(record_set, tmp_path, caplog):
+  settings = {"learning_rate": 1e-12, "early_stopping": 1}
+  train(small_experiment("none", epochs=9, **settings), record_set, tmp_path)
+  with caplog.at_level(logging.WARNING):
+    assert train(small_experiment("none", epochs=12, **settings), record_set, tmp_path).steps == 0
+  assert "stopped early, after epoch 2: nothing is trained. --set train.early_stopping=0 goes on" in caplog.text
+  goes_on = small_experiment("none", epochs=3, learning_rate=1e-12, early_stopping=0)
+  assert train(goes_on, record_set, tmp_path).steps == 4
+
+
+def test_nobody_else_trains_where_a_job_exports_and_evaluates(record_set, tmp_path, monkeypatch):
+  def evaluated(*arguments, **options):
+    with pytest.raises(UserError, match="somebody is at work here"), files.exclusive(tmp_path, "somebody"):
+      pass
+    return {"auc": 0.5}
+
+  monkeypatch.setattr(job, "evaluate", evaluated)
+  assert run_job(small_experiment("none", epochs=1), record_set, tmp_path) == {"auc": 0.5}
+  with files.exclusive(tmp_path, "somebody"):
+    pass
+
+
 def test_a_folder_without_a_checkpoint_takes_another_experiment(record_set, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     train(small_experiment("none"), record_set, tmp_path, (Stop(2),))
@@ -374,6 +407,12 @@ def test_xla_on_several_cpu_devices_is_refused():
     make_strategy(small_experiment("none", jit_compile=True, replicas=2).train)
 
 
+def test_what_xla_cannot_compile_is_refused_before_the_run_begins(record_set, tmp_path):
+  with pytest.raises(UserError, match=r"train\.jit_compile: XLA cannot compile model\.extractor 'sdim'"):
+    train(small_experiment("sdim", jit_compile=True), record_set, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_run_folder_takes_one_job_at_a_time(record_set, tmp_path):
   with files.exclusive(tmp_path, "somebody"), pytest.raises(UserError, match=r"another training job is at work here"):
     train(small_experiment("average_pooling", epochs=1), record_set, tmp_path)
@@ -423,6 +462,20 @@ def test_a_broken_record_can_be_skipped(tmp_path):
   record_set, _ = with_a_broken_record(tmp_path / "records")
   job = train(small_experiment("average_pooling", on_corrupt="skip"), record_set, tmp_path / "run")
   assert job.steps == 8
+
+
+def test_broken_validation_records_are_looked_for_once_a_job(tmp_path, monkeypatch):
+  record_set, _ = with_a_broken_record(tmp_path / "records", "validation")
+  looked = []
+  repair = diagnosis.repair
+
+  def spy(records, split, domain):
+    looked.append(split)
+    return repair(records, split, domain)
+
+  monkeypatch.setattr(diagnosis, "repair", spy)
+  train(small_experiment("none", epochs=3, early_stopping=0, on_corrupt="skip"), record_set, tmp_path / "run")
+  assert looked.count("validation") == 1
 
 
 def test_the_record_set_of_a_run_is_kept_beside_it(record_set, tmp_path):
