@@ -214,6 +214,14 @@ def test_of_the_anchors_history_the_newest_50_visible_behaviours_are_no_negative
   np.testing.assert_allclose([dropped, kept], [np.log(1 + negatives), np.log(3)], rtol=1e-5)
 
 
+@pytest.mark.parametrize("negatives", ["candidates", "history_query"])
+def test_an_anchor_without_a_negative_has_no_share_of_the_mean(negatives):
+  # what the others like is in the history of user 1; each of them holds 2 against 1
+  target = _toy([1, 2, 3], [[1], [2], [2]], own_item=[[2], [90], [90]])
+  losses = _losses(_crp(temperature=1.0, negatives=negatives), target, target)
+  np.testing.assert_allclose([losses["tt"], losses["ts"]], np.log(2), rtol=1e-5)
+
+
 def test_requests_of_one_user_alone_give_zero_and_no_nan():
   target = _toy([5, 5], [[1, 2], [3, 4]])
   layer = _crp()

@@ -168,6 +168,11 @@ def test_the_order_depends_on_seed_and_epoch_alone(small, epochs):
   assert users(train(small, seed=4)) != epochs[0]
 
 
+def test_shards_come_in_another_order_in_each_epoch_however_few_records_are_shuffled(small):
+  first = [users(train(small, requests=1, shuffle_buffer=1, epoch=epoch).take(1)) for epoch in range(5)]
+  assert len(set(map(tuple, first))) > 1
+
+
 @pytest.mark.parametrize("skip", [8, 19])
 def test_skipping_resumes_exactly(small, epochs, skip):
   assert users(train(small, repeat=True, skip=skip).take(3)) == list(itertools.chain(*epochs))[skip : skip + 3]
@@ -184,17 +189,32 @@ def test_skipping_all_of_an_epoch_leaves_nothing_of_it(small):
   assert users(train(small, skip=TRAIN // 8)) == []
 
 
-def test_the_source_stream_accompanies_and_begins_again_when_it_runs_out(tmp_path):
-  record_set = write_record_set(tmp_path, small_schema(), records={"train": 40}, unique_users=True)
-  few = write_record_set(tmp_path / "few", small_schema(), records={"train": 6}, unique_users=True)
-  shutil.rmtree(tmp_path / "train" / "source")
-  shutil.copytree(tmp_path / "few" / "train" / "source", tmp_path / "train" / "source")
+@pytest.fixture(scope="module")
+def few_sources(tmp_path_factory):
+  """40 target-domain and 6 source-domain train records."""
+  path = tmp_path_factory.mktemp("few_sources")
+  record_set = write_record_set(path, small_schema(), records={"train": 40}, unique_users=True)
+  few = write_record_set(path / "few", small_schema(), records={"train": 6}, unique_users=True)
+  shutil.rmtree(path / "train" / "source")
+  shutil.copytree(path / "few" / "train" / "source", path / "train" / "source")
   part = record_set.splits["train"] | {"source": few.part("train", "source")}
-  record_set = record_set.model_copy(update={"splits": {"train": part}})
-  batches = list(train(record_set, domains=("target", "source"), requests=8, seed=1))
+  return record_set.model_copy(update={"splits": {"train": part}})
+
+
+def test_the_source_stream_accompanies_and_begins_again_when_it_runs_out(few_sources):
+  batches = list(train(few_sources, domains=("target", "source"), requests=8, seed=1))
   assert len(batches) == 5
   source = np.concatenate([batch["source"]["user"] for batch in batches])
   assert np.bincount(source, minlength=7)[1:].min() >= 6
+
+
+def test_the_source_stream_is_shuffled_anew_whenever_it_runs_out(few_sources):
+  # so few are shuffled at a time that batches are not put in another order afterwards
+  batches = train(few_sources, domains=("target", "source"), requests=2, shuffle_buffer=3)
+  pairs = [frozenset(batch["source"]["user"].numpy()) for batch in batches]
+  passes = [tuple(pairs[i : i + 3]) for i in range(0, 18, 3)]
+  assert all(frozenset().union(*one) == set(range(1, 7)) for one in passes)
+  assert len(set(passes)) > 3
 
 
 def test_the_slices_of_two_replicas_are_the_batch_of_one(small):

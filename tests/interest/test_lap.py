@@ -7,7 +7,7 @@ from lcn_tf.interest.lap import LAP
 from lcn_tf.layers.masked import masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 from tests.reference import lap as twin
-from tests.support.layers import check_extractor, check_layer, far_from_zero, random_inputs, tensors
+from tests.support.layers import check_extractor, check_glorot, check_layer, far_from_zero, random_inputs, tensors
 
 MSA = ("query", "key", "value")
 FSA = ("query", "key", "value", "output", "ffn_in", "ffn_in_bias", "ffn_out", "ffn_out_bias")
@@ -147,6 +147,14 @@ def test_weights_have_the_sizes_of_the_paper():
   attention = sum(int(tf.size(getattr(layer, f"fsa_{name}"))) for name in FSA[:4])
   feed_forward = sum(int(tf.size(getattr(layer, f"fsa_{name}"))) for name in FSA[4:])
   assert (msa, attention, feed_forward) == (16_384, 20_480, 33_088)
+
+
+@pytest.mark.parametrize("fsa_side", [True, False])
+def test_heads_begin_glorot_uniform_as_the_one_matrix_that_they_stand_for(fsa_side):
+  layer = LAP(fsa_side=fsa_side)
+  layer(*tensors(random_inputs(3, D=64, S=30)))
+  for weight, width in ((layer.fsa_query, 64), (layer.fsa_key, 96), (layer.fsa_value, 96)):
+    check_glorot(weight, width if fsa_side else 64, 4 * 16)
 
 
 def test_focused_scope_learns_only_from_what_both_levels_kept():

@@ -11,7 +11,7 @@ from tests.reference import twin as reference
 from tests.reference.behaviours import side_information
 from tests.reference.masked import visible
 from tests.support.experiments import small_experiment
-from tests.support.layers import CATALOGUE, check_extractor, check_layer, random_inputs, tensors
+from tests.support.layers import CATALOGUE, check_extractor, check_glorot, check_layer, random_inputs, tensors
 
 SMALL = {"top_k": 4, "num_heads": 3, "head_dim": 3, "output_dim": 5}
 
@@ -349,6 +349,21 @@ def test_beta_zero_is_without_bias_and_cross_fields_are_pooled_all_the_same():
   assert (np.abs(without(*tensors((inputs[0], other))) - expected)[1:] > 1e-3).any()
 
 
+@pytest.mark.parametrize("options", [{}, {"projections": "cached", "items": CATALOGUE}], ids=["live", "cached"])
+def test_without_any_cross_field_it_shares_the_properties_and_has_no_bias(options):
+  def inputs_of(seed, **shape):
+    return consistent_inputs(seed, **shape, S=0, R=0)
+
+  shapes = ({}, {"N": 1, "L": 4})
+  check_extractor(lambda: _twin(**options), _reference, all_visible_learn=False, inputs=inputs_of, shapes=shapes)
+  inputs = inputs_of(20, L=40)
+  layer, without = _built(_twin(**options), inputs), _built(_twin(**options, bias=False), inputs)
+  assert not [weight.name for weight in layer.weights if "cross" in weight.name or "beta" in weight.name]
+  for name in ("query_weight", "key_weight", "value_weight", "output_weight"):
+    getattr(without, name).assign(getattr(layer, name))
+  np.testing.assert_array_equal(layer(*tensors(inputs)), without(*tensors(inputs)))
+
+
 def test_the_bias_differs_between_behaviours_and_decides_what_is_kept():
   candidates, behaviours = inputs = consistent_inputs(13, L=40, R=0)
   layer = _built(_twin(top_k=3), inputs)
@@ -381,6 +396,14 @@ def test_weights_have_the_sizes_of_the_paper_and_beta_starts_at_one():
   # Glorot of an [8, 1] kernel
   assert 0.6 * (6 / 9) ** 0.5 < np.abs(layer.cross_weight).max() <= (6 / 9) ** 0.5
   assert len(np.unique(layer.cross_weight)) == 32 * 4
+
+
+@pytest.mark.parametrize("key", ["split", "raw"])
+def test_heads_begin_glorot_uniform_as_the_one_matrix_that_they_stand_for(key):
+  layer = _built(TWIN(key=key), random_inputs(15, D=64, S=30))
+  widths = {"query": 64, "key": 64 if key == "split" else 96, "value": 96}
+  for name, width in widths.items():
+    check_glorot(getattr(layer, f"{name}_weight"), width, 4 * 32)
 
 
 def test_cross_widths_must_add_up():

@@ -7,7 +7,7 @@ from tensorflow import keras
 
 from lcn_tf.interest.two_stage import TwoStage
 from tests.reference import two_stage as twin
-from tests.support.layers import check_extractor, check_layer, far_from_zero, random_inputs, tensors
+from tests.support.layers import check_extractor, check_glorot, check_layer, far_from_zero, random_inputs, tensors
 from tests.support.reading import behaviours_read
 
 SMALL = {"num_heads": 2, "head_dim": 3, "output_dim": 5}
@@ -125,6 +125,13 @@ def test_exact_scores_need_no_cast_in_half_precision(esu):
   scores = half.exact_scores(*half_inputs)
   assert scores.dtype == tf.float32
   np.testing.assert_allclose(scores, layer.exact_scores(*inputs), atol=0.02)
+
+
+def test_heads_begin_glorot_uniform_as_the_one_matrix_that_they_stand_for():
+  layer = FirstFeature(esu="mha")
+  layer(*tensors(random_inputs(7, D=64, S=30)))
+  for weight, width in ((layer.query, 64), (layer.key, 96), (layer.value, 96)):
+    check_glorot(weight, width, 4 * 16)
 
 
 def test_the_din_attention_has_the_width_of_a_behaviour_and_multi_head_attention_its_own():

@@ -99,6 +99,37 @@ def test_every_item_has_the_vector_and_clusters_of_its_row(deduplicate):
     np.testing.assert_array_equal(embedded.candidates.items, batch["candidate_items"])
 
 
+def _mean_of_real(table, lists):
+  """`[..., width]` of ids `[..., values]`."""
+  means = [table[ids[ids > 0]].sum(axis=0) / max((ids > 0).sum(), 1) for ids in lists.reshape(-1, lists.shape[-1])]
+  return np.reshape(means, (*lists.shape[:-1], table.shape[-1]))
+
+
+@pytest.mark.parametrize("padding", [0.0, 7.0])
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_of_a_list_of_values_the_real_ones_are_averaged(deduplicate, padding):
+  embedder = RequestEmbedding(SCHEMA, Embedding(dim=4, cross_dim=2), ("target",), 0, deduplicate)
+  random = np.random.default_rng(2)
+  for table in embedder.tables.tables.values():
+    rows = random.normal(size=table.shape)
+    rows[0] = padding
+    table.assign(rows)
+  genres = np.array([[3, 0, 0], [3, 5, 0], [0, 0, 0], [2, 7, 9]])
+  hobbies = np.array([[4, 0], [4, 6], [0, 0], [0, 5], [3, 3]])
+  catalogue = np.ones(embedder.catalogues["target"].shape, int)
+  catalogue[:, 2:] = genres[np.arange(len(catalogue)) % 4]
+  embedder.set_catalogue("target", catalogue)
+  batch = batch_of()
+  batch["user_fields"] = tf.concat([batch["user_fields"][:, :1], tf.constant(hobbies, tf.int32)], axis=1)
+  (embedded,) = embedder([("target", batch)])
+  tables = {name: table.numpy() for name, table in embedder.tables.tables.items()}
+  for part in (embedded.candidates, embedded.histories["target"]):
+    lists = genres[part.items.numpy() % 4]
+    assert len(np.unique(lists.reshape(-1, 3), axis=0)) == 4
+    np.testing.assert_allclose(part.embedding[..., 8:], _mean_of_real(tables["genre"], lists), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(embedded.profile[:, 4:], _mean_of_real(tables["hobbies"], hobbies), rtol=1e-5, atol=1e-6)
+
+
 def test_padding_has_zero_vectors_and_cluster_zero():
   (embedded,) = embedder_of(made=pretrained())([("target", batch_of())])
   for part in (embedded.candidates, *embedded.histories.values()):

@@ -1,5 +1,7 @@
 """The skeleton: one request with N candidates, padding, losses, ops."""
 
+import logging
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,9 +9,32 @@ import tensorflow as tf
 from lcn_tf.errors import UserError
 from lcn_tf.models.build import build_model
 from lcn_tf.models.ctr import make_extractor
-from tests.support.batches import SCHEMA, batch_of, candidate, model_of, row
+from tests.reference.average_pooling import average_pooling
+from tests.reference.mlp import mlp
+from tests.support.batches import SCHEMA, batch_of, candidate, catalogue, model_of, row
 from tests.support.experiments import small_experiment
 from tests.support.layers import ops_without_gpu_kernel
+
+
+def test_it_equals_its_twin():
+  model, random = model_of("average_pooling"), np.random.default_rng(0)
+  for variable in model.dense_variables():
+    variable.assign(0.3 * random.normal(size=variable.shape))
+  batch = batch_of()
+  embedded = tf.nest.map_structure(lambda tensor: tensor.numpy(), model.embedder([("target", batch)])[0])
+  candidates, context = embedded.candidates, embedded.context
+  assert candidates.embedding.shape[-1] == 8
+  interests = [average_pooling(candidates, embedded.histories[d]) for d in model.config.histories]
+  kernel, bias = model.logit.get_weights()
+  expected = np.zeros(candidates.items.shape)
+  for b, n in np.ndindex(*expected.shape):
+    own = [interest[b, n] for interest in interests]
+    hidden = mlp(
+      np.concatenate([embedded.profile[b], context[b, n], candidates.embedding[b, n], *own]), model.mlp.get_weights()
+    )
+    expected[b, n] = hidden @ kernel[:, 0] + bias[0]
+  np.testing.assert_allclose(model(batch), expected, rtol=1e-4, atol=1e-5)
+  assert np.ptp(expected) > 0.1
 
 
 @pytest.mark.parametrize("extractor", ["lap", "average_pooling"])
@@ -166,6 +191,17 @@ def test_an_unknown_extractor_or_option_is_named_with_its_neighbour():
     make_extractor(config.model_copy(update={"options": {"top_k": [3, 5]}}), SCHEMA, "target")
   with pytest.raises(UserError, match=r"unknown option 'top_k'.*Known: none"):
     make_extractor(config.model_copy(update={"extractor": "average_pooling"}), SCHEMA, "target")
+
+
+def test_a_history_whose_items_lack_the_category_is_left_out_with_a_warning(caplog):
+  config = small_experiment("sim_hard").model.model_copy(update={"options": {"category": "genres", "top_k": 4}})
+  with caplog.at_level(logging.WARNING, "absl"):
+    model = build_model(SCHEMA, config, catalogues=catalogue())
+  assert "'sim_hard' finds nothing in the source history" in caplog.text
+  assert list(model.extractors) == ["target"]
+  logits = model(batch_of()).numpy()
+  assert np.isfinite(logits).all()
+  assert np.ptp(logits) > 1e-3
 
 
 def test_domains_of_different_item_widths_need_a_projection():

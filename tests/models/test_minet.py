@@ -8,7 +8,7 @@ from lcn_tf.errors import UserError
 from lcn_tf.layers.masked import masked_mean
 from lcn_tf.models.minet import InterestGates, ItemAttention
 from tests.reference import minet as twin
-from tests.support.layers import check_extractor, check_layer, random_inputs, tensors
+from tests.support.layers import check_extractor, check_glorot, check_layer, random_inputs, tensors
 from tests.support.networks import batches, check_network, gradients_of, network_model
 
 SMALL = {"attention_units": 6, "transfer_rank": 3}
@@ -178,6 +178,12 @@ def test_gates_equal_their_twin():
 def test_gates_begin_at_e_1_1_where_nothing_is_known():
   layer = InterestGates(64)
   np.testing.assert_allclose(layer(np.zeros([1, 1, 9], np.float32))[0, 0], [2.7183, 1, 1], atol=5e-5)
+
+
+def test_each_gate_begins_glorot_uniform_as_if_alone():
+  layer = InterestGates(64)
+  layer(np.zeros([1, 1, 40], np.float32))
+  check_glorot(layer.hidden, 40, 64)
 
 
 def test_gates_are_independent_and_never_overflow():

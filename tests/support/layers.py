@@ -171,6 +171,7 @@ def check_extractor(
   _check_invisible_is_ignored(layer, candidates, behaviours, expected, close)
   _check_longer_padding(layer, candidates, behaviours, expected, close)
   _check_shared_visibility(layer, candidates, behaviours, close)
+  _check_zeros_are_seen(layer, twin, candidates, behaviours, close)
   _check_unknown_shapes(layer, candidates, behaviours, expected, close)
   _check_no_history(layer, candidates, behaviours)
   _check_gradient_support(layer, candidates, behaviours, all_visible_learn)
@@ -180,6 +181,13 @@ def check_extractor(
     np.testing.assert_allclose(
       _extract(layer, candidates, permuted), expected, **close, err_msg="permuting the behaviours changed the result"
     )
+
+
+def check_glorot(weight: tf.Variable, fan_in: int, fan_out: int) -> None:
+  """A weight of a few hundred numbers or more begins uniform as a `[fan_in, fan_out]` kernel does."""
+  limit = (6.0 / (fan_in + fan_out)) ** 0.5
+  assert 0.95 * limit < np.abs(weight).max() <= limit * (1 + 1e-6), weight.name
+  np.testing.assert_allclose(np.std(weight), limit / 3**0.5, rtol=0.1, err_msg=weight.name)
 
 
 def ops_without_gpu_kernel(function: Any) -> set[str]:
@@ -305,6 +313,21 @@ def _check_shared_visibility(layer, candidates, behaviours, close):
     **close,
     err_msg="visible [B, 1, L] differs from the same [B, N, L]",
   )
+
+
+def _check_zeros_are_seen(layer, twin, candidates, behaviours, close):
+  """A visible behaviour counts, whatever it holds: unknown items have zero embeddings, and some items no vector."""
+  few = behaviours._replace(visible=behaviours.visible & (np.cumsum(behaviours.visible, axis=-1) <= 3))
+  requests, first = np.arange(len(few.items)), few.visible[:, 0].argmax(axis=-1)
+  for place in range(3):
+    embedding, vectors = few.embedding.copy(), few.vectors.copy()
+    embedding[requests, first + place] = 0.0
+    vectors[requests, first + (place + 1) % 3] = 0.0
+    changed = few._replace(embedding=embedding, vectors=vectors)
+    actual, expected = _extract(layer, candidates, changed), twin(layer, candidates, changed)
+    np.testing.assert_allclose(
+      actual, np.broadcast_to(expected, actual.shape), **close, err_msg="a visible behaviour of zeros is left out"
+    )
 
 
 def _check_unknown_shapes(layer, candidates, behaviours, expected, close):
