@@ -445,6 +445,10 @@ def dump(experiment: Experiment) -> str:
   return yaml.safe_dump(experiment.model_dump(mode="json", by_alias=True), sort_keys=False)
 
 
+# of `train`: no weight and no choice depends on it, so what is there already may have had it otherwise
+NOT_RESULTS = ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "on_corrupt")
+
+
 def with_train(experiment: Experiment, asked: Experiment, names: typing.Sequence[str]) -> Experiment:
   """`experiment`, with these fields of `train` as `asked` has them."""
   train = experiment.train.model_copy(update={name: getattr(asked.train, name) for name in names})

@@ -12,8 +12,6 @@ from lcn_tf.config import Experiment
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import report
 
-# of `train`: what a cell that is there may have had otherwise; no weight and no choice depends on it
-_MAY_CHANGE = ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "on_corrupt")
 # the last three: the numbering of items and values, which only a model needs
 _HEAVY = ("checkpoints", "export", "pretrained", "tensorboard", "vocabularies", "catalogue", "items")
 _REMOVED = """\
@@ -88,7 +86,7 @@ class Cell:
     """
     file = self.folder / "experiment.yaml"
     if file.is_file():
-      there = config.with_train(config.load(str(file)), self.experiment, _MAY_CHANGE)
+      there = config.with_train(config.load(str(file)), self.experiment, config.NOT_RESULTS)
       difference = config.differs(self.experiment, there)
       if difference:
         raise UserError(f"{self.folder} holds another comparison: {difference}. Use another --output.")

@@ -42,7 +42,7 @@ from lcn_tf.training.strategy import device_names, make_strategy
 from lcn_tf.training.workers import Workers
 
 # of `train`: what a job that goes on may have changed
-_NOT_LEARNED = ("epochs", "early_stopping", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "on_corrupt")
+_NOT_LEARNED = ("epochs", "early_stopping", *config_lib.NOT_RESULTS)
 
 
 @dataclasses.dataclass(frozen=True)
