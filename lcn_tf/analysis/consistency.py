@@ -6,6 +6,9 @@ visible behaviours:
 * consistency: of the oracle's `top` best, which share is among the `top` best of the search;
 * hits: how many of the oracle's 100 best are among the search's best n, for n from 10 to the whole history.
 
+Of TWIN, whose search scores by the same numbers, also by how much they differ: the drift, sum |search alpha - alpha| /
+sum |alpha| over heads and visible behaviours.
+
 Ties go to the newer behaviour in both. A candidate that sees no more than `top` (100) behaviours says nothing, since
 any search finds them all, so it is not counted.
 """
@@ -14,8 +17,8 @@ import collections
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -28,8 +31,9 @@ from lcn_tf.data.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import figures
-from lcn_tf.interest.base import Extractor
+from lcn_tf.interest.base import Extractor, in_float32
 from lcn_tf.interest.lap import LAP
+from lcn_tf.interest.twin import TWIN, walk_order
 from lcn_tf.layers.masked import masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
@@ -40,8 +44,6 @@ from lcn_tf.training.export_run import Run, labels, read_run
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 ORACLE = 100
 _ROWS = 4  # requests at a time: some final attentions read [B, N, L, D] here
-
-Search = Callable[[Extractor, Candidates, Behaviours], tf.Tensor]
 
 
 def hits_curve(
@@ -82,6 +84,7 @@ class Tally:
     chance: Sum over them of that share for a search that knows nothing, top / visible.
     curve_counted: Candidates that see more than the oracle's 100 behaviours.
     hits: Sum over them of the hits, per size.
+    moved, alphas: Sums over the counted of |search alpha - alpha| and of |alpha|; 0 for what is no TWIN.
   """
 
   counted: int
@@ -89,6 +92,8 @@ class Tally:
   chance: float
   curve_counted: int
   hits: np.ndarray
+  moved: float = 0.0
+  alphas: float = 0.0
 
   def __add__(self, other: "Tally") -> "Tally":
     return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)))
@@ -96,6 +101,10 @@ class Tally:
   @property
   def consistency(self) -> float:
     return self.overlap / self.counted if self.counted else math.nan
+
+  @property
+  def drift(self) -> float | None:
+    return self.moved / self.alphas if self.alphas else None
 
   @property
   def curve(self) -> np.ndarray:
@@ -111,32 +120,97 @@ def tally(
   top: int,
   sizes: Sequence[int],
   oracle: int = ORACLE,
+  drift: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> Tally:
-  """The sums of one batch; `real_BN` says which candidates are no padding, the rest is as in `hits_curve`."""
+  """The sums of one batch.
+
+  Args:
+    real_BN: Which candidates are no padding.
+    drift: Sums of |search alpha - alpha| and of |alpha| of each candidate, `[B, N]`.
+    Others: As in `hits_curve`.
+  """
   real = np.asarray(real_BN)
   seen = np.broadcast_to(np.asarray(visible).sum(-1), real.shape)
   counted, curve_counted = real & (seen > top), real & (seen > oracle)
   overlap = hits_curve(search_BNL, exact_BNL, visible, [top], top).numpy()[..., 0] / top
   hits = hits_curve(search_BNL, exact_BNL, visible, sizes, oracle).numpy()
+  moved, alphas = [float(np.asarray(one)[counted].sum()) for one in drift] if drift else (0.0, 0.0)
   return Tally(
     counted=int(counted.sum()),
     overlap=float(overlap[counted].sum()),
     chance=float((top / np.maximum(seen, 1))[counted].sum()),
     curve_counted=int(curve_counted.sum()),
     hits=hits[curve_counted].sum(0).astype(np.float64),
+    moved=moved,
+    alphas=alphas,
   )
 
 
-def searches(extractor: Extractor) -> dict[str, Search]:
-  """The orders that an extractor finds behaviours in, by name."""
-  if not isinstance(extractor, LAP):
-    return {"search": lambda one, candidates, behaviours: one.search_scores(candidates, behaviours)}
+class _Reader(NamedTuple):
+  """A model that searches, and what it makes of one domain's history."""
 
-  def after(level: str) -> Search:
-    return lambda lap, candidates, behaviours: lap.search_scores(candidates, behaviours, level=level)  # type: ignore
+  age: str
+  extractor: Extractor
+  candidates: Candidates
+  behaviours: Behaviours
 
-  levels = [level for level in ("csa", "msa") if level == "csa" or level in extractor.levels]
-  return {f"after {level.upper()}": after(level) for level in levels}
+
+class Found(NamedTuple):
+  """What is compared of one history.
+
+  Attributes:
+    orders: By method, as `Extractor.search_scores`.
+    drifts: By method, as in `tally`; of TWIN alone.
+    exact: As `Extractor.exact_scores`.
+    visible: bool `[B, N | 1, L]`.
+  """
+
+  orders: dict[str, tf.Tensor]
+  drifts: dict[str, tuple[tf.Tensor, tf.Tensor]]
+  exact: tf.Tensor
+  visible: tf.Tensor
+
+
+def _find(extractor: Extractor, candidates: Candidates, behaviours: Behaviours, readers: Sequence[_Reader]) -> Found:
+  """What the readers find, the newest of them first, for the final attention of `extractor`."""
+  orders: dict[str, tf.Tensor] = {}
+  drifts: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
+  if isinstance(extractor, TWIN):
+    exact = extractor.exact_alphas(*in_float32(candidates, behaviours))
+    for method, alphas in _alphas(readers).items():
+      orders[method] = walk_order(alphas, behaviours.visible)
+      drifts[method] = _drift(alphas, exact, behaviours.visible)
+  else:
+    for age, one, own, past in readers:
+      if isinstance(one, LAP):
+        levels = [level for level in ("csa", "msa") if level == "csa" or level in one.levels]
+        orders |= {f"after {level.upper()}{age}": one.search_scores(own, past, level=level) for level in levels}
+      else:
+        orders[f"search{age}"] = one.search_scores(own, past)
+  return Found(orders, drifts, extractor.exact_scores(candidates, behaviours), behaviours.visible)
+
+
+def _alphas(readers: Sequence[_Reader]) -> dict[str, tf.Tensor]:
+  """What TWINs search by: each model, and the newest with the projections that an older one would have kept."""
+  found = {}
+  newest: Any = readers[0].extractor
+  one: Any
+  for age, one, *read in readers:
+    candidates, behaviours = in_float32(*read)  # type: ignore[arg-type]
+    found[f"search{age}"] = one.alphas(candidates, behaviours)
+    if age and newest.key == "split":
+      projected = one.project(behaviours.embedding)
+      found[f"search, projections {age.removeprefix(', ')}"] = newest.alphas(
+        *in_float32(readers[0].candidates, readers[0].behaviours), projected
+      )
+  return found
+
+
+def _drift(alphas_BNHL: tf.Tensor, exact_BNHL: tf.Tensor, visible: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  def total(values: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.where(visible[:, :, tf.newaxis], tf.abs(values), 0.0), axis=[2, 3])
+
+  return total(alphas_BNHL - exact_BNHL), total(exact_BNHL)
 
 
 def analyse(
@@ -155,7 +229,8 @@ def analyse(
   Args:
     requests: Read no more than so many; 0 = all.
     stale: Older checkpoints (steps, or paths): each adds methods whose search is the older model's, embeddings
-      included, while the oracle remains the newer one's.
+      included, while the oracle remains the newer one's. For TWIN each adds one more: the search is the newer model's
+      but for the behaviours' projections, which are the older one's, as where they are kept per item.
 
   Raises:
     UserError: The run's model does not search, was trained with other records, or there is no such older checkpoint.
@@ -177,27 +252,34 @@ def analyse(
   spec = request_spec(record_set.record_schema)
 
   @tf.function(input_signature=[spec], autograph=False)
-  def scores(request: dict[str, tf.Tensor]) -> dict[DomainName, Any]:
+  def scores(request: dict[str, tf.Tensor]) -> dict[DomainName, Found]:
     own = model.embedder([("target", request)])[0]
-    searchers = [(name, _searcher(one)) for name, one in models]
-    embedded = [(name, one, own if one is model else one.embedder([("target", request)])[0]) for name, one in searchers]
-    found: dict[DomainName, Any] = {}
+    searchers = [(age, _searcher(one)) for age, one in models]
+    read = [own if one is model else one.embedder([("target", request)])[0] for _, one in searchers]
+    found = {}
     for d, extractor in extractors.items():
-      candidates, behaviours = own.candidates, own.histories[d]
-      search = {
-        method + age: order(one.extractors[d], read.candidates, read.histories[d])
-        for age, one, read in embedded
-        for method, order in searches(extractor).items()
-      }
-      found[d] = (search, extractor.exact_scores(candidates, behaviours), behaviours.visible)
+      readers = [
+        _Reader(age, one.extractors[d], part.candidates, part.histories[d])
+        for (age, one), part in zip(searchers, read, strict=True)
+      ]
+      found[d] = _find(extractor, own.candidates, own.histories[d], readers)
     return found
 
   totals: dict[tuple[str, DomainName], Tally] = {}
   try:
     for batch in _batches(record_set, split, requests, run.experiment.train.on_corrupt):
-      for d, (search, exact, visible) in scores({name: batch[name] for name in spec}).items():
-        for method, order in search.items():
-          one = tally(order, exact, visible, batch["candidate_mask"], top=top, sizes=sizes, oracle=oracle)
+      for d, found in scores({name: batch[name] for name in spec}).items():
+        for method, order in found.orders.items():
+          one = tally(
+            order,
+            found.exact,
+            found.visible,
+            batch["candidate_mask"],
+            top=top,
+            sizes=sizes,
+            oracle=oracle,
+            drift=found.drifts.get(method),
+          )
           totals[method, d] = totals[method, d] + one if (method, d) in totals else one
   except NotImplementedError as error:
     raise UserError(f"{run.path}: {error}") from None
@@ -288,6 +370,7 @@ def _page(
 ) -> Page:
   rows: list[dict[str, Cell]] = []
   curves: list[dict[str, Cell]] = []
+  drifts = any(total.alphas for totals in found.values() for total in totals)
   for (model, method, history), totals in found.items():
     values = [total.consistency for total in totals]
     who: dict[str, Cell] = {"model": model, "order": method, "history": history, "runs": len(totals)}
@@ -297,12 +380,13 @@ def _page(
         "consistency": float(np.mean(values)),
         "std": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
         "chance": float(np.mean([t.chance / t.counted if t.counted else math.nan for t in totals])),
-        "candidates": sum(total.counted for total in totals),
+        "candidates": totals[0].counted,
       }
+      | ({"drift": _mean([total.drift for total in totals])} if drifts else {})
     )
     curve = np.mean([total.curve for total in totals], axis=0)
     curves.append(
-      {**who, "candidates": sum(total.curve_counted for total in totals)}
+      {**who, "candidates": totals[0].curve_counted}
       | {f"n = {size:,}": float(hits) for size, hits in zip(sizes, curve, strict=True)}
     )
   oracle_row: dict[str, Cell] = {"model": "oracle", "order": "", "history": "", "runs": None, "candidates": None}
@@ -319,6 +403,7 @@ def _page(
         "For LAP: the order of the inner products (CSA), and the one in which MSA has re-ranked the first top_k[0] of "
         "it (with top_k[0] no larger than what is compared, both find the same); the oracle is FSA over the whole "
         "history, heads averaged after the softmax."
+        + (" Drift: sum |search alpha - alpha| / sum |alpha| over heads and visible behaviours." if drifts else "")
         + (" Means over runs, with their standard deviation." if several else ""),
       ),
       Table(
@@ -330,6 +415,11 @@ def _page(
     ],
     pictures=_pictures(found, sizes, oracle, top),
   )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+  known = [value for value in values if value is not None]
+  return float(np.mean(known)) if known else None
 
 
 def _pictures(found: dict[tuple[str, str, str], list[Tally]], sizes: Sequence[int], oracle: int, top: int) -> list[str]:

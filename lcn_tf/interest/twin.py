@@ -199,15 +199,11 @@ class TWIN(Extractor):
 
   def search_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     """Minus the step at which the walk over the search unit's rankings meets a behaviour."""
-    candidates, behaviours = in_float32(candidates, behaviours)
-    alphas_BNHL = self.alphas(candidates, behaviours)
-    return -walk_keys(alphas_BNHL, behaviours.visible, tf.shape(alphas_BNHL)[-1])
+    return walk_order(self.alphas(*in_float32(candidates, behaviours)), behaviours.visible)
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     """Minus the step at which the same walk over the final attention's rankings of all behaviours meets one."""
-    candidates, behaviours = in_float32(candidates, behaviours)
-    alphas_BNHL = self._alphas(candidates, behaviours, self._query(candidates), static_rows(behaviours))
-    return -walk_keys(alphas_BNHL, behaviours.visible, tf.shape(alphas_BNHL)[-1])
+    return walk_order(self.exact_alphas(*in_float32(candidates, behaviours)), behaviours.visible)
 
   def project(self, items: tf.Tensor) -> tf.Tensor:
     """What is kept of items: their embeddings `[..., D]` through W_h, `[..., H * E]`."""
@@ -243,6 +239,10 @@ class TWIN(Extractor):
     """
     keys = self._search_keys(behaviours, projected)
     return self._alphas(candidates, behaviours, self._query(candidates), keys)
+
+  def exact_alphas(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
+    """What the final attention scores all behaviours with, `[B, N, H, L]`: by this moment's weights, always."""
+    return self._alphas(candidates, behaviours, self._query(candidates), static_rows(behaviours))
 
   def _search_keys(self, behaviours: Behaviours, projected: tf.Tensor | None = None) -> tf.Tensor:
     """What the search unit holds queries against: rows `[B, L, X]` of live weights, or by head, `[B, H, L, E + 1]`, the
@@ -298,6 +298,11 @@ class TWIN(Extractor):
   def get_config(self) -> dict[str, Any]:
     names = ("top_k", "num_heads", "head_dim", "output_dim", "bias", "key", "projections", "cross_widths", "items")
     return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+def walk_order(alphas_BNHL: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
+  """Minus the step at which the walk over the heads' rankings meets a behaviour, float32 `[B, N, L]`."""
+  return -walk_keys(alphas_BNHL, visible, tf.shape(alphas_BNHL)[-1])
 
 
 def _constant(tensor: tf.Tensor) -> tf.Tensor:

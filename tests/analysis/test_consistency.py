@@ -10,11 +10,13 @@ import tensorflow as tf
 
 from lcn_tf.analysis import consistency
 from lcn_tf.errors import UserError
+from lcn_tf.interest.twin import TWIN
 from lcn_tf.training.export_run import labels, read_run
 from lcn_tf.training.trainer import train
 from pipelines import consistency as command
 from tests.reference import masked
 from tests.support.experiments import small_experiment
+from tests.support.layers import CATALOGUE, random_inputs, tensors
 from tests.support.record_sets import small_schema, write_record_set
 from tests.support.runs import write_run
 
@@ -100,6 +102,60 @@ def test_shared_visibility_counts_for_every_candidate():
   np.testing.assert_array_equal(one.hits, other.hits)
 
 
+def _twin(seed, **options):
+  """A small TWIN with random weights, which has read its inputs once."""
+  layer = TWIN(top_k=4, num_heads=2, head_dim=3, output_dim=5, **options)
+  inputs = random_inputs(0, L=20)
+  layer(*tensors(inputs))
+  for i, weight in enumerate(layer.trainable_weights):
+    weight.assign(tf.random.stateless_normal(weight.shape, [seed, i]))
+  return layer
+
+
+def _read(table):
+  """Candidates and a history whose items have these embeddings."""
+  candidates, behaviours = random_inputs(0, L=20)
+  return tensors((candidates, behaviours._replace(embedding=table[behaviours.items])))
+
+
+def test_old_projections_are_searched_by_the_newest_queries():
+  tables = np.random.default_rng(1).normal(size=(2, CATALOGUE, 6)).astype(np.float32)
+  newest, old = _twin(2), _twin(3)
+  own, before = (_read(table) for table in tables)
+  readers = [consistency._Reader("", newest, *own), consistency._Reader(", 7 steps old", old, *before)]
+  found = consistency._find(newest, *own, readers)
+  assert list(found.orders) == ["search", "search, 7 steps old", "search, projections 7 steps old"]
+
+  kept = _twin(2, projections="cached", items=CATALOGUE)
+  kept.cached.assign(old.project(tf.constant(tables[1])))
+  expected = {
+    "search": newest.search_scores(*own),
+    "search, 7 steps old": old.search_scores(*before),
+    "search, projections 7 steps old": kept.search_scores(*own),
+  }
+  seen = own[1].visible.numpy()
+  for method, order in found.orders.items():
+    np.testing.assert_array_equal(order.numpy()[seen], expected[method].numpy()[seen])
+  assert len({tuple(order.numpy()[seen]) for order in found.orders.values()}) == 3
+  np.testing.assert_array_equal(found.exact, newest.exact_scores(*own))
+
+  moved, size = (part.numpy() for part in found.drifts["search, projections 7 steps old"])
+  alphas, exact = kept.alphas(*own).numpy(), newest.alphas(*own).numpy()
+  for b, n in np.ndindex(moved.shape):
+    shown = seen[b, n]
+    assert moved[b, n] == pytest.approx(np.abs(alphas[b, n][:, shown] - exact[b, n][:, shown]).sum(), rel=1e-4)
+    assert size[b, n] == pytest.approx(np.abs(exact[b, n][:, shown]).sum(), rel=1e-4)
+  assert found.drifts["search"][0].numpy().max() <= 1e-3
+
+
+def test_keys_that_cannot_be_kept_have_no_old_projections():
+  readers = [
+    consistency._Reader(age, _twin(2, key="raw"), *_read(np.ones([CATALOGUE, 6], np.float32)))
+    for age in ("", ", 1 step old")
+  ]
+  assert list(consistency._find(*readers[0][1:], readers).orders) == ["search", "search, 1 step old"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   """A run of four steps that kept a checkpoint of each, and one of a model that does not search."""
@@ -109,6 +165,7 @@ def trained(tmp_path_factory):
   record_set = write_record_set(folder / "records", small_schema(), records=records, lengths=lengths)
   settings = {"checkpoint_every": 1, "keep_checkpoints": 9, "learning_rate": 0.05, "global_batch_size": 16}
   train(small_experiment(epochs=1, **settings), record_set, folder / "lap")
+  train(small_experiment("twin", epochs=1, **settings), record_set, folder / "twin")
   write_run(folder / "average_pooling", small_experiment("average_pooling"), record_set)
   return folder
 
@@ -170,6 +227,24 @@ def test_an_older_checkpoint_searches_for_the_best_one(trained, tmp_path):
     fresh = order.partition(",")[0]
     assert [hits[order, d] for d in ("target", "source")] != [hits[fresh, d] for d in ("target", "source")]
   assert rows["after CSA", "target"]["candidates"] <= 5 * 4
+
+
+def test_twin_finds_its_hundred_and_says_how_far_older_projections_are(trained, tmp_path):
+  found = _main(trained, tmp_path, "twin", "lap", flags=["--top=5", "--oracle=10", "--stale_checkpoint=1"])
+  rows = {(row["model"], row["order"]): row for row in found["tables"][0]["rows"] if row["history"] == "both"}
+  assert {order for model, order in rows if model == "small twin"} == {
+    "search",
+    "search, 3 steps old",
+    "search, projections 3 steps old",
+  }
+  twin = {order: row for (model, order), row in rows.items() if model == "small twin"}
+  assert twin["search"]["consistency"] == 1
+  assert twin["search"]["drift"] < 1e-6
+  for age in ("search, 3 steps old", "search, projections 3 steps old"):
+    assert twin[age]["consistency"] < 1
+    assert 0.001 < twin[age]["drift"] < 1
+  assert rows["small lap", "after CSA"]["drift"] is None
+  assert "Drift: sum" in (tmp_path / "consistency.md").read_text()
 
 
 def test_a_broken_record_is_named(trained, tmp_path):
