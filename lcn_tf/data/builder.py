@@ -12,12 +12,13 @@ Who knows what:
 """
 
 import contextlib
+import glob
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,7 +36,7 @@ from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.data.requests import Behaviours, Candidates, record_spans
 from lcn_tf.data.shards import Plan, UserLog, write_parts
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Schema, item_vocabulary, with_sizes
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Schema, with_sizes
 
 
 def build(
@@ -88,8 +89,7 @@ def build(
         logging.warning("%d items of the %s domain are not in %s: read as the unknown item", count, d, like.path)
     met = {d: np.zeros(len(indexed.numbering.catalogues[d]), bool) for d in DOMAINS}
     if like:
-      oov = {d: schema.vocabularies[item_vocabulary(d)].oov for d in DOMAINS}
-      met = {d: indexed.numbering.catalogues[d][:, 0] > oov[d] for d in DOMAINS}
+      met = {d: indexed.numbering.met(d) for d in DOMAINS}
     log, shortage = _user_log(indexed, schema, records, bounds[0], met)
     plans = _plans(log, schema, bounds)
     _check_split(plans, bounds, checked.interactions["timestamp"], records, like)
@@ -292,28 +292,40 @@ def _fingerprint(schema: Schema, numbering: Numbering) -> str:
 @contextlib.contextmanager
 def _aside(output: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
   """A folder beside `output` that takes its place at the end, and is removed after a failure."""
+  output = output.resolve()  # beside what a link points to
+  exists = UserError(f"{output}: exists. Choose another --output, or replace it with --overwrite")
+  if output.is_mount():
+    raise UserError(f"{output}: something is mounted there, which no folder can take the place of. Give a folder in it")
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     if not overwrite:
-      raise UserError(f"{output}: exists. Choose another --output, or replace it with --overwrite")
+      raise exists
     if not (output / "dataset.json").is_file():
       raise UserError(f"{output}: exists and is not a record set (no dataset.json), so --overwrite leaves it alone")
     for name, what in (("experiment.yaml", "a training run"), ("comparison.yaml", "a comparison")):
       if (output / name).exists():
         raise UserError(f"{output}: holds {what} ({name}), so --overwrite leaves it alone")
-  folder = output.with_name(f"{output.name}.tmp-{os.getpid()}")
+  for left in output.parent.glob(f"{glob.escape(output.name)}.tmp-*"):
+    logging.warning("%s: of a build that is still running, or was killed and can be removed", left)
+  # no process id: in containers each one has the same
+  folder = output.with_name(f"{output.name}.tmp-{uuid.uuid4().hex[:12]}")
   try:
     folder.mkdir(parents=True)
   except OSError as error:
     raise UserError(f"{output}: cannot be written: {error}") from None
   try:
     yield folder
-    if output.exists():
-      old = output.with_name(f"{output.name}.old-{os.getpid()}")
+    if overwrite and output.exists():
+      old = folder.with_name(folder.name.replace(".tmp-", ".old-"))
       output.rename(old)
       folder.rename(output)
       shutil.rmtree(old)
-    else:
+      return
+    try:
       folder.rename(output)
+    except OSError:
+      if output.exists():  # by now
+        raise exists from None
+      raise
   finally:
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -22,7 +22,7 @@ class Numbering:
   `user_id` too; other user fields count users who have one.
 
   Attributes:
-    items: Per domain, `row` and `item_id`.
+    items: Per domain, `row`, `item_id` and `count`, its training interactions.
     catalogues: Per domain, `[items, columns]` int32.
     vocabularies: By name.
   """
@@ -30,6 +30,12 @@ class Numbering:
   items: dict[DomainName, pl.DataFrame]
   catalogues: dict[DomainName, np.ndarray]
   vocabularies: dict[str, ValueTable]
+
+  def met(self, domain: DomainName) -> np.ndarray:
+    """Which rows of a catalogue some training interaction had, bool `[items]`."""
+    items = self.items[domain]
+    rows = items.filter(pl.col("count") > 0)["row"].to_numpy()
+    return np.isin(np.arange(len(self.catalogues[domain])), rows)
 
 
 def numbering_of(record_set: RecordSet) -> Numbering:
@@ -52,7 +58,7 @@ def numbering_of(record_set: RecordSet) -> Numbering:
     for d in DOMAINS:
       items[d] = pl.read_parquet(record_set.path / "items" / f"{d}.parquet")
     return Numbering(items, {d: record_set.catalogue(d) for d in DOMAINS}, vocabularies)
-  except (OSError, pl.exceptions.PolarsError) as error:
+  except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
     raise UserError(f"{record_set.path}: its vocabularies and items cannot be read: {error}") from None
 
 
@@ -170,7 +176,7 @@ def _numbering(
     )
     known = field_table(ordered[d], features, vocabularies)
     catalogues[d] = np.concatenate([padding, unknown[np.newaxis].astype(np.int32), known])
-  return Numbering({d: ordered[d].select("row", "item_id") for d in DOMAINS}, catalogues, vocabularies)
+  return Numbering({d: ordered[d].select("row", "item_id", "count") for d in DOMAINS}, catalogues, vocabularies)
 
 
 def _column(frame: pl.DataFrame, feature: Feature) -> pl.Series:

@@ -1,4 +1,5 @@
 import hashlib
+import pathlib
 
 import numpy as np
 import polars as pl
@@ -126,7 +127,7 @@ def test_vocabularies_and_the_order_of_the_catalogue_count_training_interactions
   assert values("user_id") == [(2, "0", 2), (3, "1", 2)]
   assert values("event") == [(2, "0", 1), (3, "1", 1), (4, "2", 1)]  # the target domain's own
   items = pl.read_parquet(records.path / "items" / "target.parquet")
-  assert items.rows() == [(2, 1), (3, 2), (4, 0), (5, 3), (6, 4), (7, 5)]
+  assert items.select("row", "item_id").rows() == [(2, 1), (3, 2), (4, 0), (5, 3), (6, 4), (7, 5)]
   catalogue = records.catalogue("target")
   assert catalogue.dtype == np.int32
   assert catalogue[:4, 1].tolist() == [0, 1, 2, 3]  # padding, unknown, c1, c2: a rare item keeps its fields
@@ -298,6 +299,45 @@ def test_a_run_is_never_overwritten_though_it_holds_a_dataset_json(tmp_path, log
   with pytest.raises(UserError, match=rf"out: holds {what} \({file}\), so --overwrite leaves it alone"):
     build(tmp_path, log, overwrite=True)
   assert (tmp_path / "out" / "dataset.json").is_file()
+
+
+def test_a_build_that_was_killed_is_in_nobodys_way_and_is_told(tmp_path, log, caplog):
+  (tmp_path / "out.tmp-1").mkdir()
+  build(tmp_path, log)
+  assert "out.tmp-1: of a build that is still running, or was killed and can be removed" in caplog.text
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.tmp-1"]
+
+
+def test_a_record_set_that_came_meanwhile_stays(tmp_path, log, monkeypatch):
+  (tmp_path / "out").mkdir()
+
+  def write(*arguments):
+    result = original(*arguments)
+    (tmp_path / "out" / "dataset.json").write_text("another's")
+    return result
+
+  original = builder.write_parts
+  monkeypatch.setattr(builder, "write_parts", write)
+  with pytest.raises(UserError, match=r"out: exists\. Choose another --output"):
+    build(tmp_path, log)
+  assert (tmp_path / "out" / "dataset.json").read_text() == "another's"
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_built(tmp_path, log, monkeypatch):
+  monkeypatch.setattr(pathlib.Path, "is_mount", lambda path: path == tmp_path / "out")
+  with pytest.raises(UserError, match=r"out: something is mounted there"):
+    build(tmp_path, log)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_link_is_followed(tmp_path, log):
+  first = build(tmp_path, log, name="there")
+  (tmp_path / "out").symlink_to("there")
+  again = build(tmp_path, log, overwrite=True, seed=5)
+  assert (tmp_path / "out").is_symlink()
+  assert again.fingerprint == first.fingerprint
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "there"]
 
 
 def test_a_failed_overwrite_keeps_the_old_record_set(tmp_path, log, monkeypatch):
