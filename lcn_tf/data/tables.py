@@ -77,10 +77,10 @@ def _read(path: str) -> pl.DataFrame:
   if not source.exists():
     there = [str(p) for p in source.parent.iterdir()] if source.parent.is_dir() else []
     raise UserError(f"{path}: no such file.{nearest(path, there)}")
-  if source.is_dir() and not any(source.glob("**/*.parquet")):
+  if source.is_dir() and not _files(source):
     raise UserError(f"{path}: this folder holds no .parquet file")
   parts = []
-  for file in sorted(source.glob("**/*.parquet")) if source.is_dir() else [source]:
+  for file in _files(source) if source.is_dir() else [source]:
     try:
       parts.append(pl.read_parquet(file, glob=False))
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -90,6 +90,11 @@ def _read(path: str) -> pl.DataFrame:
     return pl.concat(parts, how="diagonal_relaxed") if len(parts) > 1 else parts[0]
   except pl.exceptions.PolarsError as error:
     raise UserError(f"{path}: these files have no common columns: {str(error).splitlines()[0]}") from None
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+  # Spark names folders so, too
+  return sorted(file for file in folder.glob("**/*.parquet") if file.is_file())
 
 
 def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
@@ -114,7 +119,7 @@ def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
   interactions.time("timestamp")
   if labels.kind != "sampled":
     interactions.number(labels.column, "label", f"records.labels.kind is {labels.kind}")
-  interactions.weight(labels.kind == "given")
+  interactions.weight(labels.kind != "sampled")
   for feature in {f.name: f for d in DOMAINS for f in schema.domain(d).cross_fields + schema.context_fields}.values():
     interactions.field(feature, "a cross or context field of the schema")
   item_fields = [f for d in DOMAINS for f in schema.domain(d).item_fields]
@@ -230,12 +235,12 @@ class _Table:
       raise self.wrong_type(column, f"numbers ({role})")
     self.add(alias, column.cast(pl.Float64))
 
-  def weight(self, given: bool) -> None:
-    """NaN where a row has none, 1 where it needs none: with `given` labels, behaviours that were never candidates."""
+  def weight(self, labelled: bool) -> None:
+    """NaN where a row has none, 1 where it needs none: with labels in a column, rows that are no candidates."""
     if "weight" in self.raw.columns:
       self.number("weight", "weight", "the weight of a candidate in the loss")
       missing = pl.lit(float("nan"))
-      if given:
+      if labelled:
         missing = pl.when(pl.col("label").is_null()).then(1.0).otherwise(missing)
       self.frame = self.frame.with_columns(weight=pl.col("weight").fill_null(missing))
     else:
@@ -251,6 +256,8 @@ class _Table:
       )
     if nested:
       lists = column.cast(pl.List(column.dtype.inner))  # type: ignore[attr-defined]
+      if column.dtype.inner.is_float():  # type: ignore[attr-defined]
+        lists = lists.list.eval(pl.element().fill_nan(None))
       inner = _plain(lists.explode())
       values = None if inner is None else lists.cast(pl.List(inner.dtype)).cast(pl.List(pl.String))
     else:

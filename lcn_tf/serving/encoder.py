@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,12 @@ class Behaviour:
 
   Attributes:
     item_id: As in the interactions that the records were built from.
-    timestamp: Seconds.
+    timestamp: Seconds; fractions are cut off, as in records.
     fields: Values of the domain's cross fields by name; a missing one is out of vocabulary.
   """
 
   item_id: int | str
-  timestamp: int
+  timestamp: float
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -38,14 +39,14 @@ class RankRequest:
   """One user and the items to rank for them at one moment.
 
   Attributes:
-    time: The moment, seconds. Behaviours that are not strictly older are not seen.
+    time: The moment, seconds, fractions cut off. Behaviours that are not strictly older are not seen.
     candidates: Item ids of the target domain `[N]`.
     user: Values of the user fields by name, `user_id` among them if it is one.
     context: Values of the context fields by name, the same for all candidates.
     target, source: What the user did in each domain. Where two share a second, the later one of the list is newer.
   """
 
-  time: int
+  time: float
   candidates: Sequence[int | str]
   user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -58,6 +59,9 @@ class RankRequest:
 
 class RequestEncoder:
   """Numbers items and values as a record set does: a request comes out as records of the same facts would.
+
+  Two things that `pipelines.build_records` does with a log are the caller's: to leave out behaviours on items that the
+  items file does not have, and events that came twice.
 
   Items that the record set does not have become its unknown item, values of fields fall out of vocabulary. Values are
   compared as texts, those of whole floats being their integers': 4.0 is 4, the text "4.0" is not. Loading reads the
@@ -97,7 +101,7 @@ class RequestEncoder:
     times = np.zeros((size, width), np.int64)
     for b, request in enumerate(requests):
       items[b, : len(request.candidates)] = [self._row("target", item) for item in request.candidates]
-      times[b, : len(request.candidates)] = request.time
+      times[b, : len(request.candidates)] = math.floor(request.time)
     context = self._fields([r.context for r in requests], self._schema.context_fields)
     tensors = {
       "user_fields": self._fields([r.user for r in requests], self._schema.user_fields),
@@ -131,9 +135,10 @@ class RequestEncoder:
     return self._rows[domain].get(key, UNKNOWN_ITEM)
 
   def _seen(self, request: RankRequest, domain: DomainName) -> list[Behaviour]:
-    older = [b for b in request.history(domain) if b.timestamp < request.time]
+    now = math.floor(request.time)
+    older = [b for b in request.history(domain) if math.floor(b.timestamp) < now]
     # from the back, so that the later one of a second comes first
-    newest_first = sorted(reversed(older), key=lambda b: -b.timestamp)
+    newest_first = sorted(reversed(older), key=lambda b: -math.floor(b.timestamp))
     return newest_first[: self._schema.domain(domain).max_length]
 
   def _history(self, domain: DomainName, seen: list[list[Behaviour]], candidates: int) -> dict[str, np.ndarray]:
@@ -144,7 +149,7 @@ class RequestEncoder:
     items, times = np.zeros(real.shape, np.int32), np.zeros(real.shape, np.int64)
     cross = np.zeros((*real.shape, columns(fields)), np.int32)
     items[real] = [self._row(domain, b.item_id) for b in flat]
-    times[real] = [b.timestamp for b in flat]
+    times[real] = [math.floor(b.timestamp) for b in flat]
     cross[real] = self._fields([b.fields for b in flat], fields)
     return {
       f"{domain}_items": items,

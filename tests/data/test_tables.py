@@ -187,9 +187,10 @@ def test_timestamps_in_milliseconds_are_warned_about(caplog):
   assert caplog.messages == ["interactions: the timestamps look like milliseconds; they are read as seconds"]
 
 
-def test_a_behaviour_that_was_never_a_candidate_needs_no_weight():
+@pytest.mark.parametrize("kind", ["given", "threshold"])
+def test_a_behaviour_that_was_never_a_candidate_needs_no_weight(kind):
   behaviour = (1, 0, "target", 11, None)
-  checked = check(logs.interactions([GOOD, behaviour], weight=pl.Series([2.5, None])))
+  checked = check(logs.interactions([GOOD, behaviour], weight=pl.Series([2.5, None])), kind=kind)
   assert checked.interactions["weight"].to_list() == [2.5, 1.0]
   assert checked.reasons() == {}
 
@@ -198,6 +199,22 @@ def test_one_early_moment_does_not_hide_milliseconds(caplog):
   rows = [(1, 0, "target", 1_600_000_000_000 + second, 1.0) for second in range(3)]
   check(logs.interactions([(1, 0, "target", 0, 1.0), *rows]))
   assert caplog.messages == ["interactions: the timestamps look like milliseconds; they are read as seconds"]
+
+
+def test_a_folder_that_is_named_like_a_file_is_read_once(tmp_path):
+  """As Spark writes it."""
+  folder = tmp_path / "day1.parquet"
+  folder.mkdir()
+  pl.DataFrame({"item_id": [1, 2]}).write_parquet(folder / "part-0.parquet")
+  for path in (tmp_path, folder):
+    assert tables.read(str(path), str(folder)).interactions["item_id"].to_list() == [1, 2]
+
+
+def test_a_list_of_floats_may_hold_no_number():
+  schema = Schema(target={"item_fields": [{"name": "category", "max_values": 2}]})
+  items = logs.items(1, category=pl.Series([[1.0, float("nan")]] * len(logs.items(1))))
+  checked = check(logs.interactions([GOOD]), items, schema=schema)
+  assert checked.items["field:category"].to_list()[0] == ["1", None]
 
 
 def test_the_files_of_a_folder_may_differ_in_types_and_columns(tmp_path):

@@ -172,6 +172,15 @@ def test_whole_floats_are_the_numbers_that_a_column_of_them_was_read_as(tmp_path
   assert places(float("nan"), float("inf"), 1.5) == places(None, None, "none of these")
 
 
+def test_fractions_of_a_second_are_cut_off_as_in_records(case):
+  encoder = RequestEncoder(case[0])
+  item = case[1]["item_id"][0]
+  past = [Behaviour(item, time) for time in (100.9, 900.2, 100.1, 899.9)]
+  tensors = encoder.encode([RankRequest(900.7, [item], target=past)])
+  np.testing.assert_array_equal(tensors["target_times"], [[899, 100, 100]])
+  np.testing.assert_array_equal(tensors["candidate_times"], [[900]])
+
+
 def test_what_is_no_id_is_the_unknown_item(case):
   records, log, _ = case
   known = log.filter(pl.col("domain") == "target")["item_id"][0]
