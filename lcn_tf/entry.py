@@ -72,8 +72,8 @@ def _check_names(values: flags.FlagValues, argv: Sequence[str]) -> None:
 def run(main: Callable[[Sequence[str]], None]) -> None:
   """Calls `main` with the command line; errors become messages on stderr.
 
-  The exit code is 1 after a `UserError`, and 74 after what the system says of a file (a full disk, no permission),
-  which may go well another time.
+  The exit code is 1 after a `UserError`, 65 after a `SettingsError`, and 74 after what the system says of a file (a
+  full disk, no permission), which may go well another time.
   """
   logging.set_verbosity(logging.INFO)
 
@@ -82,7 +82,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       main(argv)
     except UserError as error:
       print(f"error: {error}", file=sys.stderr)
-      sys.exit(1)
+      sys.exit(error.exit_code)
     except OSError as error:
       if not error.filename or not error.strerror:
         raise

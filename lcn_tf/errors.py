@@ -1,11 +1,21 @@
 """Errors that a user can act on: one message that says where, what came and what is allowed."""
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-  """Wrong input (config, path, record, data). Entry points print its message, without a traceback, and exit with 1."""
+  """Wrong input (config, path, record, data). Entry points print its message, without a traceback, and exit with
+  `exit_code`."""
+
+  exit_code = 1
+
+
+class SettingsError(UserError):
+  """What these settings lead to, whenever and wherever they are tried: a loss that is not finite, say."""
+
+  exit_code = os.EX_DATAERR
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

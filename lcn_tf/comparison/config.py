@@ -11,7 +11,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from lcn_tf import config
+from lcn_tf import config, files
 from lcn_tf.config import Count, Experiment, Positive
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import Strict
@@ -164,8 +164,10 @@ def dump(loaded: Loaded, folder: pathlib.Path) -> None:
   tree = loaded.comparison.model_dump(mode="json")
   for label, experiment in loaded.experiments.items():
     tree["models"][label]["config"] = f"experiments/{slug(label)}.yaml"
-    (folder / "experiments" / f"{slug(label)}.yaml").write_text(config.dump(experiment))
-  (folder / "comparison.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    with files.replacing(folder / "experiments" / f"{slug(label)}.yaml") as aside:
+      aside.write_text(config.dump(experiment))
+  with files.replacing(folder / "comparison.yaml") as aside:
+    aside.write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
 def slug(text: str) -> str:

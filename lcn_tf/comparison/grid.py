@@ -58,6 +58,11 @@ def open_output(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row], outp
     for cells in row.combinations:
       for cell in cells:
         cell.check()
+      if row.tuning():  # the choice of an earlier call, by a seed that this one may leave out
+        seed = row.tuning()["seed"]
+        first = cells[0]
+        experiment = loaded.experiment(row.label, first.tuned, seed)
+        Cell(row.label, seed, first.tuned, experiment, first.folder.with_name(f"seed_{seed}")).check()
   output.mkdir(parents=True, exist_ok=True)
   dump(loaded, output)
   record_set.save(output)
@@ -185,11 +190,11 @@ class Grid:
       if not _needs_vectors(cell) or settings.path:
         continue
       mine = cell.folder / "pretrained"
-      if Pretrained.there(mine) and Pretrained.open(mine).made_with(settings.settings()):
-        continue
       key = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
       shared = self.output / "pretrained" / key
       try:
+        if Pretrained.there(mine) and Pretrained.open(mine).made_with(settings.settings()):
+          continue
         if not Pretrained.there(shared):
           self.say(f"pre-training item vectors: {shared}")
           shared.mkdir(parents=True, exist_ok=True)
@@ -198,8 +203,7 @@ class Grid:
           self.runner.pretrain(file, shared)
         Pretrained.open(shared, self.fingerprint).save(mine)
       except (Failed, UserError) as error:
-        for_good = isinstance(error, UserError) or error.for_good
-        failures.append(Failure(cell, f"no item vectors: {error}", for_good))
+        failures.append(Failure(cell, f"no item vectors: {error}", isinstance(error, Failed) and error.for_good))
     return failures
 
 

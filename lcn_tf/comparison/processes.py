@@ -17,6 +17,7 @@ import yaml
 import lcn_tf
 from lcn_tf.comparison.cells import Cell
 from lcn_tf.comparison.config import slug
+from lcn_tf.errors import SettingsError
 
 _TAIL = 12  # lines of a log that a failure shows
 _GPU = re.compile(r"\d+|(GPU|MIG)-.+")  # in CUDA_VISIBLE_DEVICES
@@ -26,7 +27,7 @@ class Failed(Exception):
   """A process ended badly; the message says how.
 
   Attributes:
-    for_good: It would fail again: it ended with an error message of its own, not by a signal or a crash.
+    for_good: It would fail again, since its settings are to blame (a `SettingsError`) and not where and when it ran.
   """
 
   def __init__(self, message: str, for_good: bool = False):
@@ -124,6 +125,8 @@ class Commands:
           stderr=subprocess.STDOUT,
           env=self._environment | share | {"PYTHONPATH": os.pathsep.join(paths)},
           pass_fds=self._inherit,
+          # Ctrl-C and what else is sent to the whole group reaches it through `stop`, once: it saves its checkpoint
+          start_new_session=True,
         )
         self._running.add(process)
       code = process.wait()
@@ -131,14 +134,7 @@ class Commands:
       self._running.discard(process)
     if code:
       how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-      last = tail(log)
-      raise Failed(f"{how}; {log} ends with\n{last}", for_good=code == 1 and _message(last))
-
-
-def _message(end: str) -> bool:
-  """Whether a log ends with what `lcn_tf.entry.run` prints for a `UserError`, of one line or several."""
-  lines = [line.strip() for line in end.splitlines()]
-  return any(line.startswith("error: ") for line in lines) and "Traceback (most recent call last):" not in lines
+      raise Failed(f"{how}; {log} ends with\n{tail(log)}", for_good=code == SettingsError.exit_code)
 
 
 def threads(jobs: int) -> dict[str, str]:

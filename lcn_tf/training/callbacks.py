@@ -16,7 +16,7 @@ from absl import logging
 from tensorflow import keras
 
 from lcn_tf import metrics
-from lcn_tf.errors import UserError
+from lcn_tf.errors import SettingsError
 from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training.workers import Workers
 
@@ -24,6 +24,7 @@ Logs = dict[str, Any]
 _TERMINATED = 128 + signal.SIGTERM
 # steps after which several workers ask each other whether one of them wants a checkpoint
 _AGREE_EVERY = 16
+_TWICE = 2.0  # seconds within which a second SIGTERM is taken for the first one
 
 
 class Progress(tf.Module):
@@ -142,11 +143,11 @@ class Checkpoints(keras.callbacks.Callback):
 
   def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
     self._offset = int(self._progress.step)
-    self._saved = self._seen = 0
+    self._saved = self._seen = self._done = 0
     self._saved_at = time.monotonic()
 
   def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-    done = batch + 1
+    done = self._done = batch + 1
     if done == self.params["steps"]:  # the end of the epoch saves: nothing would be left to go on with
       return
     late = self._minutes > 0 and time.monotonic() - self._saved_at >= 60 * self._minutes
@@ -170,6 +171,10 @@ class Checkpoints(keras.callbacks.Callback):
     self._asked = True
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+    if self._done < self.params["steps"]:  # another callback has stopped the job within the epoch
+      self._progress.step.assign(self._offset + self._done)
+      self._last.save(self._number)
+      return
     value = (logs or {}).get("val_auc", math.nan)
     self._progress.epoch.assign(epoch + 1)
     self._progress.step.assign(0)
@@ -192,16 +197,26 @@ class Checkpoints(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def at_sigterm(ask: Callable[[], None]) -> Iterator[None]:
-  """Calls `ask` at the first SIGTERM within the block, as a preempted machine sends it; a second one ends at once."""
+  """Calls `ask` at the first SIGTERM within the block, as a preempted machine sends it; a later one ends at once.
+
+  The first may come twice: to a whole group of processes, and from the one that started them.
+  """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
 
-  def first(*_: Any) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+  asked_at = math.inf
+
+  def terminated(*_: Any) -> None:
+    nonlocal asked_at
+    if asked_at < math.inf:
+      if time.monotonic() - asked_at > _TWICE:
+        sys.exit(_TERMINATED)
+      return
+    asked_at = time.monotonic()
     ask()
 
-  before = signal.signal(signal.SIGTERM, first)
+  before = signal.signal(signal.SIGTERM, terminated)
   try:
     yield
   finally:
@@ -277,6 +292,6 @@ class StopOnNaN(keras.callbacks.Callback):
     loss = (logs or {}).get("loss", 0.0)
     if not math.isfinite(loss):
       step = int(self.model.optimizer.iterations.numpy())
-      raise UserError(
+      raise SettingsError(
         f"step {step}: the loss is {loss}. The checkpoints before it are kept; a lower train.learning_rate may help."
       )

@@ -84,9 +84,9 @@ class Cost(keras.callbacks.Callback):
       self._saved = self._position()
       self._write(finished=False)
 
-  def finish(self) -> dict[str, Any]:
-    """Says that the job is done; returns what the file holds."""
-    return self._write(finished=True)
+  def finish(self, over: bool = True) -> dict[str, Any]:
+    """Says whether the job is over, or was stopped before its end; returns what the file holds."""
+    return self._write(finished=over)
 
   def _write(self, finished: bool) -> dict[str, Any]:
     if self._since is not None:

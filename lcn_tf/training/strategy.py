@@ -45,6 +45,21 @@ def make_strategy(config: Train) -> tf.distribute.Strategy:
   return tf.distribute.MirroredStrategy(cpu_devices(max(config.replicas, 1)))
 
 
+def input_options(strategy: tf.distribute.Strategy) -> tf.distribute.InputOptions | None:
+  """How batches reach the replicas; None: TensorFlow's way, with a buffer on each device.
+
+  A single CPU replica reads the stream itself: nothing is to be copied to it, and the end of TensorFlow's iterator of a
+  device now and then waits for that iterator's tuner, which sleeps up to a minute and takes no options.
+  """
+  devices = strategy.extended.worker_devices
+  if strategy.num_replicas_in_sync > 1 or "CPU" not in devices[0]:
+    return None
+  return tf.distribute.InputOptions(
+    experimental_fetch_to_device=False,
+    experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA,
+  )
+
+
 def device_names(strategy: tf.distribute.Strategy) -> str:
   """The devices of the replicas: `GPU:0, GPU:1`."""
   return ", ".join(device.partition("device:")[2] or device for device in strategy.extended.worker_devices)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import shutil
 import sys
@@ -29,7 +30,7 @@ from lcn_tf.data.dataset import (
 from lcn_tf.data.diagnosis import guard
 from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.errors import UserError
+from lcn_tf.errors import SettingsError, UserError
 from lcn_tf.models.build import build_model, check_model, needs_pretrained
 from lcn_tf.schema import DOMAINS
 from lcn_tf.training.callbacks import Checkpoints, Leave, Pace, Progress, StopOnNaN, Validation, at_sigterm
@@ -38,7 +39,7 @@ from lcn_tf.training.export_run import Run, latest_checkpoint, read_run
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.pretraining import item_vectors
 from lcn_tf.training.projections import RefreshProjections
-from lcn_tf.training.strategy import device_names, make_strategy
+from lcn_tf.training.strategy import device_names, input_options, make_strategy
 from lcn_tf.training.workers import Workers
 
 # of `train`: what a job that goes on may have changed
@@ -76,7 +77,8 @@ def train(
   from which all of them read what an interrupted job left.
 
   Args:
-    callbacks: The caller's own, run after the job's.
+    callbacks: The caller's own, run after the job's. One that sets `model.stop_training` stops the job where it is; the
+      next call goes on from there.
     then: What is to be done while the folder is still held: no other job begins there before that.
 
   Raises:
@@ -120,7 +122,7 @@ def _train(
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
   requests = config.global_batch_size // schema.candidates
   if requests % strategy.num_replicas_in_sync:
-    raise UserError(
+    raise SettingsError(
       f"train.global_batch_size {config.global_batch_size} is {requests} requests of {schema.candidates} candidates, "
       f"which {strategy.num_replicas_in_sync} replicas cannot share equally"
     )
@@ -171,7 +173,7 @@ def _train(
   )
   checkpoints.set_model(model)
   resumed = checkpoints.restore(latest_checkpoint(run, "last"))
-  for variable in model.trainable_variables if weights else []:
+  for variable in model.trainable_variables if weights and not resumed else []:
     variable.assign(weights[variable.name].pop(0))
   part = record_set.part("train")
   cost = Cost(own, progress, requests * part.candidates / max(part.records, 1), resumed)
@@ -220,12 +222,14 @@ def _train(
       run,
       int(progress.epoch),
     )
+  if workers.chief and int(progress.epoch) < config.epochs and not checkpoints.stopped_early:
+    (run / "metrics.json").unlink(missing_ok=True)  # it will be of weights that are no longer the last
   began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
   with workers.together(), guard(record_set, "train", model.domains), at_sigterm(checkpoints.ask):
     while int(progress.epoch) < config.epochs and not checkpoints.stopped_early:
       epoch, within = int(progress.epoch), int(progress.step)
       model.fit(
-        strategy.distribute_datasets_from_function(stream),
+        strategy.distribute_datasets_from_function(stream, input_options(strategy)),
         initial_epoch=epoch,
         # what an interrupted job left of an epoch is a fit of its own: Keras knows one length of epochs
         epochs=epoch + 1 if within else config.epochs,
@@ -243,11 +247,14 @@ def _train(
           Leave(checkpoints),
         ],
       )
+      if model.stop_training:
+        break
   done = int(model.optimizer.iterations.numpy()) - before
   seconds = time.monotonic() - began
   rate = done * requests * schema.candidates / max(seconds, 1e-9)
   logging.info("%d steps in %.1f s, validation included: %.0f candidate slots/s", done, seconds, rate)
-  return Job(model, done, seconds, rate, cost.finish(), workers)
+  over = checkpoints.stopped_early or int(progress.epoch) >= config.epochs
+  return Job(model, done, seconds, rate, cost.finish(over), workers)
 
 
 def _earlier_run(experiment: Experiment, record_set: RecordSet) -> Run:
@@ -305,10 +312,12 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
   run = pathlib.Path(run_dir)
   file = run / "experiment.yaml"  # written last: a folder with it is whole
   there = config_lib.load(str(file)) if file.is_file() else None
-  begun = there and latest_checkpoint(run, "last")
-  longer = False
+  begun = latest_checkpoint(run, "last")
+  if begun and not there:
+    raise UserError(
+      f"{run} holds checkpoints of it is not known what: experiment.yaml is not there. Use another --run_dir."
+    )
   if there and begun:
-    longer = there.train.epochs != experiment.train.epochs
     there = config_lib.with_train(there, experiment, _NOT_LEARNED)
     other = "Use another --run_dir; --set train.warm_start=RUN begins with the weights of this one."
     difference = config_lib.differs(experiment, there)
@@ -320,6 +329,11 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
         f"{run} was begun with other records: fingerprint {before.fingerprint}, {record_set.path} has "
         f"{record_set.fingerprint}. Use another --run_dir."
       )
+    trained = json.loads((run / "training.json").read_text())["epochs"] if (run / "training.json").is_file() else 0
+    if trained > experiment.train.epochs:
+      raise UserError(
+        f"{run} has trained {trained} epochs, and train.epochs is {experiment.train.epochs}: it can only go on. {other}"
+      )
     if before.splits != record_set.splits:
       raise UserError(
         f"{run} was begun with other records: {record_set.path} has the same schema and vocabularies, but other "
@@ -330,11 +344,10 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
     # a copy of vectors that may have been made anew since
     if there.model.pretraining != experiment.model.pretraining or (path and Pretrained.there(pathlib.Path(path))):
       shutil.rmtree(run / "pretrained", ignore_errors=True)
-  if not begun:  # what an earlier job said of its own weights
+  if not begun:  # what an earlier job said of its own weights, and left of them before its first whole checkpoint
     for name in ("metrics.json", "training.json"):
       (run / name).unlink(missing_ok=True)
-  elif longer:
-    (run / "metrics.json").unlink(missing_ok=True)
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
   if not begun or not (run / "items").is_dir():
     record_set.copy_numbering(run)
   record_set.save(run)

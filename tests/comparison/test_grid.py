@@ -277,6 +277,14 @@ def test_a_choice_stays_and_is_told_as_it_was_whatever_the_seeds_of_a_later_call
   assert "| Good | train.learning_rate 0.1 | 0.6100 |  |" in text
 
 
+def test_a_choice_made_under_another_experiment_is_refused_whatever_the_seeds(record_set, tmp_path):
+  compare(load(tmp_path, tuning=TUNING).changed(["0"]), record_set, tmp_path / "out", runner=Stub())
+  stub, other = Stub(), load(tmp_path, tuning=TUNING, common={"train.epochs": 50})
+  with pytest.raises(UserError, match=r"seed_0 holds another comparison: experiment\.train\.epochs is 50"):
+    compare(other.changed(["1"]), record_set, tmp_path / "out", runner=stub)
+  assert stub.calls == []
+
+
 def test_tuning_is_resumed_and_its_choice_is_final(record_set, tmp_path):
   stub = Stub()
   stub.interrupt_after = 4

@@ -164,17 +164,44 @@ def test_a_process_that_fails_says_how_its_log_ends(tmp_path):
     Failed, match=r"(?s)exit code 1; .*cell.log\.txt ends with.*lost\.yaml: no such config file"
   ) as raised:
     Commands(tmp_path, tmp_path, 5).train(cell_in(tmp_path), evaluate=True)
-  assert raised.value.for_good
+  assert not raised.value.for_good
   log = (tmp_path / "cell" / "log.txt").read_text()
   assert f"--run_dir {tmp_path / 'cell'} --set train.seed=0 --bootstrap 5" in log
 
 
-@pytest.mark.parametrize("what", ["open('/dev/null/here')", "1 / 0", "os.kill(os.getpid(), 9)"])
-def test_a_full_disk_a_crash_or_a_kill_is_not_for_good(what, tmp_path):
-  code = f"import os; from lcn_tf import entry; entry.run(lambda argv: {what})"
+def run(code, folder):
+  (folder / "work.py").write_text(code)
+  paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("PYTHONPATH", paths)
+    Commands(folder, folder, 5)._run(["work"], folder / "log.txt")
+
+
+def failure(what, folder):
+  """How a process ends whose work is `what`."""
   with pytest.raises(Failed) as raised:
-    Commands(tmp_path, tmp_path, 5)._run(["timeit", "-n1", "-r1", code], tmp_path / "log.txt")
-  assert not raised.value.for_good
+    run(f"import os; from lcn_tf import entry, errors, files; entry.run(lambda argv: {what})", folder)
+  return raised.value
+
+
+@pytest.mark.parametrize(
+  "what", ["open('/dev/null/here')", "files.make('/dev/null/here')", "1 / 0", "os.kill(os.getpid(), 9)"]
+)
+def test_a_full_disk_a_lost_mount_a_crash_or_a_kill_is_not_for_good(what, tmp_path):
+  assert not failure(what, tmp_path).for_good
+
+
+def test_what_the_settings_lead_to_is_for_good(tmp_path):
+  error = failure("(_ for _ in ()).throw(errors.SettingsError('step 7: the loss is nan'))", tmp_path)
+  assert error.for_good
+  assert "exit code 65" in str(error)
+  assert "error: step 7: the loss is nan" in str(error)
+
+
+def test_processes_do_not_hear_what_is_sent_to_the_group_of_their_parent(tmp_path):
+  code = f"import os; open({str(tmp_path / 'session')!r}, 'w').write(str(os.getsid(0)))"
+  run(code, tmp_path)
+  assert int((tmp_path / "session").read_text()) != os.getsid(0)
 
 
 def test_stopping_ends_what_runs_and_lets_nothing_begin(tmp_path):

@@ -23,7 +23,7 @@ from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
-from lcn_tf.training import job, trainer
+from lcn_tf.training import callbacks, job, trainer
 from lcn_tf.training.callbacks import Pace, Validation
 from lcn_tf.training.export_run import exported, read_run
 from lcn_tf.training.job import run_job
@@ -49,8 +49,7 @@ def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(system, record_se
   if system in EXTRACTORS:
     experiment = small_experiment(system, crp=system == "lap", checkpoint_every=1)
   else:
-    options = {"cross_layers": 1} if system == "conet" else {}
-    experiment = network_experiment(system, options, checkpoint_every=1, epochs=2)
+    experiment = network_experiment(system, checkpoint_every=1, epochs=2)
   unbroken = train(experiment, record_set, tmp_path / "unbroken").model
   with pytest.raises(KeyboardInterrupt):
     train(experiment, record_set, tmp_path / "broken", (Stop(3),))
@@ -286,6 +285,55 @@ def test_metrics_stay_as_long_as_they_are_of_all_that_was_trained(record_set, tm
   assert not (tmp_path / "metrics.json").exists()
 
 
+def test_metrics_go_when_a_job_goes_on_after_it_stopped_early(record_set, tmp_path):
+  settings = {"epochs": 4, "learning_rate": 1e-12}
+  run_job(small_experiment("none", early_stopping=1, **settings), record_set, tmp_path, bootstrap=0)
+  assert (tmp_path / "metrics.json").exists()
+  assert train(small_experiment("none", early_stopping=0, **settings), record_set, tmp_path).steps == 8
+  assert not (tmp_path / "metrics.json").exists()
+
+
+def test_fewer_epochs_than_were_trained_are_refused(record_set, tmp_path):
+  train(small_experiment("none", epochs=2), record_set, tmp_path)
+  with pytest.raises(UserError, match=r"has trained 2 epochs, and train\.epochs is 1: it can only go on"):
+    train(small_experiment("none", epochs=1), record_set, tmp_path)
+  assert config.load(str(tmp_path / "experiment.yaml")).train.epochs == 2
+
+
+class StopsAfter(keras.callbacks.Callback):
+  """Asks Keras to stop after a step, or at the end of that step's epoch."""
+
+  def __init__(self, step, at_end=False):
+    super().__init__()
+    self.step, self.at_end = step, at_end
+
+  def _stop(self):
+    self.model.stop_training |= int(self.model.optimizer.iterations.numpy()) >= self.step
+
+  def on_train_batch_end(self, batch, logs=None):
+    if not self.at_end:
+      self._stop()
+
+  def on_epoch_end(self, epoch, logs=None):
+    if self.at_end:
+      self._stop()
+
+
+@pytest.mark.parametrize(("callback", "steps", "epochs"), [(StopsAfter(4, True), 4, 1), (StopsAfter(6), 6, 1)])
+def test_a_callback_of_the_caller_stops_a_job_that_goes_on_from_there(
+  unbroken, record_set, tmp_path, callback, steps, epochs
+):
+  experiment = small_experiment("none")
+  assert train(experiment, record_set, tmp_path, (callback,)).steps == steps
+  left = json.loads((tmp_path / "training.json").read_text())
+  assert (left["steps"], left["epochs"], left["finished"]) == (steps, epochs, False)
+  job = train(experiment, record_set, tmp_path)
+  assert job.steps == 8 - steps
+  assert json.loads((tmp_path / "training.json").read_text())["finished"]
+  for one, other in zip(unbroken.trainable_variables, job.model.trainable_variables, strict=True):
+    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
+
+
 def test_a_job_that_stopped_early_says_what_goes_on(record_set, tmp_path, caplog):
   settings = {"learning_rate": 1e-12, "early_stopping": 1}
   train(small_experiment("none", epochs=9, **settings), record_set, tmp_path)
@@ -341,6 +389,37 @@ def test_a_folder_that_is_begun_anew_keeps_no_result_and_exports_its_own_weights
   assert found["seed"] == 7
 
 
+def test_a_folder_that_is_begun_anew_keeps_no_weights_of_a_job_killed_between_two_checkpoints(record_set, tmp_path):
+  train(small_experiment("none"), record_set, tmp_path)
+  shutil.rmtree(tmp_path / "checkpoints" / "last")
+  with pytest.raises(KeyboardInterrupt):
+    train(small_experiment("none", seed=7, checkpoint_every=1), record_set, tmp_path, (Stop(2),))
+  assert read_run(tmp_path).checkpoint().startswith(str(tmp_path / "checkpoints" / "last"))
+
+
+def test_checkpoints_of_an_unknown_experiment_stay_and_are_told(record_set, tmp_path):
+  train(small_experiment("none"), record_set, tmp_path)
+  (tmp_path / "experiment.yaml").unlink()
+  with pytest.raises(UserError, match=r"holds checkpoints .*experiment\.yaml is not there"):
+    train(small_experiment("none"), record_set, tmp_path)
+  assert (tmp_path / "checkpoints" / "last").is_dir()
+
+
+def test_a_warm_start_leaves_weights_alone_that_were_restored_meanwhile(later, record_set, tmp_path, monkeypatch):
+  """Another job, of the same folder, ended between the first look at it and the lock."""
+  train(small_experiment("none", seed=7), record_set, tmp_path / "earlier")
+  experiment = small_experiment("none", warm_start=str(tmp_path / "earlier"))
+  trained = train(experiment, later, tmp_path / "run").model.trainable_variables
+  with monkeypatch.context() as patch:
+    first = [None]
+    find = trainer.latest_checkpoint
+    patch.setattr(trainer, "latest_checkpoint", lambda *arguments: first.pop() if first else find(*arguments))
+    job = train(experiment, later, tmp_path / "run")
+  assert job.steps == 0
+  for one, other in zip(trained, job.model.trainable_variables, strict=True):
+    np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
 def test_records_that_cannot_be_validated_with_are_refused_before_the_run_begins(record_set, tmp_path):
   lacking = record_set.model_copy(update={"splits": {"train": record_set.splits["train"]}})
   with pytest.raises(UserError, match=r"no records of the validation split"):
@@ -389,6 +468,20 @@ def test_a_job_saves_before_it_ends_on_sigterm(unbroken, record_set, tmp_path, s
   assert job.steps == 8 - step
   for one, other in zip(unbroken.trainable_variables, job.model.trainable_variables, strict=True):
     np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
+
+
+def test_the_first_sigterm_may_come_twice_and_a_later_one_ends_at_once(monkeypatch):
+  asked, clock = [], [10.0]
+  monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+  with callbacks.at_sigterm(lambda: asked.append(clock[0])):
+    for clock[0] in (10.0, 10.0, 11.9):
+      os.kill(os.getpid(), signal.SIGTERM)
+    assert asked == [10.0]
+    clock[0] = 12.1
+    with pytest.raises(SystemExit) as ended:
+      os.kill(os.getpid(), signal.SIGTERM)
+  assert ended.value.code == 143
+  assert asked == [10.0]
 
 
 def test_an_epoch_tells_where_it_is(record_set, tmp_path, caplog, monkeypatch):
