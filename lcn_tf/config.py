@@ -157,7 +157,8 @@ class Embedding(Strict):
     cross_dim: Width of every cross field's embedding (side information, recency included).
     recency_buckets: Buckets of the age of a behaviour when its candidate is shown, spaced by factors of two from a
       minute on; 0 = age is no feature.
-    init: `scaled_uniform`: +-1/sqrt(width). `glorot`: what Xavier gives for a [rows, width] table.
+    init: `scaled_uniform`: +-1/sqrt(width). `glorot`: what Xavier gives for a [rows, width] table. Ages, and rows of
+      what is out of vocabulary, begin at zero: what training never meets says nothing.
   """
 
   dim: Positive = 64
@@ -311,7 +312,8 @@ class Train(Strict):
       the same command in every process that TF_CONFIG names, with one run folder that all of them see.
     replicas: GPUs or logical CPU devices; 0 = all GPUs, or one CPU device.
     mixed_precision: bfloat16 compute (no loss scaling needed); softmax, sums over behaviours of one age or one item,
-      and losses are float32. An exported model computes in float32, search scores included.
+      and losses are float32. Scores are bfloat16 products, so that what is searched may tie where the exported model,
+      which computes in float32, tells apart; only SIM's frozen vectors are always compared in float32.
     jit_compile: XLA.
     early_stopping: Epochs without a better validation AUC before it stops; 0 = never.
     length_buckets: History widths of a batch, which gets the smallest that holds its longest history. Empty: four to

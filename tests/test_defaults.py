@@ -52,6 +52,7 @@ TABLE = [
   (SIMCluster, MHA),
   (SIMClusterPlus, MHA),
   (SIMSoft, MHA),
+  # the specification has multi-head attention here outside of TWIN's table: one pooling for all two-stage systems
   (ETA, MHA | {"bits": 64}),
   (SDIM, MHA | {"hashes": 48, "width": 3, "mode": "pool", "l2": True}),
   (TWIN, {"top_k": 100, "num_heads": 4, "head_dim": 32, "output_dim": 64}),
@@ -59,8 +60,9 @@ TABLE = [
   (MiNet.make_layers, {"recent": 100, "attention_units": 64, "transfer_rank": 10, "gamma": 1.0}),
   (ItemAttention, {"recent": 100, "attention_units": 64}),
   (InterestGates, {"attention_units": 64, "limit": 5.0}),
-  # weights: Glorot, not N(0, 0.01^2); widths: those of the backbone, not 64-32-16-8; CoNet says why
-  (CoNet.make_layers, {"cross_layers": 2, "lasso": 0.0, "init": "glorot"}),
+  # weights: Glorot, not N(0, 0.01^2), as CoNet says; widths: those of the backbone unless the config says 64-32-16-8,
+  # so two cross layers where there are as many
+  (CoNet.make_layers, {"cross_layers": None, "lasso": 0.0, "init": "glorot"}),
   (CrossTowers, {"units": (32, 16, 8), "cross_layers": 2}),
   (PiNet.make_layers, {"units": 100, "members": 4, "max_steps": 100, "official_bug": False, "source_weight": 1.0}),
   (CrossRepresentationProduction, CRP),

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import tensorflow as tf
 from absl import logging
 from matplotlib.figure import Figure
 
@@ -178,8 +178,8 @@ def attentions(options: Mapping[str, Any]) -> dict[str, Extractor]:
 
 def without_recency(behaviours: Behaviours) -> Behaviours:
   """The same history with 8 more columns of stored side information in the place of its age."""
-  side = np.asarray(behaviours.side)
-  wider = np.concatenate([side, side[..., : behaviours.recency.shape[1]]], axis=-1)
+  side = behaviours.side
+  wider = tf.concat([side, side[..., : behaviours.recency.shape[1]]], axis=-1)
   return behaviours._replace(side=wider, recency=behaviours.recency[:0])
 
 

@@ -87,7 +87,10 @@ Formula = Callable[[Any, Sizes], int]
 
 
 def _of(formulas: dict[str, Formula], name: str, extractor: Extractor, sizes: Sizes) -> int | None:
-  return formulas[name](extractor, sizes) if name in formulas else None
+  try:
+    return formulas[name](extractor, sizes)
+  except (KeyError, NotImplementedError):
+    return None
 
 
 def _average_pooling(layer: Any, s: Sizes) -> int:
@@ -165,6 +168,8 @@ def _sdim(layer: Any, s: Sizes) -> int:
 
 
 def _twin(layer: Any, s: Sizes) -> int:
+  if layer.key == "raw":
+    raise NotImplementedError
   heads, kept = layer.num_heads * layer.head_dim, min(layer.top_k, s.L)
   keys = s.L * s.D * heads
   biases = s.L * (s.S + s.C) * layer.num_heads
@@ -174,6 +179,8 @@ def _twin(layer: Any, s: Sizes) -> int:
 
 def _twin_implemented(layer: Any, s: Sizes) -> int:
   """Without the bias of each age bucket, R * C * H once a call, whose sizes the counter does not see."""
+  if layer.key == "raw" or layer.projections == "cached":
+    raise NotImplementedError
   heads, width = layer.num_heads * layer.head_dim, layer.num_heads
   query = 2 * s.D * heads
   search = width * s.L * (s.D + s.S)
@@ -189,12 +196,15 @@ def _lap(layer: LAP, s: Sizes) -> int:
 
 
 def _lap_implemented(layer: LAP, s: Sizes) -> int:
-  # scores and pools of both levels over all behaviours: MSA's weights are zero at those that it did not keep
-  whole = 2 * s.L * s.D + 2 * s.L * (s.D + s.S)
-  msa = s.D * layer.msa_dim + layer.msa_dim * s.W + 2 * s.R * s.C + s.W * layer.output_dim
+  csa = 2 * s.L * s.D
+  msa = s.D * layer.msa_dim + layer.msa_dim * s.W + s.W * layer.output_dim
+  if s.N == 1:
+    msa += 2 * layer.top_k[0] * s.W
+  else:  # scores and pools over all behaviours, too: the weights are zero at those that it did not keep
+    msa += 2 * s.L * (s.D + s.S) + 2 * s.R * s.C
   sizes = dataclasses.replace(s, N=1)
   options = (layer.num_heads, layer.head_dim, layer.output_dim, layer.ffn_dim)
-  return s.N * (whole + msa + full_attention(sizes, "carried", *options, kept=layer.top_k[1]))
+  return s.N * (csa + msa + full_attention(sizes, "carried", *options, kept=layer.top_k[1]))
 
 
 _SPECIFIED: dict[str, Formula] = {

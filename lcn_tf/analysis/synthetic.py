@@ -20,7 +20,12 @@ _CATEGORIES = 1000
 _NOW = 1_500_000_000
 
 # Names beside those of extractors and networks: extractor and options.
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {"lap_five_percent": ("lap", {"top_k": [100, 20]})}
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+  "lap_five_percent": ("lap", {"top_k": [100, 20]}),
+  "twin_cached": ("twin", {"projections": "cached"}),
+  "twin_no_bias": ("twin", {"bias": False}),
+  "twin_raw": ("twin", {"key": "raw"}),
+}
 
 
 def names() -> list[str]:

@@ -16,10 +16,9 @@ from lcn_tf.crossdomain.pairs import (
   negatives_of,
   noises,
   row_noise,
-  rows_of,
   sample_pairs,
 )
-from lcn_tf.layers.masked import masked_mean
+from lcn_tf.layers.masked import gather_rows, masked_mean
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.layers.replicas import global_sum
 
@@ -52,7 +51,7 @@ class CrossRepresentationProduction(keras.layers.Layer):
     anchors: Positives of a request that are anchors, drawn anew at each step where a request has more. 1 where every
       request has one candidate, as in the paper's batches.
     partners: Drawn for each anchor from each history. The paper draws one; more make the same losses less noisy, at
-      hardly any cost, since an anchor's negatives are the same for all of them.
+      hardly any cost, since an anchor's negatives are the same for all of them: none is an item of any partner.
     dedupe_users: Only the first request of a user (with a positive) in the global batch has anchors.
     mask_history_negatives: Drop negatives that are among the newest 50 behaviours which the anchor sees.
     mask_same_user: Drop negatives of the anchor's own user (off only for ablation).
@@ -157,11 +156,11 @@ class CrossRepresentationProduction(keras.layers.Layer):
     anchors = pairs.anchor.found
     if self.dedupe_users:
       anchors &= positives.first_of_user[:, tf.newaxis]
-    partner_items = tf.cast(rows_of(batch.own.items, pairs.own.index), tf.int64)
+    partner_items = tf.cast(gather_rows(batch.own.items, pairs.own.index), tf.int64)
     keep_own = keep & ~is_among(positives.items, partner_items)
-    anchor = rows_of(batch.candidates.embedding, pairs.anchor.index)
-    own = rows_of(batch.own.embedding, pairs.own.index)
-    other = rows_of(batch.other.embedding, pairs.other.index)
+    anchor = gather_rows(batch.candidates.embedding, pairs.anchor.index)
+    own = gather_rows(batch.own.embedding, pairs.own.index)
+    other = gather_rows(batch.other.embedding, pairs.other.index)
     anchors = anchors[..., tf.newaxis]
     return (
       self._contrastive_loss(anchor, own, positives, keep_own, anchors & pairs.own.found),

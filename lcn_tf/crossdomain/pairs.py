@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from lcn_tf.layers.masked import masked_top_k
+from lcn_tf.layers.masked import gather_rows, masked_top_k
 from lcn_tf.layers.replicas import global_rows, own_rows, replicas
 from lcn_tf.layers.structures import Behaviours, Candidates
 
@@ -113,15 +113,10 @@ def pick(eligible: tf.Tensor, noise: tf.Tensor) -> Picks:
   return Picks(tf.where(found, index, tf.zeros_like(index)), found)
 
 
-def rows_of(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-  """Rows `index[b]` of each request: `[B, L, ...]`, `[B, ..]` -> `[B, .., ...]`."""
-  return tf.gather(values, index, axis=1, batch_dims=1)
-
-
 def seen_by(behaviours: Behaviours, candidates: tf.Tensor) -> tf.Tensor:
   """What the candidates `[B, A]` of each request see, `[B, A, L]` bool."""
   last = tf.shape(behaviours.visible, out_type=tf.int64)[1] - 1
-  return rows_of(behaviours.visible, tf.minimum(candidates, last))
+  return gather_rows(behaviours.visible, tf.minimum(candidates, last))
 
 
 def positive(batch: DomainBatch) -> tf.Tensor:
@@ -152,7 +147,7 @@ def sample_pairs(batch: DomainBatch, noise: tf.Tensor, anchors: int, partners: i
   found = drawn.values >= 0
   anchor = Picks(tf.where(found, tf.cast(drawn.indices, tf.int64), 0), found)
   # int64: TensorFlow compares int32 on the host
-  item = tf.cast(rows_of(batch.candidates.items, anchor.index), tf.int64)
+  item = tf.cast(gather_rows(batch.candidates.items, anchor.index), tf.int64)
   another = tf.cast(batch.own.items, tf.int64)[:, tf.newaxis] != item[..., tf.newaxis]
   partner_noise = tf.reshape(noise[:, size : noises(size, anchors, partners)], [-1, 2, anchors, partners])
   own = pick(seen_by(batch.own, anchor.index) & another & found[..., tf.newaxis], partner_noise[:, 0])
@@ -206,14 +201,14 @@ def negatives_of(
   They are of other users and other items, once per (user, item), and, with `mask_history`, not among the newest 50
   behaviours that the anchor sees.
   """
-  item = tf.cast(rows_of(batch.candidates.items, pairs.anchor.index), tf.int64)
+  item = tf.cast(gather_rows(batch.candidates.items, pairs.anchor.index), tf.int64)
   keep = positives.usable & (positives.items != item[..., tf.newaxis])
   if mask_same_user:
     keep &= positives.users != positives.own_users[:, tf.newaxis, tf.newaxis]
   if mask_history:
     seen = seen_by(batch.own, pairs.anchor.index)
     recent, valid = masked_top_k(tf.zeros_like(seen, tf.float32), seen, RECENT)
-    recent = tf.where(valid, rows_of(tf.cast(batch.own.items, tf.int64), recent), -1)
+    recent = tf.where(valid, gather_rows(tf.cast(batch.own.items, tf.int64), recent), -1)
     keep &= ~is_among(positives.items, recent)
   return keep
 

@@ -27,6 +27,10 @@ class Extractor(keras.layers.Layer):
 
   needs_pretrained: ClassVar[bool] = False
 
+  def __init__(self, **kwargs: Any):
+    # what `__call__` does not cast stays as it is: frozen vectors, with which to search as in serving
+    super().__init__(autocast=False, **kwargs)
+
   @property
   def compiles(self) -> bool:
     """Whether XLA can compile it, with its options."""
@@ -55,9 +59,9 @@ class Extractor(keras.layers.Layer):
       with tf.init_scope(), tf.name_scope(self.name):
         self.make_weights(item, item + side + (recency[1] if recency[0] else 0))
       self._weights_made = True
-    # Keras casts the first argument alone; recency stays float32, since each of its few rows is used so many times
-    names = ("embedding", "side", "vectors")
-    floats = {name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in names}
+    candidates = candidates._replace(embedding=tf.cast(candidates.embedding, self.compute_dtype))
+    # recency stays float32, since each of its few rows is used so many times
+    floats = {name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in ("embedding", "side")}
     return super().__call__(candidates, behaviours._replace(**floats), **kwargs)
 
   def search_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:

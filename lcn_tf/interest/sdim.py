@@ -11,7 +11,7 @@ from lcn_tf.interest.base import static_rows
 from lcn_tf.interest.two_stage import TwoStage
 from lcn_tf.layers.simhash import SimHash, bucket_sums, signatures
 from lcn_tf.layers.structures import Behaviours, Candidates
-from lcn_tf.layers.unit import unit
+from lcn_tf.layers.unit import inverse_length, unit
 
 MODES = ("pool", "ta")
 _WIDEST = 8  # the table has 2 ** width sums of each round
@@ -139,7 +139,7 @@ class SDIM(TwoStage):
       return self._counts(own, past) * visible / self.hashes
     rows_BLX = tf.cast(static_rows(behaviours), tf.float32)
     sums_BMNX = self._sums(own, past, rows_BLX, behaviours.visible, *_who_sees(behaviours.visible))
-    factors_BMN = 1.0 / tf.maximum(tf.norm(sums_BMNX, axis=-1), 1e-9)
+    factors_BMN = inverse_length(sums_BMNX)[..., 0]
     weighted_BNMC = self._one_hot(own) * tf.transpose(factors_BMN, [0, 2, 1])[..., tf.newaxis]
     return tf.matmul(_flat(weighted_BNMC), _flat(self._one_hot(past)), transpose_b=True) * visible / self.hashes
 

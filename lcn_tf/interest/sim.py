@@ -26,7 +26,8 @@ class SIMHard(TwoStage):
   common is enough.
 
   Departures from the paper: several values per item; no auxiliary loss, which the paper gives weight 0 here; the ESU
-  is DIN's unless `esu` says multi-head attention, which is the paper's (TWIN's tables compare with DIN's).
+  is DIN's (TWIN's tables compare with that) unless `esu` says multi-head attention, which the paper has without
+  projections of values and results.
 
   Args:
     candidate_columns, columns: Where in `fields` the candidates and the behaviours have their categories.

@@ -177,7 +177,12 @@ class RequestEmbedding(keras.layers.Layer):
 
   def _frozen(self, name: str, values: np.ndarray, dtype: tf.DType) -> tf.Variable:
     return self.add_weight(
-      name, values.shape, dtype, initializer=lambda shape, dtype=None: tf.constant(values, dtype), trainable=False
+      name,
+      values.shape,
+      dtype,
+      initializer=lambda shape, dtype=None: tf.constant(values, dtype),
+      trainable=False,
+      experimental_autocast=False,
     )
 
   def set_catalogue(self, domain: DomainName, table: np.ndarray) -> None:
@@ -285,10 +290,10 @@ class RequestEmbedding(keras.layers.Layer):
   def _vectors(self, domain: DomainName, items: tf.Tensor) -> tf.Tensor:
     """Frozen vectors of catalogue rows, `[..., P]`; P = 0 if there are none."""
     if not self.vectors:
-      return tf.zeros(tf.concat([tf.shape(items), [0]], axis=0), self.compute_dtype)
+      return tf.zeros(tf.concat([tf.shape(items), [0]], axis=0))
     # not from the variable itself: such a look-up would run even if nobody reads its result
     frozen = tf.convert_to_tensor(self.vectors[domain])
-    return tf.cast(tf.gather(frozen, tf.cast(items, tf.int64)), self.compute_dtype)
+    return tf.gather(frozen, tf.cast(items, tf.int64))
 
   def _recency(self, domain: DomainName) -> tf.Tensor:
     table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])

@@ -109,13 +109,19 @@ def gather_rows(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
 
   Args:
     values: `[B, L, ...]`.
-    indices: `[B, N, K]` integers in [0, L).
+    indices: `[B, ..]` integers in [0, L), mostly `[B, N, K]`.
 
   Returns:
-    `[B, N, K, ...]`. The gradient is added to the chosen rows only.
+    `[B, .., ...]`, `[B, N, K, ...]`. The gradient is added to the chosen rows only, in float32, as candidates choose
+    the same ones.
   """
   # int32 index arithmetic of the gradient would be placed on the host
-  return tf.gather(values, tf.cast(indices, tf.int64), axis=1, batch_dims=1)
+  indices = tf.cast(indices, tf.int64)
+  if values.dtype not in (tf.bfloat16, tf.float16):
+    return tf.gather(values, indices, axis=1, batch_dims=1)
+  size = tf.shape(values, out_type=tf.int64)
+  offsets = tf.reshape(tf.range(size[0]) * size[1], [-1, *[1] * (len(indices.shape) - 1)])
+  return repeat_rows(tf.reshape(values, tf.concat([[-1], size[2:]], axis=0)), indices + offsets)
 
 
 class Picked:

@@ -35,7 +35,10 @@ def states_oldest_first(step: Step, inputs: Sequence[tf.Tensor], units: int) -> 
     return index, state, states.write(index, state)
 
   states = tf.TensorArray(tf.float32, size=length + 1, element_shape=first.shape).write(length, first)
-  return tf.while_loop(lambda left, *_: left > 0, body, (length, first, states))[2].stack()
+  steps, loop = inputs[0].shape[0], (length, first, states)
+  found = tf.while_loop(lambda left, *_: left > 0, body, loop, maximum_iterations=steps)[2].stack()
+  found.set_shape([None if steps is None else steps + 1, inputs[0].shape[1], units])
+  return found
 
 
 def back_through_time(

@@ -10,6 +10,15 @@ def unit(vectors: tf.Tensor) -> tf.Tensor:
   direction, and the gradient of a vector's direction grows without bound towards zero.
   """
   vectors = tf.cast(vectors, tf.float32)
+  return vectors * inverse_length(vectors)
+
+
+def inverse_length(vectors: tf.Tensor) -> tf.Tensor:
+  """What brings vectors to length 1, `[..., 1]`; 0 for those that `unit` makes zero.
+
+  Args:
+    vectors: `[..., X]` float32.
+  """
   squared = tf.reduce_sum(vectors * vectors, axis=-1, keepdims=True)
   there = squared > 1e-12
-  return vectors * tf.where(there, tf.math.rsqrt(tf.where(there, squared, 1.0)), 0.0)
+  return tf.where(there, tf.math.rsqrt(tf.where(there, squared, 1.0)), 0.0)

@@ -140,8 +140,8 @@ class RequestModel(tfrs.Model):
     tf.function(tf.distribute.get_strategy().run, autograph=False)(run)
 
   def table_variables(self) -> list[tf.Variable]:
-    """What row-wise optimizers update: the embedding tables."""
-    return self.embedder.tables.trainable_variables
+    """What the tables' optimizer updates: the embedding tables, those of ages among them."""
+    return [*self.embedder.tables.trainable_variables, *self.embedder.recency.values()]
 
   def dense_variables(self) -> list[tf.Variable]:
     """All other weights."""

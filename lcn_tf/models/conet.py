@@ -123,7 +123,7 @@ class CoNet(TwoDomain):
   authors' program clips each variable's to a norm of 10): those of a mean loss stay below that.
 
   Options:
-    cross_layers: Layers that are connected, from the first on.
+    cross_layers: Layers that are connected, from the first on. Null: two, or as many as there are.
     lasso: Weight of the sum of |H| (SCoNet; 0.01 to 0.5 in the paper).
     init: Of the dense weights: "glorot", or "paper", normal with standard deviation 0.01.
 
@@ -131,14 +131,16 @@ class CoNet(TwoDomain):
     https://arxiv.org/abs/1804.06769
   """
 
-  def make_layers(self, cross_layers: int = 2, lasso: float = 0.0, init: str = "glorot") -> None:
+  def make_layers(self, cross_layers: int | None = None, lasso: float = 0.0, init: str = "glorot") -> None:
     if lasso < 0:
       raise ValueError(f"lasso must not be negative; found {lasso}")
-    if lasso and not cross_layers:
-      raise ValueError(f"lasso is of cross connections, but cross_layers is 0; found {lasso}")
     mlp = self.config.mlp
     if not mlp.units:
       raise ValueError("model.mlp.units must not be empty: the first is the width of the towers' inputs")
+    if cross_layers is None:
+      cross_layers = min(2, len(mlp.units) - 1)
+    if lasso and not cross_layers:
+      raise ValueError(f"lasso is of cross connections, but cross_layers is 0; found {lasso}")
     self.lasso = lasso
     if lasso:
       self.extra_names = (*self.extra_names, "lasso")

@@ -131,16 +131,46 @@ def test_a_literal_lap_counts_as_its_formula_says():
   assert count_call(fsa, candidate, tf.zeros([4, 16])).total == expected["fsa"]
 
 
-@pytest.mark.parametrize("name", sorted(formulas._IMPLEMENTED))
-def test_an_extractor_counts_as_its_formula_says(name):
+# LAP reads rows in another way where a request has one candidate
+CASES = [*((name, 3) for name in sorted(formulas._IMPLEMENTED)), ("lap", 1)]
+
+
+@pytest.mark.parametrize(("name", "candidates"), CASES)
+def test_an_extractor_counts_as_its_formula_says(name, candidates):
   model = synthetic.build(name, 250, items=50, deduplicate=False)
-  read = complexity.inputs(model, 3, 250)
+  read = complexity.inputs(model, candidates, 250)
   found = complexity.count_extractor(model.extractors["target"], *read)
   # of TWIN, the bias of each age bucket in the two ways of its search: all at once, or candidate by candidate
   ways = ("cond/MatMul_1", "cond/map/while/MatMul_1") if name == "twin" else ()
   assert found.unknown == tuple(f"interest_target/{way}" for way in ways)
   assert found.loops == ()
   assert found.total == formulas.implemented(name, model.extractors["target"], complexity.sizes_of(*read))
+
+
+def test_every_step_of_a_recurrence_counts():
+  counted = []
+  for length in (20, 21):
+    model = synthetic.build("pi_net", 21, items=50, deduplicate=False)
+    row = complexity._row("pi_net", model, 1, length)
+    assert row["data-dependent"] == 0
+    counted.append(row["model total"])
+  units, row = 100, 64 + 24
+  # two encoders, and for one direction a filter of four members and the gate of their mean, and the transfer's GRU
+  assert counted[1] - counted[0] >= 2 * 3 * units * (units + row) + 3 * units * 2 * units
+
+
+@pytest.mark.parametrize("name", ["twin_cached", "twin_no_bias", "twin_raw"])
+def test_the_ways_of_twin_can_be_built_and_counted(name):
+  model = synthetic.build(name, 40, items=50)
+  layer = model.extractors["target"]
+  assert (layer.projections, layer.bias, layer.key) == {
+    "twin_cached": ("cached", True, "split"),
+    "twin_no_bias": ("live", False, "split"),
+    "twin_raw": ("live", True, "raw"),
+  }[name]
+  row = complexity._row(name, model, 2, 40)
+  assert row["extractor"] > 0
+  assert (row["formula"] is None) == (name != "twin_no_bias")
 
 
 @pytest.mark.parametrize("options", [{}, {"num_heads": 2, "head_dim": 6, "output_dim": 8, "ffn_dim": 12}])

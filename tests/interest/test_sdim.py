@@ -308,6 +308,17 @@ def test_exact_scores_of_the_pool_are_the_factors_of_the_rows(l2):
   assert (factors[~behaviours.visible] == 0).all()
 
 
+def test_rows_that_a_round_adds_up_to_nothing_have_no_factor():
+  candidates, behaviours = random_inputs(16, L=12, S=0, R=0)
+  behaviours.embedding[:, ::2] = 0.0  # of unknown items
+  layer = SDIM(**POOL)
+  inputs = tensors((candidates, behaviours))
+  interest = layer(*inputs).numpy()
+  factors = layer.exact_scores(*inputs).numpy()
+  assert factors.max() < 1e3
+  np.testing.assert_allclose(factors @ behaviours.embedding, interest, rtol=1e-4, atol=1e-5)
+
+
 def test_exact_scores_of_the_attention_are_those_of_the_esu():
   candidates, behaviours = random_inputs(15)
   layer = SDIM(**TA)

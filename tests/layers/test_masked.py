@@ -186,6 +186,19 @@ def test_gathered_rows_are_the_chosen_ones_and_alone_get_gradient():
   np.testing.assert_array_equal(gradient, np.repeat(counts[..., np.newaxis], 5, axis=-1))
 
 
+def test_a_row_that_many_candidates_choose_gets_its_whole_gradient_in_half_precision():
+  values = tf.constant(np.arange(12.0).reshape([2, 3, 2]), tf.bfloat16)
+  indices = tf.constant([[[1] * 40] * 75, [[2] * 40] * 75], tf.int64)
+  with tf.GradientTape() as tape:
+    tape.watch(values)
+    rows = gather_rows(values, indices)
+    loss = tf.reduce_sum(rows[..., 0] * tf.constant(1.0, tf.bfloat16))
+  assert rows.shape == [2, 75, 40, 2]
+  np.testing.assert_array_equal(tf.cast(rows[:, 0, 0], tf.float32), [[2, 3], [10, 11]])
+  gradient = tf.cast(tape.gradient(loss, values), tf.float32)
+  np.testing.assert_allclose(gradient[..., 0], [[0, 3000, 0], [0, 0, 3000]], rtol=0.01)
+
+
 @pytest.mark.parametrize("padding", [1, 7, 100])
 def test_padding_changes_nothing(padding):
   scores, mask, values = _random(7)

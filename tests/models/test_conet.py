@@ -207,6 +207,11 @@ def test_weights_begin_glorot_uniform_each_layer_with_its_own(model):
       assert other.shape != kernel.shape or np.abs(other.numpy() - kernel.numpy()).max() > 0.1, kernel.name
 
 
+@pytest.mark.parametrize(("units", "crossed"), [((8,), 0), ((16, 8), 1), ((16, 8, 4), 2), ((16, 8, 4, 2), 2)])
+def test_two_layers_are_crossed_or_as_many_as_there_are_unless_the_options_say(units, crossed):
+  assert network_model("conet", units=units).towers.cross_layers == crossed
+
+
 @pytest.mark.parametrize(
   ("options", "units", "message"),
   [

@@ -61,7 +61,8 @@ def test_the_presets_give_tables_and_the_rest_an_optimizer_each(preset, kind):
   assert float(tables.learning_rate) == pytest.approx(0.05 if preset == "twin" else 1e-3)
   assert float(dense.learning_rate) == pytest.approx(1e-3)
   names = {v.name for v in model.table_variables()}
-  assert all(name.endswith("/table:0") for name in names)
+  assert all(name.endswith("/table:0") or name.startswith("recency/") for name in names)
+  assert "recency/source:0" in names
   assert names.isdisjoint(v.name for v in model.dense_variables())
 
 
