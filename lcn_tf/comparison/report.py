@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ def render(
     _table(comparison, record_set, rows, results),
     _failures(failures),
     _auc(comparison, there),
+    _series(comparison, there),
     _learning(comparison, there),
     *(_lengths(name, comparison, there) for name in ("history_target", "history_source")),
     _tuning(rows),
@@ -104,6 +106,38 @@ def _points(comparison: Comparison, results: Sequence[Result], name: str) -> fig
     axes.set(title=name.upper())
 
   return draw
+
+
+def _series(comparison: Comparison, results: Sequence[Result]) -> str:
+  """GAUC over the number that ends the names of rows called alike otherwise ("TWIN 50", "TWIN 100"), as in TWIN's
+  Fig. 5, and what it gains on the middle one of these numbers."""
+  named: dict[str, dict[int, float]] = {}
+  for result in results:
+    if found := re.fullmatch(r"(.+) (\d+)", result.label):
+      named.setdefault(found[1], {})[int(found[2])] = result.mean("gauc")
+  named = {name: points for name, points in named.items() if len(points) > 1}
+  if not named:
+    return ""
+  numbers = sorted({number for points in named.values() for number in points})
+  ticks, middle = [f"{number:,}" for number in numbers], numbers[len(numbers) // 2]
+  places = np.arange(len(numbers), dtype=float)
+  lines = {
+    name: (places, np.array([points.get(number, math.nan) for number in numbers])) for name, points in named.items()
+  }
+  alt = "GAUC by number: " + "; ".join(
+    f"{name} " + ", ".join(f"{tick}: {page.number(y)}" for tick, y in zip(ticks, ys, strict=True))
+    for name, (_, ys) in lines.items()
+  )
+  draw = _lines(comparison, lines, "number at the end of the row's name", "GAUC, mean over seeds", ticks)
+  rows = []
+  for name, (_, ys) in lines.items():
+    gains = ys - ys[numbers.index(middle)]
+    rows.append(
+      [name, *(page.number(y) + ("" if gain != gain else f"\n{gain:+.4f}") for y, gain in zip(ys, gains, strict=True))]
+    )
+  body = _wide(draw, alt, lines) + page.table(["model", *ticks], rows)
+  note = f'<p class="note">Below each GAUC: what it gains on that at {middle:,}.</p>'
+  return page.section("By length, or what the names of rows end with", body + note)
 
 
 def _learning(comparison: Comparison, results: Sequence[Result]) -> str:

@@ -28,6 +28,7 @@ def test_there_is_a_comparison_for_every_table():
     "synthetic_scarce",
     "synthetic_sparse",
     "twin_ablation",
+    "twin_protocol",
   }
 
 

@@ -11,7 +11,7 @@ import pytest
 from lcn_tf.comparison.compare import compare
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import baselines, paired, predictions
-from tests.comparison.stubs import Stub, load, write_predictions
+from tests.comparison.stubs import NOISE, Stub, load, write_predictions
 from tests.support.record_sets import small_schema, write_record_set
 
 
@@ -194,6 +194,32 @@ def test_the_page_needs_nothing_but_itself_and_shows_every_model(folder):
   assert sorted(links) == sorted(
     f"../cells/{m}/seed_{s}/report/index.html" for m in ("bad", "good", "fair") for s in (0, 1)
   )
+
+
+def test_rows_that_differ_in_the_number_at_their_end_are_a_line_and_gain_on_the_middle_one(tmp_path, monkeypatch):
+  noise = {"Good 25": 2.0, "Good 50": 0.5, "Good 100": 0.2, "Fair 25": 2.0, "Fair 100": 0.5, "Bad 7": 2.0}
+  for label, value in noise.items():
+    monkeypatch.setitem(NOISE, label, value)
+  models = {
+    label: {"config": "lap.yaml", "set": {"train.learning_rate": 0.001 * (i + 1)}} for i, label in enumerate(noise)
+  }
+  sizes = {"train": 4, "validation": 2, "test": 2}
+  record_set = write_record_set(tmp_path / "records", small_schema(), records=sizes)
+  loaded = load(tmp_path, models=models, reference="Good 50")
+  compare(loaded, record_set, tmp_path / "out", runner=Stub())
+  page = (tmp_path / "out" / "report" / "index.html").read_text()
+  assert "By length" in page
+  gauc = {
+    label: np.mean(
+      [json.loads(file.read_text())["gauc"] for file in sorted(tmp_path.glob(f"out/cells/{label}/*/metrics.json"))]
+    )
+    for label in ("good_25", "good_50", "good_100", "fair_25", "fair_100")
+  }
+  assert f"{gauc['good_50']:.4f}<small>+0.0000</small>" in page
+  assert f"{gauc['good_25']:.4f}<small>{gauc['good_25'] - gauc['good_50']:+.4f}</small>" in page
+  assert f"Good 25: {gauc['good_25']:.4f}, 50: {gauc['good_50']:.4f}, 100: {gauc['good_100']:.4f}" in page
+  assert f"Fair 25: {gauc['fair_25']:.4f}, 50: -, 100: {gauc['fair_100']:.4f}" in page
+  assert "Bad 7: " not in page
 
 
 def test_a_grid_of_which_nothing_is_finished_has_a_page_that_says_why(tmp_path):

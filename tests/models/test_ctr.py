@@ -86,8 +86,8 @@ def test_a_table_gets_one_gradient_row_per_distinct_id():
   model, batch = model_of(), batch_of()
   with tf.GradientTape() as tape:
     loss = model.compute_loss({"target": batch})["loss"]
-  gradients = tape.gradient(loss, model.table_variables())
-  for gradient, table in zip(gradients, model.table_variables(), strict=True):
+  gradients = tape.gradient(loss, model.embedder.tables.trainable_variables)
+  for gradient, table in zip(gradients, model.embedder.tables.trainable_variables, strict=True):
     indices = gradient.indices.numpy()
     assert len(set(indices)) == len(indices), table.name
 
@@ -98,10 +98,10 @@ def test_the_padding_row_of_every_table_stays_zero(crp):
   inputs = {d: batch_of(seed=i, domain=d) for i, d in enumerate(model.domains)}
   step = model.make_train_function()
   data = iter(tf.data.Dataset.from_tensors(inputs).repeat())
-  before = {table.name: table.numpy() for table in model.table_variables()}
+  before = {table.name: table.numpy() for table in model.embedder.tables.trainable_variables}
   for _ in range(3):
     step(data)
-  for table in model.table_variables():
+  for table in model.embedder.tables.trainable_variables:
     np.testing.assert_array_equal(table.numpy()[0], 0)
     assert np.abs(table.numpy() - before[table.name]).max() > 0.01, table.name
 
