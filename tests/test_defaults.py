@@ -112,8 +112,9 @@ def test_a_model_without_settings_has_the_defaults_of_its_parts():
 @pytest.mark.parametrize(("settings", "dense", "tables"), [({}, 1e-3, 1e-3), ({"preset": "twin"}, 1e-3, 0.05)])
 def test_the_rates_of_the_presets(settings, dense, tables):
   model = types.SimpleNamespace(
-    dense_variables=lambda: [tf.Variable([0.0])],
     table_variables=lambda: [tf.Variable([[0.0]])],
+    age_variables=list,
+    trainable_variables=[],
     embedder=types.SimpleNamespace(deduplicate=True),
   )
   optimizers = make_optimizer(model, config.Train(**settings)).optimizers

@@ -140,8 +140,12 @@ class RequestModel(tfrs.Model):
     tf.function(tf.distribute.get_strategy().run, autograph=False)(run)
 
   def table_variables(self) -> list[tf.Variable]:
-    """What the tables' optimizer updates: the embedding tables, those of ages among them."""
-    return [*self.embedder.tables.trainable_variables, *self.embedder.recency.values()]
+    """The embedding tables. Their gradients bring each row once where the embedder deduplicates."""
+    return self.embedder.tables.trainable_variables
+
+  def age_variables(self) -> list[tf.Variable]:
+    """The embeddings of ages, whose gradients bring a row as often as behaviours have that age."""
+    return list(self.embedder.recency.values())
 
   def dense_variables(self) -> list[tf.Variable]:
     """All other weights."""

@@ -116,6 +116,9 @@ class SeparateSearch(CTR):
   def table_variables(self) -> list[tf.Variable]:
     return super().table_variables() + (self.auxiliary.table_variables() if self.auxiliary else [])
 
+  def age_variables(self) -> list[tf.Variable]:
+    return super().age_variables() + (self.auxiliary.age_variables() if self.auxiliary else [])
+
 
 def _copy(sources: list[tf.Variable], targets: list[tf.Variable]) -> None:
   """Assigns by name: what is trained is listed before what is not, so the order differs."""

@@ -76,8 +76,9 @@ def make_optimizer(model: RequestModel, config: Train) -> tfrs.experimental.opti
   """The preset's optimizers: one for the embedding tables, one for all other weights.
 
   `lcn` (LCN, section 4.1): Adam 1e-3 on both, row-wise on the tables. `twin` (TWIN, section 4.1): AdaGrad 0.05 on the
-  tables (its accumulators start at 0.1), Adam on the rest.
+  tables, ages among them (its accumulators start at 0.1), Adam on the rest.
   """
+  ages = model.age_variables if config.preset == "twin" else list
   dense = keras.optimizers.legacy.Adam(config.learning_rate)
   if config.preset == "twin":
     tables = keras.optimizers.legacy.Adagrad(config.table_learning_rate or 0.05, initial_accumulator_value=0.1)
@@ -87,7 +88,15 @@ def make_optimizer(model: RequestModel, config: Train) -> tfrs.experimental.opti
       row_decay=config.row_decay,
       unique_rows=model.embedder.deduplicate,
     )
-  optimizers = [(dense, model.dense_variables), (tables, model.table_variables)]
+
+  def of_tables() -> list[tf.Variable]:
+    return [*model.table_variables(), *ages()]
+
+  def others() -> list[tf.Variable]:
+    mine = {v.ref() for v in of_tables()}
+    return [v for v in model.trainable_variables if v.ref() not in mine]
+
+  optimizers = [(dense, others), (tables, of_tables)]
   for optimizer, variables in optimizers:
     # now: had the first step to make its slots, TensorFlow would trace that step twice
     optimizer._create_all_weights(variables())

@@ -60,10 +60,22 @@ def test_the_presets_give_tables_and_the_rest_an_optimizer_each(preset, kind):
   assert isinstance(tables, kind)
   assert float(tables.learning_rate) == pytest.approx(0.05 if preset == "twin" else 1e-3)
   assert float(dense.learning_rate) == pytest.approx(1e-3)
-  names = {v.name for v in model.table_variables()}
-  assert all(name.endswith("/table:0") or name.startswith("recency/") for name in names)
-  assert "recency/source:0" in names
-  assert names.isdisjoint(v.name for v in model.dense_variables())
+  # the variables that each has slots of
+  of_dense, of_tables = ({v.name.rpartition("/")[0] for v in one.variables()[1:]} for one in (dense, tables))
+  ages = {"recency/target", "recency/source"}
+  assert {name for name in of_tables if not name.endswith("/table")} == (ages if preset == "twin" else set())
+  assert of_dense.isdisjoint(of_tables)
+  assert of_dense | of_tables == {v.name.removesuffix(":0") for v in model.trainable_variables}
+
+
+def test_the_first_step_of_adam_moves_no_weight_by_more_than_the_rate():
+  """A gradient that brings a row several times, as that of ages, would move it further were it taken for one."""
+  model = model_of("twin", learning_rate=0.01)
+  before = [v.numpy() for v in model.trainable_variables]
+  model.train_step({"target": batch_of()})
+  moved = {v.name: np.abs(v.numpy() - b).max() for v, b in zip(model.trainable_variables, before, strict=True)}
+  assert moved["recency/source:0"] > 0.009
+  assert max(moved.values()) < 0.0101, moved
 
 
 def test_adagrad_of_the_tables_begins_with_accumulators_of_a_tenth():
