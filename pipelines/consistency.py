@@ -3,8 +3,8 @@
 python -m pipelines.consistency --run_dir runs/lcn --run_dir runs/twin --records records/movielens --output runs/found
 
 Staleness: train with --set train.checkpoint_every=100 --set train.keep_checkpoints=20 (say), then pass
---stale_checkpoint STEP for each older checkpoint of RUN/checkpoints/last that shall search for the best one. Of TWIN also
-told: the search by the best one's queries with the projections of items that the older one would have kept.
+--stale_checkpoint STEP for each older checkpoint of RUN/checkpoints/last that shall search for the best one. Of TWIN
+also told: the search by the best one's queries with the projections of items that the older one would have kept.
 """
 
 from collections.abc import Sequence
