@@ -2,11 +2,10 @@
 
     python -m pipelines.build_records --config C --output DIR [--interactions F --items F [--users F]] [--like RECORDS]
 
-A later log that a model trained with RECORDS is only to be tested on, every candidate in the test split:
+A log that goes on, on whose part from second T a model trained with RECORDS is to be tested: give all of it, since the
+older part is the users' past, whose candidates are the validation split:
 
-    python -m pipelines.build_records ... --like RECORDS --set 'records.split.boundaries=[0,1]'
-
-With [0,T] the test split begins at T seconds, and older candidates are the validation split.
+    python -m pipelines.build_records ... --like RECORDS --set 'records.split.boundaries=[0,T]'
 """
 
 import signal
