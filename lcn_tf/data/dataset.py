@@ -133,7 +133,8 @@ def training_batches(
   batches = tf.data.Dataset.range(epoch, _FOREVER if repeat else epoch + 1).flat_map(one_epoch).skip(skip)
   batches = batches.map(parse, num_parallel_calls=_PARSERS)
   if replicas > 1:
-    batches = batches.unbatch()
+    # not unbatch(): TensorFlow 2.16 crashes in it on tensors with an axis of width 0, an empty group of fields
+    batches = batches.flat_map(tf.data.Dataset.from_tensor_slices)
   return _deterministic(batches.prefetch(2 * replicas))
 
 

