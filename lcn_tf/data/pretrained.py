@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,19 @@ class Pretrained:
     """Whether they were made with these `settings()` of `model.pretraining`."""
     return bool(self.notes.get("settings", settings) == settings)
 
+  def only(self, kinds: Collection[str]) -> "Pretrained":
+    """Without the tables, `vectors` or `clusters`, that `kinds` does not name."""
+    vectors, clusters = (table if kind in kinds else {} for kind, table in self._tables().items())
+    return dataclasses.replace(self, vectors=vectors, clusters=clusters)
+
+  def _tables(self) -> dict[str, dict[DomainName, np.ndarray]]:
+    return {"vectors": self.vectors, "clusters": self.clusters}
+
   def save(self, folder: str | pathlib.Path) -> None:
     """Writes the files, in the place of older ones; the notes come last, so a folder with them is whole."""
     folder = files.make(folder)
     (folder / _NOTES).unlink(missing_ok=True)
-    arrays = {f"{kind}_{d}": getattr(self, kind)[d] for kind in ("vectors", "clusters") for d in DOMAINS}
+    arrays = {f"{kind}_{d}": table[d] for kind, table in self._tables().items() for d in DOMAINS}
     aside = folder / f".{_ARRAYS}"
     with aside.open("wb") as file:
       np.savez(file, **arrays)

@@ -1,7 +1,7 @@
 """What extractors with weights share."""
 
 import inspect
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import tensorflow as tf
 from tensorflow import keras
@@ -22,10 +22,11 @@ class Extractor(keras.layers.Layer):
   behaviour with its side information.
 
   Attributes:
-    needs_pretrained: Whether it reads `vectors`, or the clusters in `fields`, which have to be made first.
+    pretrained: What it reads of the frozen item vectors, which have to be made first: `vectors`, or the `clusters`, the
+      last two columns of `fields`.
   """
 
-  needs_pretrained: ClassVar[bool] = False
+  pretrained: ClassVar[tuple[Literal["vectors", "clusters"], ...]] = ()
 
   def __init__(self, **kwargs: Any):
     # what `__call__` does not cast stays as it is: frozen vectors, with which to search as in serving

@@ -109,7 +109,7 @@ class SIMHard(TwoStage):
 class _ByCluster(TwoStage):
   """Keeps the newest behaviours of the candidate's cluster."""
 
-  needs_pretrained: ClassVar[bool] = True
+  pretrained = ("clusters",)
   column: ClassVar[int]
 
   def search(self, candidates: Candidates, behaviours: Behaviours) -> tuple[tf.Tensor, tf.Tensor]:
@@ -159,7 +159,7 @@ class SIMSoft(TwoStage):
     Rate Prediction", CIKM 2020, https://arxiv.org/abs/2006.05639.
   """
 
-  needs_pretrained: ClassVar[bool] = True
+  pretrained = ("vectors",)
 
   def search(self, candidates: Candidates, behaviours: Behaviours) -> tuple[tf.Tensor, tf.Tensor]:
     scores_BNL = tf.matmul(tf.stop_gradient(candidates.vectors), tf.stop_gradient(behaviours.vectors), transpose_b=True)

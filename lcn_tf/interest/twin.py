@@ -10,6 +10,7 @@ from lcn_tf.config import Model
 from lcn_tf.errors import positive
 from lcn_tf.interest.base import Extractor, every_bucket, in_float32, kept_rows, static_rows
 from lcn_tf.layers.pooling import attend_and_pool
+from lcn_tf.layers.replicas import on_replica
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.union_walk import union_walk, walk_keys
 from lcn_tf.schema import DomainName, Schema
@@ -250,7 +251,7 @@ class TWIN(Extractor):
     if projected is None and self.cached is None:
       return static_rows(behaviours)
     if projected is None:
-      projected = tf.gather(self.cached, tf.cast(behaviours.items, tf.int64))
+      projected = tf.gather(on_replica(self.cached), tf.cast(behaviours.items, tf.int64))
     projected = tf.cast(projected, behaviours.embedding.dtype)
     keys_BLHE = tf.reshape(projected, tf.concat([tf.shape(projected)[:2], [self.num_heads, self.head_dim]], axis=0))
     if self._biased and self._side_width:

@@ -13,6 +13,7 @@ from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.records import visibility
 from lcn_tf.errors import UserError
 from lcn_tf.layers.masked import repeat_rows
+from lcn_tf.layers.replicas import on_replica
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, columns
 
@@ -48,7 +49,10 @@ class Tables(keras.layers.Layer):
       width = widths[name]
       limit = np.sqrt(6.0 / (size + width)) if init == "glorot" else width**-0.5
       self.tables[name] = self.add_weight(
-        f"{name}/table", [size, width], initializer=functools.partial(_uniform_of_values, 1 + unknown[name], limit)
+        f"{name}/table",
+        [size, width],
+        initializer=functools.partial(_uniform_of_values, 1 + unknown[name], limit),
+        experimental_autocast=False,  # what is cast is the rows that are read
       )
 
   def call(self, lookups: Sequence[tuple[str, tf.Tensor]]) -> list[tf.Tensor]:
@@ -73,7 +77,7 @@ class Tables(keras.layers.Layer):
     return results
 
   def _rows(self, name: str, indices: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.gather(self.tables[name], indices), self.compute_dtype)
+    return tf.cast(tf.gather(on_replica(self.tables[name]), indices), self.compute_dtype)
 
 
 def _uniform_of_values(first: int, limit: float, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
@@ -110,7 +114,8 @@ class RequestEmbedding(keras.layers.Layer):
     histories: Domains whose histories are read; source-domain candidates need "source" among them.
     item_dim: Width of the projection; 0 = none.
     deduplicate: See `Tables`.
-    pretrained: Frozen item vectors and clusters, which become part of the model's weights; None = none.
+    pretrained: Frozen item vectors and clusters, those of them that are there; they become part of the model's weights.
+      None = none.
     max_length: Newest behaviours of each history that a candidate sees, if the schema lets it see more; 0 = the
       schema's.
   """
@@ -171,8 +176,10 @@ class RequestEmbedding(keras.layers.Layer):
     self.clusters: dict[DomainName, tf.Variable] = {}
     if pretrained:
       for d in domains:
-        self.vectors[d] = self._frozen(f"vectors/{d}", pretrained.vectors[d], tf.float32)
-        self.clusters[d] = self._frozen(f"clusters/{d}", pretrained.clusters[d], tf.int64)
+        if pretrained.vectors:
+          self.vectors[d] = self._frozen(f"vectors/{d}", pretrained.vectors[d], tf.float32)
+        if pretrained.clusters:
+          self.clusters[d] = self._frozen(f"clusters/{d}", pretrained.clusters[d], tf.int64)
     self.projections = {d: keras.layers.Dense(item_dim, use_bias=False, name=f"item/{d}") for d in domains if item_dim}
 
   def _frozen(self, name: str, values: np.ndarray, dtype: tf.DType) -> tf.Variable:
@@ -210,10 +217,10 @@ class RequestEmbedding(keras.layers.Layer):
       index = None
       if self.deduplicate:
         flat, index = tf.unique(flat, out_idx=tf.int64)
-      fields = tf.gather(self.catalogues[d], flat)
+      fields = tf.gather(on_replica(self.catalogues[d]), flat)
       handles = plan.add(self.schema.catalogue_features(d), fields)
-      if self.vectors:
-        fields = tf.concat([fields, tf.gather(tf.convert_to_tensor(self.clusters[d]), flat)], axis=-1)
+      if self.clusters:
+        fields = tf.concat([fields, tf.gather(on_replica(self.clusters[d]), flat)], axis=-1)
       item_parts[d] = (index, fields, handles)
     batch_parts = []
     for _, batch in batches:
@@ -291,9 +298,7 @@ class RequestEmbedding(keras.layers.Layer):
     """Frozen vectors of catalogue rows, `[..., P]`; P = 0 if there are none."""
     if not self.vectors:
       return tf.zeros(tf.concat([tf.shape(items), [0]], axis=0))
-    # not from the variable itself: such a look-up would run even if nobody reads its result
-    frozen = tf.convert_to_tensor(self.vectors[domain])
-    return tf.gather(frozen, tf.cast(items, tf.int64))
+    return tf.gather(on_replica(self.vectors[domain]), tf.cast(items, tf.int64))
 
   def _recency(self, domain: DomainName) -> tf.Tensor:
     table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])

@@ -11,6 +11,22 @@ def replicas() -> tuple[int, int | tf.Tensor]:
   return context.num_replicas_in_sync, context.replica_id_in_sync_group
 
 
+def on_replica(variable: tf.Variable) -> tf.Variable:
+  """The copy of a variable that this replica holds; the variable itself where there is but one.
+
+  Look-ups go through it: `tf.gather` on a variable of a strategy reads the whole of it first, which after a scatter
+  update means a copy of the whole table, at every step.
+  """
+  if not isinstance(variable, tf.distribute.DistributedValues):
+    return variable
+  copies = variable.values
+  try:
+    handle = variable.handle
+  except ValueError:  # neither on a replica nor in an optimizer's update of one: all copies are alike
+    return copies[0]
+  return next(copy for copy in copies if copy.handle is handle)
+
+
 def global_rows(rows: tf.Tensor) -> tf.Tensor:
   """The rows of all replicas, in order, `[replicas * B, ...]`; gradients return to the replica that holds the row."""
   count, _ = replicas()

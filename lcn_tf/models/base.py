@@ -1,5 +1,6 @@
 """What every click model shares: requests in, logits out, one training step."""
 
+import concurrent.futures
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,12 +133,17 @@ class RequestModel(tfrs.Model):
     if not training:
       return
 
-    def run() -> list[tf.Tensor]:
-      embedded = self._embed(dict.fromkeys(self.domains, example))
-      extra = self.extra_losses(embedded, dict.fromkeys(self.domains, example), tf.constant(0), training=False)
-      return [loss for _, loss in extra.values()]
+    strategy = tf.distribute.get_strategy()
 
-    tf.function(tf.distribute.get_strategy().run, autograph=False)(run)
+    @tf.autograph.experimental.do_not_convert
+    def run() -> None:
+      with strategy.scope():
+        inputs = dict.fromkeys(self.domains, example)
+        self.extra_losses(self._embed(inputs), inputs, tf.constant(0), training=False)
+
+    # as replicas run: in a thread, where Keras draws initial values from a sequence of their own
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+      thread.submit(run).result()
 
   def table_variables(self) -> list[tf.Variable]:
     """The embedding tables. Their gradients bring each row once where the embedder deduplicates."""

@@ -37,7 +37,7 @@ def build_model(
   if needs_pretrained(config) and pretrained is None:
     raise UserError(f"model.extractor {config.extractor!r} needs pre-trained item vectors (model.pretraining)")
   tf.keras.utils.set_random_seed(seed)
-  model = _made(schema, config, seed, deduplicate, pretrained)
+  model = _made(schema, config, seed, deduplicate, pretrained and pretrained.only(_reads(config)))
   for domain, table in (catalogues or {}).items():
     model.embedder.set_catalogue(domain, table)
   model.build_from(example_batch(schema), training)
@@ -68,4 +68,9 @@ def _made(schema: Schema, config: Model, seed: int, deduplicate: bool, pretraine
 
 def needs_pretrained(config: Model) -> bool:
   """Whether the model searches with frozen item vectors."""
-  return config.extractor in EXTRACTORS and EXTRACTORS[config.extractor].needs_pretrained
+  return bool(_reads(config))
+
+
+def _reads(config: Model) -> tuple[str, ...]:
+  """Which of the frozen item vectors' tables the model reads."""
+  return EXTRACTORS[config.extractor].pretrained if config.extractor in EXTRACTORS else ()

@@ -7,6 +7,7 @@ import tensorflow_recommenders as tfrs
 from tensorflow import keras
 
 from lcn_tf.config import Train
+from lcn_tf.layers.replicas import on_replica
 from lcn_tf.models.base import RequestModel
 
 
@@ -44,7 +45,7 @@ class RowwiseAdam(keras.optimizers.legacy.Adam):
     state = (apply_state or {}).get((var.device, var.dtype.base_dtype)) or self._fallback_apply_state(
       var.device, var.dtype.base_dtype
     )
-    first, second = self.get_slot(var, "m"), self.get_slot(var, "v")
+    first, second = (on_replica(self.get_slot(var, name)) for name in ("m", "v"))
     beta_1, beta_2 = state["beta_1_t"], state["beta_2_t"]
     m = tf.gather(first, indices) * beta_1 + grad * (1 - beta_1)
     v = tf.gather(second, indices) * beta_2 + tf.square(grad) * (1 - beta_2)
@@ -53,9 +54,10 @@ class RowwiseAdam(keras.optimizers.legacy.Adam):
     if self.row_decay:
       change += state["lr_t"] * self.row_decay * tf.gather(var, indices)
     return tf.group(
-      self._resource_scatter_update(first, indices, m),
-      self._resource_scatter_update(second, indices, v),
-      self._resource_scatter_add(var, indices, -change),
+      # not Keras' own helpers, which read the whole variable again to return it
+      tf.raw_ops.ResourceScatterUpdate(resource=first.handle, indices=indices, updates=m),
+      tf.raw_ops.ResourceScatterUpdate(resource=second.handle, indices=indices, updates=v),
+      tf.raw_ops.ResourceScatterAdd(resource=var.handle, indices=indices, updates=-change),
     )
 
   def _resource_apply_sparse_duplicate_indices(
@@ -64,9 +66,6 @@ class RowwiseAdam(keras.optimizers.legacy.Adam):
     if self.unique_rows and tf.distribute.get_strategy().num_replicas_in_sync == 1:
       return self._resource_apply_sparse(grad, handle, indices, **kwargs)
     return super()._resource_apply_sparse_duplicate_indices(grad, handle, indices, **kwargs)
-
-  def _resource_scatter_update(self, x: tf.Variable, i: tf.Tensor, v: tf.Tensor) -> tf.Operation:
-    return tf.raw_ops.ResourceScatterUpdate(resource=x.handle, indices=i, updates=v)
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), "row_decay": self.row_decay, "unique_rows": self.unique_rows}

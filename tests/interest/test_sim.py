@@ -253,4 +253,6 @@ def test_options_name_the_category_and_not_its_columns():
 
 
 def test_what_has_to_be_made_first_is_said():
-  assert [c.needs_pretrained for c in (SIMHard, SIMCluster, SIMClusterPlus, SIMSoft)] == [False, True, True, True]
+  read = {extractor: extractor.pretrained for extractor in (SIMHard, SIMCluster, SIMClusterPlus, SIMSoft)}
+  clusters, vectors = ("clusters",), ("vectors",)
+  assert read == {SIMHard: (), SIMCluster: clusters, SIMClusterPlus: clusters, SIMSoft: vectors}

@@ -155,25 +155,34 @@ def test_without_item_vectors_there_are_none_of_width_zero_and_no_columns():
     assert part.fields.shape[-1] == sum(feature.max_values for feature in SCHEMA.catalogue_features(d))
 
 
-def test_training_leaves_vectors_and_clusters_as_they_are():
+def frozen_of(model):
+  """What the model reads of the item vectors: (kind, domain) -> variable."""
+  kinds = {"vectors": model.embedder.vectors, "clusters": model.embedder.clusters}
+  return {(kind, d): variable for kind, tables in kinds.items() for d, variable in tables.items()}
+
+
+READ = [("sim_soft", "vectors"), ("sim_cluster", "clusters"), ("sim_cluster_plus", "clusters")]
+
+
+@pytest.mark.parametrize(("extractor", "kind"), READ)
+def test_training_leaves_what_is_read_as_it_is_and_holds_nothing_else(extractor, kind):
   made = pretrained()
-  model = model_of(made)
-  frozen = {id(v) for kind in (model.embedder.vectors, model.embedder.clusters) for v in kind.values()}
-  assert len(frozen) == 4
+  model = model_of(made, extractor)
+  assert set(frozen_of(model)) == {(kind, d) for d in DOMAINS}
+  frozen = {id(v) for v in frozen_of(model).values()}
   assert not frozen & {id(v) for v in model.trainable_variables}
   before = [table.numpy() for table in model.table_variables()]
   model.train_step({"target": batch_of()})
   assert max(np.abs(a - b.numpy()).max() for a, b in zip(before, model.table_variables(), strict=True)) > 0.1
-  for d in DOMAINS:
-    np.testing.assert_array_equal(model.embedder.vectors[d], made.vectors[d])
-    np.testing.assert_array_equal(model.embedder.clusters[d], made.clusters[d])
+  for (kind, d), variable in frozen_of(model).items():
+    np.testing.assert_array_equal(variable, getattr(made, kind)[d])
 
 
-def test_a_checkpoint_holds_vectors_and_clusters(tmp_path):
+@pytest.mark.parametrize(("extractor", "kind"), READ)
+def test_a_checkpoint_holds_what_is_read(extractor, kind, tmp_path):
   made, other = pretrained(), pretrained(seed=1)
-  path = tf.train.Checkpoint(model=model_of(made)).write(str(tmp_path / "checkpoint"))
-  restored = model_of(other)
+  path = tf.train.Checkpoint(model=model_of(made, extractor)).write(str(tmp_path / "checkpoint"))
+  restored = model_of(other, extractor)
   tf.train.Checkpoint(model=restored).read(path).expect_partial().assert_existing_objects_matched()
-  for d in DOMAINS:
-    np.testing.assert_array_equal(restored.embedder.vectors[d], made.vectors[d])
-    np.testing.assert_array_equal(restored.embedder.clusters[d], made.clusters[d])
+  for (kind, d), variable in frozen_of(restored).items():
+    np.testing.assert_array_equal(variable, getattr(made, kind)[d])
