@@ -3,14 +3,13 @@
 python -m pytest -m config tests/shipped/test_devices.py -rP    # with the table of losses
 """
 
-import fcntl
 import shlex
 
 import numpy as np
 import polars as pl
 import pytest
 
-from tests.shipped.workspace import CONFIGS, experiments, head_commands, succeeds
+from tests.shipped.workspace import CONFIGS, built, experiments, head_commands, succeeds
 
 REPLICAS = (1, 2, 4)
 FILES = experiments("synthetic", "movielens")
@@ -20,21 +19,11 @@ def name_of(file):
   return file.relative_to(CONFIGS).with_suffix("").as_posix()
 
 
-def built(file, workspace):
-  """The commands of a config's head; its records are built, once per folder of configs."""
-  build, train = head_commands(file)
-  records = workspace / shlex.split(build)[shlex.split(build).index("--output") + 1]
-  with (workspace / f"{records.name}.lock").open("w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if not records.exists():
-      succeeds(build, workspace)
-  return train
-
-
 @pytest.mark.config
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_one_two_and_four_devices_give_the_same_losses(file, workspace):
-  train = built(file, workspace)
+  build, train = head_commands(file)
+  built(build, workspace)
   run = shlex.split(train)[-1]
   found = {}
   for replicas in REPLICAS:

@@ -4,6 +4,7 @@ The logs are a few users of the real ones where these can be had (MovieLens-1M),
 those of `configs/` with small batches, a few steps and narrow networks. Whatever else they say stays.
 """
 
+import fcntl
 import os
 import pathlib
 import re
@@ -11,16 +12,19 @@ import shlex
 import subprocess
 import sys
 import zipfile
+from collections.abc import Collection
 from typing import Any
 
 import polars as pl
 import yaml
 
+from lcn_tf.comparison.config import slug
 from lcn_tf.config import Synthetic
 from lcn_tf.data import complete_journey, download, movielens, synthetic
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
+DOCUMENTS = [ROOT / "README.md"]
 STEPS = 3  # of an epoch
 _PLANTED = {"users": 120, "target_items": 60, "source_items": 60, "topics": 8, "interests": 3, "source_only": 1}
 _PLANTED |= {"target_only": 1, "target_length": 40, "source_length": 60}
@@ -46,7 +50,7 @@ def make(folder: pathlib.Path) -> pathlib.Path:
     copy = folder / "configs" / file.relative_to(CONFIGS)
     copy.parent.mkdir(parents=True, exist_ok=True)
     tree = yaml.safe_load(file.read_text())
-    shrunk = _comparison(tree) if file.parent.name == "compare" else _experiment(tree, logs)
+    shrunk = _comparison(tree, _read_by_others(file.stem)) if file.parent.name == "compare" else _experiment(tree, logs)
     copy.write_text(yaml.safe_dump(shrunk, sort_keys=False))
   return folder
 
@@ -58,9 +62,9 @@ def head_commands(file: pathlib.Path) -> list[str]:
 
 
 def commands(document: pathlib.Path) -> list[str]:
-  """The `python -m ...` lines of a document, without what is optional (`[...]`) and without comments."""
+  """The `python -m ...` lines of a document, without their comments."""
   found = re.findall(r"^ *(python -m .*)$", document.read_text(), re.MULTILINE)
-  return [" ".join(shlex.split(re.sub(r" \[[^\]=]*\]", "", line), comments=True)) for line in found]
+  return [shlex.join(shlex.split(line, comments=True)) for line in found]
 
 
 def run(command: str, folder: pathlib.Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -87,6 +91,17 @@ def succeeds(command: str, folder: pathlib.Path, *more: str, **environment: str)
   return done.stdout + done.stderr
 
 
+def built(command: str, folder: pathlib.Path) -> None:
+  """Builds the records of a printed command, unless another experiment of the same records has."""
+  words = shlex.split(command)
+  records = folder / words[words.index("--output") + 1]
+  records.parent.mkdir(parents=True, exist_ok=True)
+  with records.with_name(f"{records.name}.lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not records.exists():
+      succeeds(command, folder)
+
+
 def _experiment(tree: dict[str, Any], logs: pathlib.Path) -> dict[str, Any]:
   records, train = tree["records"], tree["train"]
   records["shards"] = 2
@@ -98,13 +113,19 @@ def _experiment(tree: dict[str, Any], logs: pathlib.Path) -> dict[str, Any]:
   return tree
 
 
-def _comparison(tree: dict[str, Any]) -> dict[str, Any]:
-  common = tree.setdefault("common", {})
-  common |= {key: value for key, value in _PLANTED_COMMON.items() if key in common}
-  return tree
+def _comparison(tree: dict[str, Any], named: Collection[str]) -> dict[str, Any]:
+  """With one seed, and of the models the reference, the first one and those whose folders are `named`."""
+  kept = {next(iter(tree["models"])), tree["reference"]} | {label for label in tree["models"] if slug(label) in named}
+  tree["models"] = {label: entry for label, entry in tree["models"].items() if label in kept}
+  small = {"records.synthetic.users": _PLANTED["users"], "train.epochs": 1, "train.global_batch_size": 160}
+  tree["common"] |= {key: value for key, value in small.items() if key in tree["common"]}
+  return tree | {"seeds": [0]}
 
 
-_PLANTED_COMMON = {"records.synthetic.users": _PLANTED["users"], "train.epochs": 1, "train.global_batch_size": 160}
+def _read_by_others(comparison: str) -> list[str]:
+  """The models of a comparison whose runs the documents' commands read."""
+  lines = " ".join(line for document in DOCUMENTS for line in commands(document))
+  return re.findall(rf"/{comparison}/cells/([^/ ]+)", lines)
 
 
 def _movielens(folder: pathlib.Path) -> None:

@@ -1,0 +1,96 @@
+"""Every command that the documents and the heads of the configs print is run as printed, on small logs."""
+
+import pathlib
+import re
+
+import pytest
+
+from tests.shipped import workspace as workspaces
+from tests.shipped.workspace import CONFIGS, ROOT, commands, experiments, head_commands, succeeds
+
+# what costs minutes at the printed size: (part of a command, what it is run with instead, what is added)
+SMALLER = [
+  ("tools.benchmark_training", "", ["--steps", "1", "--items", "500", "--seq_len", "60"]),
+  ("tools.benchmark_projections", "", ["--items", "500", "--seq_len", "200", "--repeats", "2"]),
+  ("pipelines.complexity", "", ["--models", "lap,twin", "--lengths", "60"]),
+  # memory and growth are of sizes of their own: tests/analysis/test_latency.py
+  (" --memory --growth", "", []),
+  ("pipelines.latency", "", ["--models", "lap,twin", "--lengths", "60", "--runs", "2", "--warm_up", "1"]),
+  (" --stale_checkpoint 311 --stale_checkpoint 286 --stale_checkpoint 161", " --stale_checkpoint 3", []),
+  ("train.checkpoint_every=25", "train.checkpoint_every=1", []),
+  ("TWIN 25,TWIN 50,TWIN 100,TWIN 200,LCN w/o CRP 25,LCN w/o CRP 50,LCN w/o CRP 100,LCN w/o CRP 200", "TWIN 200", []),
+  ("LCN,MiNet,SIM Soft,SIM Cluster,TWIN", "LCN", []),
+]
+OTHERS = experiments("amazon", "complete_journey", "movielens_rating", "synthetic_sparse")
+COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
+
+
+def name_of(file):
+  return file.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+def in_a_document(file):
+  """Whether a document prints the commands of a comparison's head, with flags of its own or without."""
+  build, compare = head_commands(file)
+  lines = [line for document in workspaces.DOCUMENTS for line in commands(document)]
+  return build in lines and any(line == compare or line.startswith(f"{compare} --") for line in lines)
+
+
+def smaller(command):
+  more = []
+  for part, instead, added in SMALLER:
+    if part in command:
+      command = command.replace(part, instead) if not added else command
+      more += added
+  return command, more
+
+
+def quickstart():
+  """What `make quickstart` runs."""
+  makefile = (ROOT / "Makefile").read_text()
+  values = dict(re.findall(r"^(\w+) :?\??= (.*)$", makefile, re.MULTILINE))
+  recipe = makefile.split("\nquickstart:")[1].split("\n\n")[0]
+  lines = [line.strip() for line in recipe.splitlines() if "python -m" in line]
+  return [re.sub(r"\$\((\w+)\)", lambda m: values[m[1]], line.replace("$(BIN)/", "")) for line in lines]
+
+
+@pytest.mark.config
+def test_commands_of_the_documents_run_in_their_order(tmp_path):
+  folder = workspaces.make(tmp_path / "workspace")
+  lines = quickstart()
+  assert len(lines) == 2
+  for document in workspaces.DOCUMENTS:
+    lines += commands(document)
+  assert len(lines) > 30
+  for line in lines:
+    command, more = smaller(line)
+    succeeds(command, folder, *more)
+
+
+@pytest.mark.config
+@pytest.mark.parametrize("file", OTHERS, ids=name_of)
+def test_the_head_of_an_experiment_runs(file, workspace):
+  """Of synthetic and movielens: test_devices.py."""
+  build, train = head_commands(file)
+  assert f"--config configs/{name_of(file)}.yaml " in build
+  workspaces.built(build, workspace)
+  succeeds(train, workspace, "--bootstrap", "2")
+  run = pathlib.Path(workspace, train.split()[-1])
+  for left in (
+    "experiment.yaml",
+    "metrics.json",
+    "predictions.parquet",
+    "report/index.html",
+    "checkpoints",
+    "tensorboard",
+  ):
+    assert (run / left).exists(), left
+  assert list((run / "export").glob("*/saved_model.pb"))
+
+
+@pytest.mark.config
+@pytest.mark.parametrize("file", [file for file in COMPARISONS if not in_a_document(file)], ids=name_of)
+def test_the_head_of_a_comparison_that_no_document_runs(file, workspace):
+  build, compare = head_commands(file)
+  workspaces.built(build, workspace)
+  assert "| model |" in succeeds(compare, workspace)

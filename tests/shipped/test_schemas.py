@@ -1,0 +1,163 @@
+"""Logs of every kind of field, and of none at all, through everything that users do, each step a process of its own."""
+
+import json
+import shlex
+import textwrap
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from lcn_tf.config import Synthetic
+from lcn_tf.data import synthetic
+from tests.shipped.workspace import succeeds
+
+BARE = {"target": {"max_length": 24}, "source": {"max_length": 32}, "candidates": 8}
+EVERYTHING = {
+  "user_fields": ["user_id", "segment", {"name": "hobbies", "max_values": 2}],
+  "context_fields": ["hour", "page"],
+  "target": {
+    "item_fields": [
+      {"name": "author", "vocabulary": "author"},
+      {"name": "genres", "vocabulary": "genre", "max_values": 3},
+    ],
+    "cross_fields": ["dwell", "action"],
+    "max_length": 24,
+  },
+  "source": {"item_fields": [{"name": "author", "vocabulary": "author"}], "cross_fields": ["dwell"], "max_length": 32},
+  "candidates": 8,
+  "vocabularies": {"genre": {"oov": 2}, "user_id": {"min_count": 2, "oov": 3}},
+}
+ENCODE = """
+  import json, sys
+  from lcn_tf.data.record_set import RecordSet
+  from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
+  import tensorflow as tf
+
+  export, request = sys.argv[1:]
+  told = json.loads(request)
+  for domain in ("target", "source"):
+    told[domain] = [Behaviour(**one) for one in told[domain]]
+  encoder = RequestEncoder(RecordSet.open(f"{export}/assets.extra"))
+  tensors = encoder.encode([RankRequest(**told)])
+  rank = tf.saved_model.load(export).signatures["rank"]
+  result = rank(**{name: tf.constant(value) for name, value in tensors.items()})
+  print(result["probability"].numpy().tolist())
+"""
+
+
+def write_log(folder):
+  """A planted log with columns of every kind; the fields of a bare schema are those that it does not read."""
+  sizes = {"users": 80, "target_items": 40, "source_items": 40, "topics": 8, "interests": 3, "source_only": 1}
+  tables = synthetic.generate(Synthetic(**sizes, target_only=1, target_length=30, source_length=40), seed=0)
+  hour, page = pl.col("timestamp") // 3600 % 24, (pl.col("timestamp") % 3).cast(pl.String)
+  interactions = tables.interactions.with_columns(
+    hour=hour, page=page, action=pl.col("timestamp") % 5 < 2, weight=1.0 + pl.col("timestamp") % 2
+  )
+  number = pl.col("item_id").rank("dense").cast(pl.Int64)
+  genres = pl.concat_list((number % 7).cast(pl.String), (number % 3).cast(pl.String))
+  items = tables.items.with_columns(genres=pl.when(number % 10 > 0).then(genres))
+  users = (
+    tables.users.with_row_index("n").with_columns(hobbies=pl.concat_list(pl.col("n") % 4, pl.col("n") % 9)).drop("n")
+  )
+  for name, table in (("interactions", interactions), ("items", items), ("users", users)):
+    table.write_parquet(folder / f"{name}.parquet")
+  return interactions, items
+
+
+def experiment_of(schema):
+  bare = "user_fields" not in schema
+  return {
+    "name": "bare" if bare else "everything",
+    "schema": schema,
+    "records": {"labels": {"kind": "given", "column": "label"}, "shards": 2},
+    "model": {
+      "extractor": "lap",
+      "options": {"top_k": [12, 6], "num_heads": 2, "head_dim": 4},
+      "embedding": {"dim": 8, "cross_dim": 4, "recency_buckets": 0 if bare else 8},
+      "item_dim": 0 if bare else 8,
+      "mlp": {"units": [16, 8]},
+      "crp": {"units": [8]},
+    },
+    "train": {"global_batch_size": 64, "epochs": 1, "steps_per_epoch": 4, "learning_rate": 0.01},
+  }
+
+
+COMPARISON = {
+  "name": "small",
+  "models": {
+    "LCN": {"config": "experiment.yaml"},
+    "TWIN": {
+      "config": "experiment.yaml",
+      "set": {"model.extractor": "twin", "model.options": {"top_k": 8}, "model.crp": None},
+    },
+    "MiNet": {
+      "config": "experiment.yaml",
+      "set": {"model.network": "minet", "model.extractor": "none", "model.options": {"recent": 5}, "model.crp": None},
+    },
+  },
+  "reference": "LCN",
+  "seeds": [0],
+  "baselines": True,
+}
+
+
+def request_of(schema, interactions, items):
+  """A user of the log, by raw ids and values: what the first test interaction of somebody looks like."""
+  now = interactions["timestamp"].max() + 1
+  user = interactions.sort("timestamp")["user_id"][-1]
+  past = interactions.filter((pl.col("user_id") == user) & ((pl.col("label") == 1) | pl.col("label").is_null()))
+  histories = {}
+  for d in ("target", "source"):
+    fields = schema[d].get("cross_fields", [])
+    rows = past.filter(pl.col("domain") == d).sort("timestamp").iter_rows(named=True)
+    histories[d] = [
+      {"item_id": row["item_id"], "timestamp": row["timestamp"], "fields": {name: row[name] for name in fields}}
+      for row in rows
+    ]
+  assert histories["target"]
+  assert histories["source"]
+  known = items.filter(pl.col("domain") == "target")["item_id"].to_list()[:5]
+  profile = {"user_id": user, "segment": "0", "hobbies": [1, 2]} if "user_fields" in schema else {}
+  context = {"hour": 3, "page": "1"} if "context_fields" in schema else {}
+  return {"time": now, "candidates": [*known, "never met"], "user": profile, "context": context, **histories}
+
+
+@pytest.mark.config
+@pytest.mark.parametrize("schema", [BARE, EVERYTHING], ids=["bare", "everything"])
+def test_a_schema_goes_through_everything(schema, tmp_path):
+  interactions, items = write_log(tmp_path)
+  (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment_of(schema)))
+  (tmp_path / "comparison.yaml").write_text(yaml.safe_dump(COMPARISON))
+  config = "--config experiment.yaml"
+  files = "--interactions interactions.parquet --items items.parquet --users users.parquet"
+  succeeds(f"python -m pipelines.build_records {config} --output records --strict {files}", tmp_path)
+  succeeds("python -m tools.show_records --records records --verify", tmp_path)
+
+  train = f"python -m pipelines.train {config} --records records --bootstrap 2"
+  broken, unbroken, two = (f"{train} --run_dir {name}" for name in ("broken", "unbroken", "two"))
+  succeeds(broken, tmp_path)
+  succeeds(broken, tmp_path, "--set", "train.epochs=2")
+  succeeds(unbroken, tmp_path, "--set", "train.epochs=2")
+  succeeds(two, tmp_path, "--set", "train.epochs=2", "--set", "train.replicas=2")
+  found = {run: json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("broken", "unbroken", "two")}
+  assert found["broken"]["auc"] == found["unbroken"]["auc"]
+  assert (tmp_path / "broken" / "history.csv").read_text() == (tmp_path / "unbroken" / "history.csv").read_text()
+  assert found["two"]["logloss"] == pytest.approx(found["unbroken"]["logloss"], rel=1e-4)
+
+  succeeds("python -m pipelines.export --run_dir broken --output served", tmp_path)
+  succeeds("python -m pipelines.evaluate --model served --records records --output again --bootstrap 2", tmp_path)
+  assert json.loads((tmp_path / "again" / "metrics.json").read_text())["auc"] == found["broken"]["auc"]
+
+  (tmp_path / "encode.py").write_text(textwrap.dedent(ENCODE))
+  (version,) = (tmp_path / "served").iterdir()
+  request = request_of(schema, interactions, items)
+  (tmp_path / "request.json").write_text(json.dumps(request))
+  said = succeeds(f"python encode.py {version} {shlex.quote(json.dumps(request))}", tmp_path)
+  (probability,) = json.loads(next(line for line in said.splitlines() if line.startswith("[[")))
+  assert len(probability) == 6
+  assert np.ptp(probability) > 0
+
+  compare = "python -m pipelines.compare --config comparison.yaml --records records --output compared --jobs 2"
+  assert all(f"| {name} |" in succeeds(compare, tmp_path) for name in COMPARISON["models"])
