@@ -13,13 +13,16 @@ An entry point is a module with `main(argv)`, which tests call as well:
       entry.run(main)
 """
 
+import logging as standard_logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 
-from lcn_tf.errors import UserError, nearest
+from lcn_tf import processes, storage
+from lcn_tf.errors import StorageError, UserError, nearest
 
 # read when TensorFlow is imported; a job takes the memory that it needs, not the whole GPU
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -72,25 +75,40 @@ def _check_names(values: flags.FlagValues, argv: Sequence[str]) -> None:
 def run(main: Callable[[Sequence[str]], None]) -> None:
   """Calls `main` with the command line; errors become messages on stderr.
 
-  The exit code is 1 after a `UserError`, 65 after a `SettingsError`, and 74 after what the system says of a file (a
-  full disk, no permission), which may go well another time.
+  The exit code is 1 after a `UserError`, 65 after a `SettingsError`, 74 after what the system says of a file (a full
+  disk, a quota, a mount that is gone), which may go well another time, 130 after Ctrl-C and 143 after SIGTERM.
   """
   logging.set_verbosity(logging.INFO)
+  # TensorFlow's own lines are of its insides
+  standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)
+  processes.end_clean_at_sigterm()
+  processes.end_with_parent()
 
   def guarded(argv: Sequence[str]) -> None:
     try:
+      processes.own_temporary_folder()
       main(argv)
     except UserError as error:
-      print(f"error: {error}", file=sys.stderr)
-      sys.exit(error.exit_code)
-    except OSError as error:
-      if not error.filename or not error.strerror:
+      _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+      _end("interrupted", processes.INTERRUPTED)
+    except Exception as error:
+      message = storage.message(error)
+      if message is None:
         raise
-      print(f"error: {error.filename}: {error.strerror.lower()}", file=sys.stderr)
-      sys.exit(os.EX_IOERR)
+      _end(message, StorageError.exit_code)
+    except BaseException as error:  # polars' panics are no exceptions
+      if isinstance(error, SystemExit) or storage.failure(error) is None:
+        raise
+      _end(storage.message(error) or "", StorageError.exit_code)
 
   def later(argv: Sequence[str]) -> list[str]:
     flags.FLAGS(list(argv[:1]))  # main reads the rest
     return list(argv)
 
   app.run(guarded, flags_parser=later)
+
+
+def _end(message: str, code: int) -> NoReturn:
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(code)

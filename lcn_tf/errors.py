@@ -18,6 +18,21 @@ class SettingsError(UserError):
   exit_code = os.EX_DATAERR
 
 
+class StorageError(UserError):
+  """What the system says of a file: a full disk, a quota, a mount that is gone. It may go well another time."""
+
+  exit_code = os.EX_IOERR
+
+
+class DamagedError(UserError):
+  """A file of ours that is not what was written: its checksum does not agree, or it cannot be read."""
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+  """The message of an error of another library, on one line."""
+  return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
   """ " Did you mean 'x'?" for the known name most like `name`, or an empty string."""
   close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)

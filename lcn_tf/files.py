@@ -1,22 +1,46 @@
-"""Writing files: aside first, then renamed, so that a reader never meets half a file; by one process at a time."""
+"""Writing files: aside first, then renamed, so that a reader never meets half a file; by one process at a time.
 
+What is written aside is locked by who writes it. Where somebody was killed, the next one who writes there finds it with
+a lock that nobody holds, and removes it.
+"""
+
+import atexit
 import contextlib
 import fcntl
+import glob
+import hashlib
+import io
 import json
 import math
 import os
 import pathlib
 import re
-from collections.abc import Iterator
-from typing import Any
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from absl import logging
 
-from lcn_tf.errors import UserError
+from lcn_tf import storage
+from lcn_tf.errors import DamagedError, StorageError, UserError, one_line
+
+if TYPE_CHECKING:
+  import polars as pl
+
+ASIDE = "aside"  # ends the name of what is not whole yet
+CHECKSUM = "checksum"  # of a sealed file, its own key
+SEALED = 2  # `format` of the files that have one
+REMEDY = "Take it from a backup, or make it again."
+_CHECKED = "# written by lcn_tf; sha256 of the lines below: "
 
 # a pathlib.Path has only one of the slashes left
 _REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+_PATTERN = re.compile(r"[*?\[\]\\]")
+_LINKS: dict[pathlib.Path, pathlib.Path] = {}  # folder with such a name -> a link to it without
 
 
 def local(path: str | pathlib.Path) -> pathlib.Path:
@@ -31,23 +55,266 @@ def local(path: str | pathlib.Path) -> pathlib.Path:
   return pathlib.Path(path)
 
 
+def plain(path: str | pathlib.Path) -> str:
+  """The path in a spelling that TensorFlow does not read as a pattern: itself, or by a link without `*`, `?`, `[`...
+
+  Raises:
+    UserError: The folder for temporary files has such a name, too.
+  """
+  path = local(path).absolute()
+  special = [place for place, part in enumerate(path.parts) if _PATTERN.search(part)]
+  if not special:
+    return str(path)
+  folder, below = pathlib.Path(*path.parts[: special[-1] + 1]), path.parts[special[-1] + 1 :]
+  if folder not in _LINKS:
+    above = tempfile.mkdtemp(prefix="links-")
+    if _PATTERN.search(above):
+      raise UserError(f"{above}: TensorFlow reads this path as a pattern; set TMPDIR to one without *, ?, [, ] and \\")
+    atexit.register(shutil.rmtree, above, ignore_errors=True)
+    _LINKS[folder] = pathlib.Path(above) / "there"
+    _LINKS[folder].symlink_to(folder)
+  return str(_LINKS[folder].joinpath(*below))
+
+
 @contextlib.contextmanager
 def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-  """A path beside `path` to write to; it becomes `path` when the block ends well and is removed when it does not."""
+  """A path beside `path` to write to; it becomes `path` when the block ends well and is removed when it does not.
+
+  Raises:
+    StorageError: It could not be written; what was there before still is.
+  """
   path = local(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f".{path.name}.{os.getpid()}")
+  with storage.storing(path.name, path, intact="What was there before is intact." if path.exists() else ""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside, lock = claim(path, folder=False)
+    try:
+      yield aside
+      os.fsync(lock)
+      aside.replace(path)
+    finally:
+      aside.unlink(missing_ok=True)
+      os.close(lock)
+
+
+def publish(
+  folder: pathlib.Path, what: str, contents: Mapping[str, str | Callable[[pathlib.Path], object]], needs: int = 0
+) -> None:
+  """Puts the files of a result in the place of older ones, when all of them are whole.
+
+  Args:
+    folder: Theirs.
+    what: The result, for the message.
+    contents: By name, the text, or a function that writes to a path. Whoever finds the last one finds all.
+    needs: Bytes that they take, about; 0 = not known.
+
+  Raises:
+    StorageError: They could not be written; the older ones are as they were.
+  """
+  intact = "What was there before is intact." if folder.exists() else ""
+  with storage.storing(what, folder, needs=needs, intact=intact), contextlib.ExitStack() as stack:
+    # left in the reverse order: the first name is put in place first
+    asides = {name: stack.enter_context(replacing(folder / name)) for name in list(contents)[::-1]}
+    for name, content in contents.items():
+      if isinstance(content, str):
+        asides[name].write_text(content, encoding="utf-8")
+      else:
+        content(asides[name])
+    (folder / list(contents)[-1]).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_aside(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+  """A new folder beside `path`, which the block renames when it is whole; it is removed if it is still there after it.
+
+  The parent of `path` has to be there.
+  """
+  aside, lock = claim(local(path), folder=True)
   try:
     yield aside
-    aside.replace(path)
   finally:
-    aside.unlink(missing_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.close(lock)
+
+
+def claim(path: pathlib.Path, folder: bool) -> tuple[pathlib.Path, int]:
+  """A new file or folder beside `path`, and the descriptor by which it is held; dead ones of `path` are removed."""
+  sweep(path.parent, path.name)
+  while True:
+    # no process id: in containers each one has the same
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.{ASIDE}")
+    if folder:
+      aside.mkdir()
+    try:
+      lock = os.open(aside, os.O_RDONLY if folder else os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileNotFoundError:  # somebody took it for a dead one before it was held
+      continue
+    _lock(lock)
+    if aside.exists():
+      return aside, lock
+    os.close(lock)
+
+
+def sweep(folder: pathlib.Path, name: str | None = None) -> list[pathlib.Path]:
+  """Removes what killed processes left aside in a folder: what nobody holds.
+
+  Args:
+    folder: Not those below it.
+    name: Of what was to be written; None: whatever it was.
+
+  Returns:
+    What is still there: somebody is at work on it, or the file system has no locks to tell by.
+  """
+  left = []
+  for path in sorted(folder.glob(f".{glob.escape(name) if name else '*'}.*.{ASIDE}")):
+    if not _remove_if_dead(path):
+      left.append(path)
+  return left
+
+
+def _remove_if_dead(path: pathlib.Path) -> bool:
+  try:
+    lock = os.open(path, os.O_RDONLY)
+  except OSError:
+    return not path.exists()
+  try:
+    if not _lock(lock):
+      return False
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)
+    logging.info("%s: removed; a process that was killed had left it", path)
+    return True
+  except OSError:
+    return False
+  finally:
+    os.close(lock)
+
+
+def _lock(descriptor: int) -> bool:
+  """Locks what is open; False if somebody else holds it, or the file system has no locks."""
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+  except OSError:
+    return False
+
+
+def write_text(path: str | pathlib.Path, text: str) -> None:
+  """Writes a text, in UTF-8, in the place of what is there."""
+  with replacing(path) as aside:
+    aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | pathlib.Path, value: Any) -> None:
   """Writes `value` as JSON that every parser reads: NaN and infinities become null."""
-  with replacing(path) as aside:
-    aside.write_text(json.dumps(jsonable(value), indent=1, allow_nan=False) + "\n")
+  write_text(path, to_json(value))
+
+
+def write_sealed(path: str | pathlib.Path, value: dict[str, Any]) -> None:
+  """Writes an object as JSON with a checksum of its own, which `read_sealed` compares."""
+  write_text(path, sealed(value))
+
+
+def sealed(value: dict[str, Any]) -> str:
+  """The text of `write_sealed`."""
+  tree = {"format": SEALED, **jsonable(value)}
+  return to_json({**tree, CHECKSUM: _checksum(tree)})
+
+
+def read_sealed(path: str | pathlib.Path, remedy: str = REMEDY) -> dict[str, Any]:
+  """The object in a file of `write_sealed`, without its checksum. One that was written before there were any is read.
+
+  Args:
+    path: The file.
+    remedy: What to do about a damaged one.
+
+  Raises:
+    DamagedError: It is no such file, or its checksum does not agree.
+  """
+  path = pathlib.Path(path)
+  tree = read_json(path, remedy)
+  if not isinstance(tree, dict):
+    raise DamagedError(f"{path}: damaged: expected a JSON object. {remedy}")
+  found = tree.pop(CHECKSUM, None)
+  if (found is not None or tree.get("format", 1) != 1) and found != _checksum(tree):
+    raise DamagedError(f"{path}: damaged, or changed by hand: its checksum is not that of what it holds. {remedy}")
+  return tree
+
+
+def write_checked(path: str | pathlib.Path, text: str) -> None:
+  """Writes a text under a comment with its checksum, which `check_text` compares."""
+  write_text(path, f"{_CHECKED}{_digest(text.encode())}\n{text}")
+
+
+def check_text(path: str | pathlib.Path, remedy: str = REMEDY) -> None:
+  """Checks a file of `write_checked`. One that was written before there were checksums passes.
+
+  Raises:
+    DamagedError: Its checksum does not agree.
+  """
+  head, _, rest = pathlib.Path(path).read_bytes().partition(b"\n")
+  first = head.decode(errors="replace")
+  # the head of another file is a key
+  if first.startswith("#") and first != f"{_CHECKED}{_digest(rest)}":
+    raise DamagedError(f"{path}: damaged, or changed by hand: its checksum is not that of what it holds. {remedy}")
+
+
+def read_json(path: str | pathlib.Path, remedy: str = REMEDY) -> Any:
+  """What a JSON file holds.
+
+  Raises:
+    DamagedError: It is none.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except (ValueError, RecursionError) as error:
+    raise DamagedError(f"{path}: damaged: not JSON: {one_line(error)}. {remedy}") from None
+
+
+def parquet(
+  source: str | pathlib.Path | BinaryIO, columns: Sequence[str] | None = None, where: str = "", remedy: str = REMEDY
+) -> "pl.DataFrame":
+  """A Parquet file, read whole; its path is no pattern.
+
+  Args:
+    source: The file, or its bytes.
+    columns: The columns to read; None = all.
+    where: What messages call it; the path if empty.
+    remedy: What to do about a damaged one.
+
+  Raises:
+    DamagedError: It is no Parquet, is damaged, or lacks a column.
+  """
+  import polars as pl  # not for a wrong flag or config
+
+  where = where or str(source)
+  try:
+    with contextlib.ExitStack() as stack:
+      opened = source if isinstance(source, io.IOBase) else stack.enter_context(pathlib.Path(source).open("rb"))  # type: ignore[arg-type]
+      return pl.read_parquet(opened, columns=list(columns) if columns else None)
+  except OSError as error:
+    if storage.failure(error):
+      raise
+    raise DamagedError(f"{where}: {one_line(error)}. {remedy}") from None
+  except BaseException as error:
+    # polars' panics are no exceptions
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+      raise
+    raise DamagedError(f"{where}: damaged, or no Parquet file: {one_line(error)}. {remedy}") from None
+
+
+def to_json(value: Any) -> str:
+  """`value` as JSON that every parser reads: NaN and infinities become null."""
+  return json.dumps(jsonable(value), indent=1, allow_nan=False) + "\n"
+
+
+def _checksum(tree: dict[str, Any]) -> str:
+  return _digest(json.dumps(tree, sort_keys=True).encode())
+
+
+def _digest(data: bytes) -> str:
+  return hashlib.sha256(data).hexdigest()[:32]
 
 
 def jsonable(value: Any) -> Any:
@@ -63,38 +330,54 @@ def jsonable(value: Any) -> Any:
   return str(value) if isinstance(value, pathlib.PurePath) else value
 
 
-def make(folder: str | pathlib.Path) -> pathlib.Path:
+def make(folder: str | pathlib.Path, tidy: bool = True) -> pathlib.Path:
   """The folder, made if it is not there.
+
+  Args:
+    folder: The folder.
+    tidy: Whether what killed processes left aside in it is removed: it is one of ours.
 
   Raises:
     UserError: It cannot be made, or there is something else.
   """
   folder = local(folder)
+  if folder.is_symlink() and not folder.exists():
+    raise UserError(f"{folder}: a link to {os.readlink(folder)}, which is not there")
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise UserError(f"{folder}: no folder can be made here: {error.strerror}") from None
+    kind = StorageError if storage.failure(error) else UserError
+    raise kind(f"{folder}: no folder can be made here: {error.strerror}") from None
   if not os.access(folder, os.W_OK | os.X_OK):
     raise UserError(f"{folder}: this folder cannot be written to")
+  if tidy:
+    sweep(folder)
   return folder
 
 
 @contextlib.contextmanager
-def exclusive(folder: str | pathlib.Path, who: str) -> Iterator[int]:
+def exclusive(folder: str | pathlib.Path, who: str, patience: float = 0.0) -> Iterator[int]:
   """Holds a folder until the block, and all processes that inherit the file descriptor, have ended.
 
   Args:
     folder: Made if it is not there.
     who: Who else may hold it, for the message.
+    patience: Seconds to wait for somebody who is about to leave.
 
   Raises:
     UserError: Somebody does, or the folder cannot be made.
   """
+  until = time.monotonic() + patience
   with (make(folder) / ".lock").open("w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f"{folder}: {who} is at work here") from None
-    except OSError as error:  # some network file systems
-      logging.warning("%s: cannot be locked (%s); see to it that nobody else works here", folder, error.strerror)
+    while True:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        if time.monotonic() >= until:
+          raise UserError(f"{folder}: {who} is at work here") from None
+        time.sleep(0.1)
+      except OSError as error:  # some network file systems
+        logging.warning("%s: cannot be locked (%s); see to it that nobody else works here", folder, error.strerror)
+        break
     yield file.fileno()

@@ -7,10 +7,8 @@ from call to call: the tables are of the last call's seeds, cells of other seeds
 lcn_tf/comparison/config.py for what the YAML may say, lcn_tf/comparison/compare.py for what it leaves.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from absl import flags
 
@@ -49,19 +47,12 @@ def main(argv: Sequence[str]) -> None:
   if _DRY_RUN.value:
     print(describe(select(rows_of(loaded, pathlib.Path(_OUTPUT.value)), _ONLY.value)))
     return
-  before = signal.signal(signal.SIGTERM, _interrupt)
   try:
     compare(loaded, record_set, _OUTPUT.value, jobs=_JOBS.value, only=_ONLY.value)
     print((pathlib.Path(_OUTPUT.value) / "table.md").read_text())
-  except KeyboardInterrupt:
-    print("interrupted: the same command goes on from here", file=sys.stderr)
-    sys.exit(130)
-  finally:
-    signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-  raise KeyboardInterrupt
+  except (KeyboardInterrupt, SystemExit):
+    print("the same command goes on from here", file=sys.stderr)
+    raise
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import polars as pl
 from absl import flags
 
 from lcn_tf import entry
@@ -118,10 +117,10 @@ def _name(names: dict[int, str], row: int) -> str:
 
 def _item_names(record_set: RecordSet, domain: DomainName) -> dict[int, str]:
   """The raw id of each catalogue row, as far as the record set says it."""
-  file = record_set.path / "items" / f"{domain}.parquet"
-  if not file.is_file():
+  file = f"items/{domain}.parquet"
+  if not record_set.has(file):
     return {}
-  table = pl.read_parquet(file, columns=["row", "item_id"])
+  table = record_set.table(file, ["row", "item_id"])
   return {row: f"{item!r} (row {row})" for row, item in table.iter_rows()}
 
 

@@ -39,7 +39,7 @@ from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
 from lcn_tf.schema import DomainName
 from lcn_tf.serving.signatures import request_spec
-from lcn_tf.training.export_run import Run, labels, read_run
+from lcn_tf.training.run_folder import Run, labels, read_run
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 ORACLE = 100
@@ -240,8 +240,7 @@ def analyse(
       f"{run.path}: trained with other records: fingerprint {run.record_set.fingerprint}, {record_set.path} has "
       f"{record_set.fingerprint}"
     )
-  newest = run.checkpoint()
-  model = run.model_of(newest)
+  model, newest = run.best()
   models: list[tuple[str, RequestModel]] = [("", model)]
   for name in stale:
     path, age = _older(run, name, newest)

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
-import polars as pl
 import sklearn.decomposition
 import sklearn.manifold
 import sklearn.metrics
@@ -28,7 +27,7 @@ from lcn_tf.evaluation import figures
 from lcn_tf.models.base import RequestModel
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 from lcn_tf.serving.signatures import example_batch
-from lcn_tf.training.export_run import Run, labels, read_run
+from lcn_tf.training.run_folder import Run, labels, read_run
 
 NEIGHBOURS = 10
 _COMPONENTS, _PERPLEXITY = 50, 30.0
@@ -204,7 +203,7 @@ def _representations(
     raise UserError(f"{run.path}: trained with other records than {record_set.path}")
   if set(run.experiment.model.histories) != set(DOMAINS):
     raise UserError(f"{run.path}: reads the {run.experiment.model.histories[0]} history alone; the map needs both")
-  model = run.model_of(run.checkpoint())
+  model, _ = run.best()
   whole = {d: item_vectors(model, d, rows[d]) for d in DOMAINS}
   parts = {"whole": whole}
   if not run.experiment.model.item_dim:
@@ -234,7 +233,7 @@ def _together(found: Mapping[DomainName, Items]) -> Items:
 
 
 def _words(record_set: RecordSet, vocabulary: str) -> dict[int, str]:
-  frame = pl.read_parquet(record_set.path / "vocabularies" / f"{vocabulary}.parquet")
+  frame = record_set.table(f"vocabularies/{vocabulary}.parquet")
   return dict(zip(frame["index"].to_list(), map(str, frame["value"].to_list()), strict=True))
 
 

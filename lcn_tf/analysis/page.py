@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lcn_tf.evaluation import figures, page
-from lcn_tf.files import replacing, write_json
+from lcn_tf.files import publish, to_json
 
 Cell = str | int | float | None
 
@@ -57,10 +57,9 @@ class Page:
     """
     output = pathlib.Path(output)
     tables = [{"title": table.title, "rows": table.rows, "note": table.note} for table in self.tables]
-    write_json(output / f"{name}.json", {"title": self.title, **self.facts, "tables": tables, **(more or {})})
-    for file, text in ((f"{name}.md", self.markdown()), ("index.html", self.html())):
-      with replacing(output / file) as aside:
-        aside.write_text(text)
+    facts = to_json({"title": self.title, **self.facts, "tables": tables, **(more or {})})
+    contents = {f"{name}.md": self.markdown(), "index.html": self.html(), f"{name}.json": facts}
+    publish(output, "the analysis", contents)
 
   def markdown(self) -> str:
     parts = [f"# {self.title}", "\n".join(f"* {_words(name)}: {value}" for name, value in self.facts.items())]

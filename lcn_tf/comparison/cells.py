@@ -1,12 +1,11 @@
 """The cells of a comparison: one model, one seed, one training job in a folder of its own."""
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from typing import Any
 
-from lcn_tf import config
+from lcn_tf import config, files
 from lcn_tf.comparison.config import Loaded, slug
 from lcn_tf.config import Experiment
 from lcn_tf.errors import UserError
@@ -155,4 +154,4 @@ def rows_of(loaded: Loaded, output: pathlib.Path) -> list[Row]:
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
-  return json.loads(file.read_text()) if file.is_file() else {}
+  return files.read_sealed(file) if file.is_file() else {}

@@ -1,13 +1,12 @@
 """A whole comparison: run what is missing, then say what all of it says."""
 
-import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
-from lcn_tf import files
+from lcn_tf import files, processes
 from lcn_tf.comparison import report, results, table
 from lcn_tf.comparison.cells import Row, rows_of
 from lcn_tf.comparison.config import Loaded
@@ -15,6 +14,8 @@ from lcn_tf.comparison.grid import Failure, Grid, open_output
 from lcn_tf.comparison.processes import Commands, Runner
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
+
+_PATIENCE = 20.0
 
 
 def compare(
@@ -52,9 +53,14 @@ def compare(
   rows = rows_of(loaded, output)
   wanted = select(rows, only)
   _check_experiments(loaded, record_set, rows)
-  with files.exclusive(output, "another comparison, or one of its cells,") as lock:
+  with (
+    # cells of a comparison that was killed have some seconds to save what they have
+    files.exclusive(output, "another comparison, or one of its cells,", patience=_PATIENCE) as lock,
+    processes.lifeline() as (environment, line),
+  ):
     open_output(loaded, record_set, rows, output)
-    runner = runner or Commands(record_set.path, output, loaded.comparison.cell_replicates, [lock], jobs)
+    replicates = loaded.comparison.cell_replicates
+    runner = runner or Commands(record_set.path, output, replicates, [lock, line], jobs, environment)
     keep = loaded.comparison.keep_models
     failures = Grid(wanted, output, runner, record_set.fingerprint, keep, jobs, say).run()
     found = write(loaded, record_set, rows, failures, output)
@@ -111,14 +117,14 @@ def write(
   comparison = loaded.comparison
   baselines = _baselines(record_set, rows, output) if comparison.baselines else {}
   found = results.collect(comparison, rows, output, baselines)
-  with files.replacing(output / "results.parquet") as aside:
-    results.frame(found).write_parquet(aside)
-  files.write_json(output / "paired.json", {result.label: result.paired for result in found if result.paired})
-  with files.replacing(output / "table.md") as aside:
-    aside.write_text(table.markdown(comparison, record_set, rows, found))
   config = (output / "comparison.yaml").read_text()
-  with files.replacing(output / "report" / "index.html") as aside:
-    aside.write_text(report.render(comparison, record_set, rows, found, failures, config))
+  contents: Mapping[str, str | Callable[[pathlib.Path], object]] = {
+    "results.parquet": results.frame(found).write_parquet,
+    "paired.json": files.to_json({result.label: result.paired for result in found if result.paired}),
+    "report/index.html": report.render(comparison, record_set, rows, found, failures, config),
+    "table.md": table.markdown(comparison, record_set, rows, found),
+  }
+  files.publish(output, "the tables", contents)
   return found
 
 
@@ -135,4 +141,4 @@ def _baselines(record_set: RecordSet, rows: Sequence[Row], output: pathlib.Path)
     except UserError as error:
       logging.warning("no rows of the trivial baselines: %s", error)
       return {}
-  return json.loads(file.read_text())
+  return files.read_sealed(file)

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import yaml
@@ -65,14 +65,21 @@ class Commands:
     output: Of the comparison; `experiments/` is there.
     replicates: Of the intervals in each cell's report.
     inherit: File descriptors that stay open in the processes.
+    environment: What else they get, besides this process's environment.
     jobs: Cells at the same time. Several share the cores, which small steps use better than all cores at once, and the
       GPUs.
   """
 
   def __init__(
-    self, records: pathlib.Path, output: pathlib.Path, replicates: int, inherit: Sequence[int] = (), jobs: int = 1
+    self,
+    records: pathlib.Path,
+    output: pathlib.Path,
+    replicates: int,
+    inherit: Sequence[int] = (),
+    jobs: int = 1,
+    environment: Mapping[str, str] | None = None,
   ):
-    self._environment = threads(jobs) | os.environ
+    self._environment = {**threads(jobs), **os.environ, **(environment or {})}
     self._records = records
     self._output = output
     self._replicates = replicates

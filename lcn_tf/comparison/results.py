@@ -5,15 +5,18 @@ import hashlib
 import json
 import math
 import pathlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
+from absl import logging
 
 from lcn_tf import files, metrics
 from lcn_tf.comparison.cells import Cell, Row
 from lcn_tf.comparison.config import Comparison
+from lcn_tf.errors import one_line
 from lcn_tf.evaluation import paired, predictions
 
 METRICS = ("auc", "gauc", "logloss")
@@ -179,8 +182,11 @@ def _replicates(found: pl.DataFrame, file: pathlib.Path, count: int, output: pat
   digest = hashlib.sha256(file.read_bytes()).hexdigest()[:24]
   cache = output / "bootstrap" / f"{digest}-{count}-{SEED}.npz"
   if cache.is_file():
-    with np.load(cache) as arrays:
-      return metrics.Replicates(arrays["point"], arrays["values"])
+    try:
+      with np.load(cache) as arrays:
+        return metrics.Replicates(arrays["point"], arrays["values"])
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+      logging.warning("%s: damaged (%s); made again", cache, one_line(error))
   made = metrics.replicates_of(predictions.scored(found), replicates=count, seed=SEED)
   with files.replacing(cache) as aside, aside.open("wb") as opened:
     np.savez(opened, **made._asdict())

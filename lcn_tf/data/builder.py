@@ -12,13 +12,9 @@ Who knows what:
 """
 
 import contextlib
-import glob
-import hashlib
-import json
 import pathlib
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,17 +22,19 @@ import polars as pl
 import tqdm
 from absl import logging
 
-from lcn_tf import files
+from lcn_tf import files, storage
 from lcn_tf.config import Experiment, Labels, Records, Split
 from lcn_tf.data import tables as raw
 from lcn_tf.data.dataset import check_schema
-from lcn_tf.data.indexing import Indexed, Numbering, field_table, index, numbering_of
+from lcn_tf.data.indexing import Indexed, field_table, fingerprint, index, numbering_of
 from lcn_tf.data.negatives import Log, sample_negatives
-from lcn_tf.data.record_set import SPLITS, RecordSet
+from lcn_tf.data.record_set import REPLACED, SPLITS, RecordSet, replaced_by
 from lcn_tf.data.requests import Behaviours, Candidates, record_spans
 from lcn_tf.data.shards import Plan, UserLog, write_parts
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Schema, with_sizes
+
+_INTACT = "Nothing was put there, and what was there before is intact."
 
 
 def build(
@@ -74,7 +72,14 @@ def build(
   if like:
     check_schema(schema, like)
   numbering = numbering_of(like) if like else None
-  with _aside(files.local(output), overwrite) as folder:
+  target = files.local(output)
+  with (
+    _aside(target, overwrite) as folder,
+    storage.storing(
+      "a record set", target, needs=lambda: _expected_bytes(folder, plans, records.shards), intact=_INTACT
+    ),
+  ):
+    plans: list[Plan] = []
     checked = raw.check(tables, schema, records.labels)
     for reason, count in checked.reasons().items():
       logging.warning("rejected %d rows: %s", count, reason)
@@ -110,17 +115,24 @@ def build(
       notes["users_without_profile"] = indexed.users_without_profile
     RecordSet(
       name=experiment.name,
-      fingerprint=_fingerprint(sized, indexed.numbering),
+      fingerprint=fingerprint(sized, indexed.numbering),
       schema=sized,
       compression=records.compression,
       splits=parts,
       rejected=checked.reasons(),
       records=records.model_dump(mode="json"),
       notes=notes,
-    ).save(folder)
+      path=folder,
+    ).with_tables().save(folder)
   result = RecordSet.open(output)
   _log_summary(result, len(indexed.users), time.monotonic() - started)
   return result
+
+
+def _expected_bytes(folder: pathlib.Path, plans: list[Plan], shards: int) -> int:
+  """What the whole record set would take, by the shards that are there: they are of one size, about."""
+  there = [file.stat().st_size for file in folder.glob("**/*") if file.is_file() and ".tfrecord" in file.name]
+  return max(there, default=0) * sum(min(shards, len(plan.spans)) for plan in plans)
 
 
 def boundaries(times: pl.Series, split: Split) -> tuple[int, int]:
@@ -277,18 +289,6 @@ def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame
   rejected.write_parquet(folder / "rejected.parquet")
 
 
-def _fingerprint(schema: Schema, numbering: Numbering) -> str:
-  """Of the schema with sizes, the vocabularies' values in their order, and the catalogues."""
-  digest = hashlib.sha256(schema.fingerprint().encode())
-  for name in sorted(numbering.vocabularies):
-    vocabulary = numbering.vocabularies[name]
-    seed = vocabulary.seed if vocabulary.oov > 1 else None  # with one row there is nothing to hash
-    digest.update(json.dumps([name, vocabulary.oov, seed, vocabulary.values.to_list()]).encode())
-  for d in DOMAINS:
-    digest.update(np.ascontiguousarray(numbering.catalogues[d], "<i4").tobytes())
-  return digest.hexdigest()[:16]
-
-
 @contextlib.contextmanager
 def _aside(output: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
   """A folder beside `output` that takes its place at the end, and is removed after a failure."""
@@ -296,6 +296,7 @@ def _aside(output: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
   exists = UserError(f"{output}: exists. Choose another --output, or replace it with --overwrite")
   if output.is_mount():
     raise UserError(f"{output}: something is mounted there, which no folder can take the place of. Give a folder in it")
+  _put_back(output)
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     if not overwrite:
       raise exists
@@ -304,18 +305,11 @@ def _aside(output: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     for name, what in (("experiment.yaml", "a training run"), ("comparison.yaml", "a comparison")):
       if (output / name).exists():
         raise UserError(f"{output}: holds {what} ({name}), so --overwrite leaves it alone")
-  for left in output.parent.glob(f"{glob.escape(output.name)}.tmp-*"):
-    logging.warning("%s: of a build that is still running, or was killed and can be removed", left)
-  # no process id: in containers each one has the same
-  folder = output.with_name(f"{output.name}.tmp-{uuid.uuid4().hex[:12]}")
-  try:
-    folder.mkdir(parents=True)
-  except OSError as error:
-    raise UserError(f"{output}: cannot be written: {error}") from None
-  try:
+  files.make(output.parent, tidy=False)
+  with files.folder_aside(output) as folder:
     yield folder
     if overwrite and output.exists():
-      old = folder.with_name(folder.name.replace(".tmp-", ".old-"))
+      old = folder.with_suffix(f".{REPLACED}")
       output.rename(old)
       folder.rename(output)
       shutil.rmtree(old)
@@ -326,8 +320,16 @@ def _aside(output: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
       if output.exists():  # by now
         raise exists from None
       raise
-  finally:
-    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_back(output: pathlib.Path) -> None:
+  """Finishes what a build that was killed while it replaced `output` had begun."""
+  for old in replaced_by(output):
+    if output.exists():
+      shutil.rmtree(old, ignore_errors=True)
+    else:
+      old.rename(output)
+      logging.warning("%s: put back; a build that was to replace it was killed", output)
 
 
 def _log_summary(records: RecordSet, users: int, seconds: float) -> None:

@@ -260,9 +260,11 @@ class _Files:
 def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt: OnCorrupt) -> _Files:
   part = record_set.part(split, domain)
   paths = [str(record_set.path / shard.file) for shard in part.shards]
-  for path in paths:
+  for shard, path in zip(part.shards, paths, strict=True):
     if not tf.io.gfile.exists(path):
       raise UserError(f"{path}: this shard is missing; {record_set.path}/dataset.json lists it")
+    if on_corrupt == "error" and not diagnosis.is_described(record_set, shard):
+      raise diagnosis.not_described(record_set, shard, domain)
   counts = [shard.records for shard in part.shards]
   files = _Files(paths, counts, sum(counts), "GZIP" if record_set.compression == "gzip" else "")
   if on_corrupt == "error":

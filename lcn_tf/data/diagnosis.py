@@ -7,7 +7,6 @@ module then reads the files again, record by record, until it finds it.
 import atexit
 import contextlib
 import dataclasses
-import hashlib
 import os
 import pathlib
 import shutil
@@ -20,7 +19,8 @@ import tensorflow as tf
 from absl import logging
 
 from lcn_tf.data import records, validity
-from lcn_tf.data.record_set import RecordSet, Shard
+from lcn_tf.data.indexing import fingerprint, numbering_of
+from lcn_tf.data.record_set import RecordSet, Shard, ends, sha256
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
@@ -87,6 +87,28 @@ def explain(record_set: RecordSet, split: str, domains: Sequence[DomainName], er
   return UserError(message or f"{record_set.path}/{split}: reading failed, though every record is valid: {error}")
 
 
+def is_described(record_set: RecordSet, shard: Shard) -> bool:
+  """Whether a shard has the size, and the first and last bytes, that `dataset.json` says, if it says them."""
+  path = record_set.path / shard.file
+  return not shard.ends or (path.stat().st_size == shard.size and ends(path) == shard.ends)
+
+
+def not_described(record_set: RecordSet, shard: Shard, domain: DomainName) -> UserError:
+  """The error for a shard that is not the one that `dataset.json` describes: a broken record of it, if there is one."""
+  for found in scan(record_set, shard, domain):
+    if found.reason:
+      return UserError(_message(record_set, shard, found))
+  return UserError(_replaced(record_set, shard))
+
+
+def _replaced(record_set: RecordSet, shard: Shard) -> str:
+  return (
+    f"{record_set.path / shard.file}: another shard than dataset.json describes, though every record in it is valid: "
+    f"its sha256 is {sha256(record_set.path / shard.file)}, not {shard.sha256}. Put the described one there, or build "
+    "the records again."
+  )
+
+
 def scan(record_set: RecordSet, shard: Shard, domain: DomainName) -> Iterator[Found]:
   """Every record of a shard in order, the broken ones with the reason.
 
@@ -112,7 +134,8 @@ def scan(record_set: RecordSet, shard: Shard, domain: DomainName) -> Iterator[Fo
 def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
   """Shards that can be read: those that are whole as they are, the others copied without their broken records.
 
-  Each broken record is logged with its reason. The copies lie in a temporary folder until the program ends.
+  Each broken record is logged with its reason. A shard that is not the described one, though nothing is broken in it,
+  is left out whole: it is of other records. The copies lie in a temporary folder until the program ends.
 
   Raises:
     UserError: Nothing is left.
@@ -123,7 +146,12 @@ def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
   options = "GZIP" if record_set.compression == "gzip" else ""
   for shard in part.shards:
     path, good = record_set.path / shard.file, shard.records
-    if not _whole(record_set, shard, check):
+    whole = _whole(record_set, shard, check)
+    if whole and not is_described(record_set, shard):
+      logging.warning("left out: %s", _replaced(record_set, shard))
+      broken += shard.records
+      continue
+    if not whole:
       folder = tempfile.mkdtemp(prefix="lcn_tf_repaired_")
       atexit.register(shutil.rmtree, folder, ignore_errors=True)
       path, good = pathlib.Path(folder) / path.name, 0
@@ -145,18 +173,25 @@ def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
 
 
 def verify(record_set: RecordSet) -> list[str]:
-  """Everything that is wrong with the shards of a record set, reading all of it: checksums, counts, every record.
+  """Everything that is wrong with a record set, reading all of it: checksums, fingerprint, counts, every record.
 
   Returns:
-    A message per broken record or shard; empty if all is well.
+    A message per broken record or file; empty if all is well.
   """
-  problems = []
+  problems = record_set.verify_tables()
+  if not problems:
+    found = fingerprint(record_set.record_schema, numbering_of(record_set))
+    if found != record_set.fingerprint:
+      problems.append(
+        f"{record_set.path}: schema, vocabularies and catalogues have the fingerprint {found}, dataset.json says "
+        f"{record_set.fingerprint}."
+      )
   checks = {d: _checker(record_set.record_schema, d) for d in DOMAINS}
   for domains in record_set.splits.values():
     for domain, part in domains.items():
       for shard in part.shards:
         path = record_set.path / shard.file
-        if path.is_file() and (digest := _sha256(path)) != shard.sha256:
+        if path.is_file() and (digest := sha256(path)) != shard.sha256:
           problems.append(f"{path}: its sha256 is {digest}, dataset.json says {shard.sha256}.")
         if not _whole(record_set, shard, checks[domain]):
           problems += [_message(record_set, shard, found) for found in scan(record_set, shard, domain) if found.reason]
@@ -260,6 +295,8 @@ def _inflate(path: pathlib.Path, plain: str) -> str | None:
         copy.write(engine.decompress(block))
       except zlib.error as error:
         return f"the compressed data is corrupt ({error}); the rest of the file cannot be read."
+      if engine.unused_data:
+        return "bytes follow the end of the compressed data."
   return None if engine.eof else "the file ends within it."
 
 
@@ -287,8 +324,3 @@ def _masked_crc32c(data: bytes) -> int:
       crc = (crc >> 1) ^ (0x82F63B78 & -(crc & 1))
   crc ^= 0xFFFFFFFF
   return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()

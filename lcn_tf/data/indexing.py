@@ -1,6 +1,8 @@
 """Vocabularies, catalogues and user profiles: everything of the input that becomes a number."""
 
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 import polars as pl
@@ -42,24 +44,30 @@ def numbering_of(record_set: RecordSet) -> Numbering:
   """The numbering that a record set was built with.
 
   Raises:
-    UserError: A file of it is missing, or is not what was written.
+    UserError: A file of it is missing, or is not what was written (`DamagedError`).
   """
   schema, seed = record_set.record_schema, int(record_set.notes.get("seed", 0))
-  vocabularies, items = {}, {}
-  try:
-    for name, declared in schema.vocabularies.items():
-      table = pl.read_parquet(record_set.path / "vocabularies" / f"{name}.parquet")
-      vocabularies[name] = ValueTable(name, table["value"], table["count"], declared.oov, seed)
-      if vocabularies[name].size != declared.size:
-        raise UserError(
-          f"{record_set.path}/vocabularies/{name}.parquet: {vocabularies[name].size} rows, dataset.json says "
-          f"{declared.size}"
-        )
-    for d in DOMAINS:
-      items[d] = pl.read_parquet(record_set.path / "items" / f"{d}.parquet")
-    return Numbering(items, {d: record_set.catalogue(d) for d in DOMAINS}, vocabularies)
-  except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
-    raise UserError(f"{record_set.path}: its vocabularies and items cannot be read: {error}") from None
+  vocabularies = {}
+  for name, declared in schema.vocabularies.items():
+    file = f"vocabularies/{name}.parquet"
+    table = record_set.table(file, ["value", "count"])
+    vocabularies[name] = ValueTable(name, table["value"], table["count"], declared.oov, seed)
+    if vocabularies[name].size != declared.size:
+      raise UserError(f"{record_set.path / file}: {vocabularies[name].size} rows, dataset.json says {declared.size}")
+  items = {d: record_set.table(f"items/{d}.parquet") for d in DOMAINS}
+  return Numbering(items, {d: record_set.catalogue(d) for d in DOMAINS}, vocabularies)
+
+
+def fingerprint(schema: Schema, numbering: Numbering) -> str:
+  """Tells schemas with sizes, the vocabularies' values in their order, and the catalogues apart."""
+  digest = hashlib.sha256(schema.fingerprint().encode())
+  for name in sorted(numbering.vocabularies):
+    vocabulary = numbering.vocabularies[name]
+    seed = vocabulary.seed if vocabulary.oov > 1 else None  # with one row there is nothing to hash
+    digest.update(json.dumps([name, vocabulary.oov, seed, vocabulary.values.to_list()]).encode())
+  for d in DOMAINS:
+    digest.update(np.ascontiguousarray(numbering.catalogues[d], "<i4").tobytes())
+  return digest.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Frozen item vectors and what they were clustered into, as files beside the records that they were made from."""
 
 import dataclasses
-import json
 import pathlib
 import zipfile
 from collections.abc import Collection, Mapping
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lcn_tf import files
-from lcn_tf.errors import UserError
+from lcn_tf import files, storage
+from lcn_tf.errors import DamagedError, UserError, one_line
 from lcn_tf.schema import DOMAINS, DomainName
 
 _ARRAYS = "pretrained.npz"
@@ -48,17 +47,17 @@ class Pretrained:
     return {"vectors": self.vectors, "clusters": self.clusters}
 
   def save(self, folder: str | pathlib.Path) -> None:
-    """Writes the files, in the place of older ones; the notes come last, so a folder with them is whole."""
+    """Writes the files, in the place of older ones when all are whole; a folder with the notes holds all."""
     folder = files.make(folder)
-    (folder / _NOTES).unlink(missing_ok=True)
     arrays = {f"{kind}_{d}": table[d] for kind, table in self._tables().items() for d in DOMAINS}
-    aside = folder / f".{_ARRAYS}"
-    with aside.open("wb") as file:
-      np.savez(file, **arrays)
-    aside.rename(folder / _ARRAYS)
-    aside = folder / f".{_NOTES}"
-    aside.write_text(json.dumps({"fingerprint": self.fingerprint, "notes": self.notes}, indent=1) + "\n")
-    aside.rename(folder / _NOTES)
+
+    def save_arrays(path: pathlib.Path) -> None:
+      with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+    notes = files.sealed({"fingerprint": self.fingerprint, "notes": self.notes})
+    needs = sum(array.nbytes for array in arrays.values())
+    files.publish(folder, "item vectors", {_ARRAYS: save_arrays, _NOTES: notes}, needs)
 
   @classmethod
   def there(cls, folder: str | pathlib.Path) -> bool:
@@ -81,7 +80,7 @@ class Pretrained:
         f"{folder}: no pre-trained item vectors here ({_NOTES} is missing). pipelines.pretrain makes them."
       )
     try:
-      notes = json.loads((folder / _NOTES).read_text())
+      notes = files.read_sealed(folder / _NOTES)
       with np.load(folder / _ARRAYS) as arrays:
         vectors = {d: arrays[f"vectors_{d}"] for d in DOMAINS}
         clusters = {d: arrays[f"clusters_{d}"] for d in DOMAINS}
@@ -90,7 +89,9 @@ class Pretrained:
         shapes = {d: (vectors[d].shape, clusters[d].shape) for d in DOMAINS}
         raise ValueError(f"vectors and clusters of shapes {shapes}, expected [items, P] and [items, 2]")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-      raise UserError(f"{folder}: broken pre-trained item vectors: {' '.join(str(error).split())}") from None
+      if storage.failure(error):
+        raise
+      raise DamagedError(f"{folder}: broken pre-trained item vectors: {one_line(error)}") from None
     if fingerprint and found.fingerprint != fingerprint:
       raise UserError(
         f"{folder}: item vectors of other records: fingerprint {found.fingerprint}, these have {fingerprint}. "

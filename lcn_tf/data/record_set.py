@@ -1,6 +1,6 @@
 """A record set: the folder that `pipelines.build_records` leaves and that everything else reads.
 
-dataset.json                     this file's `RecordSet`: schema with sizes, shards, counts, checksums, fingerprint
+dataset.json                     this file's `RecordSet`: schema with sizes, counts, fingerprint, checksums of all files
 {train,validation,test}/{target,source}/part-00000-of-00008.tfrecord.gz; of those built --like others, what is not empty
 vocabularies/<name>.parquet      index, value, count (in the training interactions)
 catalogue/<domain>.npy           [items, fields] int32: of every item, the index of its id and inherent fields
@@ -9,33 +9,61 @@ users.parquet                    user, user_id: which user each index is
 rejected.parquet                 what was left out, with the reason
 """
 
+import glob
+import hashlib
+import io
 import pathlib
-import shutil
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 import pydantic
 
-from lcn_tf import files
-from lcn_tf.errors import UserError, nearest, unknown
+from lcn_tf import files, storage
+from lcn_tf.errors import DamagedError, UserError, nearest, one_line, unknown
 from lcn_tf.schema import DomainName, Schema, Strict, columns
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _NUMBERING = ("vocabularies", "catalogue", "items")
+_SAMPLED = 4096  # bytes at either end of a shard that its identity is made of
+REPLACED = "replaced"  # ends the name of a record set that a new one takes the place of
+_BUILD_AGAIN = "Build the records again, or take them from a backup."
 
 
 class Shard(Strict):
-  """One TFRecord file; `file` is relative to the record set, `sha256` is of its bytes."""
+  """One TFRecord file.
+
+  Attributes:
+    file: Its path, relative to the record set.
+    records, candidates: How many it holds.
+    sha256: Checksum of its bytes.
+    size: Bytes; 0 = not known.
+    ends: Checksum of its first and last bytes, which every reader compares; empty = not known.
+  """
 
   file: str
   records: int
   candidates: int
   sha256: str
+  size: int = 0
+  ends: str = ""
+
+
+class Table(Strict):
+  """A file of a record set that is no shard: bytes, and their checksum."""
+
+  size: int
+  sha256: str
 
 
 class Part(Strict):
-  """The records of one split whose candidates are of one domain. Times are the candidates', in seconds."""
+  """The records of one split whose candidates are of one domain. Times are the candidates', in seconds.
+
+  Attributes:
+    weight: Sum of the candidates' weights; None = not known.
+  """
 
   shards: tuple[Shard, ...]
   records: int
@@ -44,17 +72,19 @@ class Part(Strict):
   users: int
   first_time: int
   last_time: int
+  weight: float | None = None
 
 
 class RecordSet(Strict):
   """What `dataset.json` says, and where it lies."""
 
-  format: Literal[1] = 1
+  format: Literal[1, 2] = 2  # 1: without checksums of tables
   name: str
   fingerprint: str
   record_schema: Schema = pydantic.Field(alias="schema")
   compression: Literal["gzip", "none"]
   splits: dict[SplitName, dict[DomainName, Part]]
+  tables: dict[str, Table] = {}
   rejected: dict[str, int] = {}
   records: dict[str, Any] | None = None  # the experiment's section that they were built by
   notes: dict[str, float | int | str] = {}
@@ -66,32 +96,98 @@ class RecordSet(Strict):
 
     Raises:
       UserError: No record set there, or one that this version does not read.
+      DamagedError: The file is not what was written.
     """
     file = files.local(path) / "dataset.json"
     if not file.is_file():
-      folders = [str(p.parent) for p in file.parent.parent.glob("*/dataset.json")]
-      raise UserError(f"{path}: no record set here (dataset.json is missing).{nearest(str(path), folders)}")
+      raise UserError(f"{path}: no record set here (dataset.json is missing).{_elsewhere(pathlib.Path(path))}")
     try:
-      return cls.model_validate_json(file.read_text()).model_copy(update={"path": pathlib.Path(path)})
+      return cls.model_validate(files.read_sealed(file)).model_copy(update={"path": pathlib.Path(path)})
     except pydantic.ValidationError as error:
       detail = error.errors()[0]
       raise UserError(f"{file}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from None
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes `path/dataset.json`."""
-    with files.replacing(pathlib.Path(path) / "dataset.json") as aside:
-      aside.write_text(self.model_dump_json(by_alias=True, indent=1) + "\n")
+    files.write_sealed(pathlib.Path(path) / "dataset.json", self.model_dump(mode="json", by_alias=True))
+
+  def with_tables(self) -> "RecordSet":
+    """With the sizes and checksums of the tables that lie in its folder."""
+    names = [*(f"{folder}/*" for folder in _NUMBERING), "*.parquet"]
+    there = sorted(file for name in names for file in self.path.glob(name) if file.is_file())
+    made = {
+      file.relative_to(self.path).as_posix(): Table(size=file.stat().st_size, sha256=sha256(file)) for file in there
+    }
+    return self.model_copy(update={"tables": made})
 
   def save_numbering(self, path: str | pathlib.Path) -> None:
     """Writes a record set without records to `path`: what encodes requests, and numbers other records alike."""
-    self.copy_numbering(path)
-    self.model_copy(update={"splits": {}}).save(path)
+    self.model_copy(update={"splits": {}}).copy_numbering(path)
 
   def copy_numbering(self, path: str | pathlib.Path) -> None:
-    """Copies vocabularies, catalogues and ids of items to `path`, in the place of what is there."""
-    for name in _NUMBERING:
-      if (self.path / name).is_dir():
-        shutil.copytree(self.path / name, pathlib.Path(path) / name, dirs_exist_ok=True)
+    """Copies vocabularies, catalogues and ids of items to `path`, and writes `dataset.json` there; what is there stays.
+
+    Raises:
+      DamagedError: A file is not what was written.
+    """
+    numbering = {name: table for name, table in self.tables.items() if name.split("/")[0] in _NUMBERING}
+    names = list(numbering) or [
+      file.relative_to(self.path).as_posix() for folder in _NUMBERING for file in sorted((self.path / folder).glob("*"))
+    ]
+    for name in names:
+      there = pathlib.Path(path) / name
+      if not (there.is_file() and name in numbering and sha256(there) == numbering[name].sha256):
+        with files.replacing(there) as aside:
+          aside.write_bytes(self.read(name))
+    self.model_copy(update={"tables": numbering}).save(path)
+
+  def numbering_bytes(self) -> int:
+    """What `copy_numbering` writes, about."""
+    return sum(table.size for name, table in self.tables.items() if name.split("/")[0] in _NUMBERING)
+
+  def read(self, name: str) -> bytes:
+    """The bytes of one of its tables, by its path below the folder.
+
+    Raises:
+      DamagedError: It is missing, or not what was written.
+    """
+    try:
+      data = (self.path / name).read_bytes()
+    except OSError as error:
+      if storage.failure(error):
+        raise
+      raise DamagedError(f"{self.path / name}: {(error.strerror or '').lower()}. {_BUILD_AGAIN}") from None
+    if name in self.tables and hashlib.sha256(data).hexdigest() != self.tables[name].sha256:
+      raise DamagedError(
+        f"{self.path / name}: damaged: its checksum is not the one that dataset.json has. {_BUILD_AGAIN}"
+      )
+    return data
+
+  def table(self, name: str, names: Sequence[str] | None = None) -> pl.DataFrame:
+    """A Parquet table of the record set, by its path below the folder.
+
+    Args:
+      name: The path.
+      names: The columns to read; None = all.
+
+    Raises:
+      DamagedError: It is missing, not what was written, or lacks a column.
+    """
+    return files.parquet(io.BytesIO(self.read(name)), names, str(self.path / name))
+
+  def has(self, name: str) -> bool:
+    """Whether it has that table."""
+    return (self.path / name).is_file()
+
+  def verify_tables(self) -> list[str]:
+    """What is wrong with the tables, and with the fingerprint that they and the schema make: a message each."""
+    problems = []
+    for name in self.tables:
+      try:
+        self.read(name)
+      except UserError as error:
+        problems.append(str(error))
+    return problems
 
   def part(self, split: str, domain: DomainName = "target") -> Part:
     """The records of a split.
@@ -112,9 +208,48 @@ class RecordSet(Strict):
     return self.splits[split][domain]
 
   def catalogue(self, domain: DomainName) -> np.ndarray:
-    """`[items, columns]` int32; row 0 is padding (zeros), row 1 the unknown item."""
-    table = np.load(self.path / "catalogue" / f"{domain}.npy")
+    """`[items, columns]` int32; row 0 is padding (zeros), row 1 the unknown item.
+
+    Raises:
+      DamagedError: It is not what was written.
+    """
+    name = f"catalogue/{domain}.npy"
+    try:
+      table = np.load(io.BytesIO(self.read(name)), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+      raise DamagedError(f"{self.path / name}: damaged: {one_line(error)}. {_BUILD_AGAIN}") from None
     expected = (self.record_schema.domain(domain).items, columns(self.record_schema.catalogue_features(domain)))
     if table.shape != expected:
-      raise UserError(f"{self.path}/catalogue/{domain}.npy: shape {table.shape}, dataset.json says {expected}")
+      raise UserError(f"{self.path / name}: shape {table.shape}, dataset.json says {expected}")
     return table
+
+
+def _elsewhere(path: pathlib.Path) -> str:
+  """Where a record set may be that is not at `path`: one that was being replaced, or one of nearly that name."""
+  replaced = [str(old) for old in replaced_by(path) if (old / "dataset.json").is_file()]
+  if replaced:
+    return (
+      f" A build that was to replace it was killed: what was there before is {replaced[0]}. The next "
+      "pipelines.build_records --overwrite there puts it back first; or rename it."
+    )
+  return nearest(str(path), [str(p.parent) for p in path.parent.glob("*/dataset.json")])
+
+
+def replaced_by(path: pathlib.Path) -> list[pathlib.Path]:
+  """Record sets that were moved out of the way of a new one at `path`, which is not there yet."""
+  return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.{REPLACED}"))
+
+
+def sha256(file: pathlib.Path) -> str:
+  """Checksum of a file's bytes."""
+  with file.open("rb") as opened:
+    return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def ends(file: pathlib.Path) -> str:
+  """Checksum of the first and the last bytes of a file: tells it from others at hardly any cost."""
+  size = file.stat().st_size
+  with file.open("rb") as opened:
+    first = opened.read(_SAMPLED)
+    opened.seek(max(size - _SAMPLED, 0))
+    return hashlib.sha256(first + opened.read()).hexdigest()[:16]

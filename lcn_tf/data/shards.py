@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 import multiprocessing
 import os
 import pathlib
@@ -14,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from lcn_tf.data.record_set import Part, Shard, SplitName
+from lcn_tf import processes
+from lcn_tf.data.record_set import Part, Shard, SplitName, ends, sha256
 from lcn_tf.data.records import encode
 from lcn_tf.data.requests import Behaviours, Candidates, make_request
 from lcn_tf.schema import DOMAINS, DomainName, Schema
@@ -77,7 +77,7 @@ def write_parts(
   shards: int,
   compression: str,
   rng: np.random.Generator,
-  processes: int | None = None,
+  workers: int | None = None,
 ) -> dict[SplitName, dict[DomainName, Part]]:
   """Writes all records, in random order over and within the shards (at most `shards` per plan, none empty).
 
@@ -89,7 +89,7 @@ def write_parts(
     shards: Files per split and domain.
     compression: `gzip` or `none`.
     rng: Decides the order; the bytes depend on nothing else.
-    processes: Processes that write; None: as many as there are processors, if there is enough to write.
+    workers: Processes that write; None: as many as there are processors, if there is enough to write.
   """
   jobs = []
   for plan in plans:
@@ -101,12 +101,12 @@ def write_parts(
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
       jobs.append(_Job(plan.split, plan.domain, name, piece))
   total = sum(len(job.spans) for job in jobs)
-  if processes is None:
-    processes = min(len(os.sched_getaffinity(0)), len(jobs)) if total >= PARALLEL_FROM else 1
+  if workers is None:
+    workers = min(len(os.sched_getaffinity(0)), len(jobs)) if total >= PARALLEL_FROM else 1
   written = []
   with (
     tqdm.tqdm(total=total, unit=" records", desc="writing", disable=None) as progress,
-    _map(folder, log, schema, compression, processes) as run,
+    _map(folder, log, schema, compression, workers) as run,
   ):
     for job, shard in zip(jobs, run(jobs), strict=True):
       progress.update(len(job.spans))
@@ -123,6 +123,7 @@ def write_parts(
 def _part(plan: Plan, candidates: Candidates, shards: list[Shard]) -> Part:
   starts, stops = plan.spans[:, 1], plan.spans[:, 2]
   positives = np.append(0, np.cumsum(candidates.labels > 0.5))
+  total = np.append(0.0, np.cumsum(candidates.weights, dtype=np.float64))
   return Part(
     shards=tuple(shards),
     records=len(plan.spans),
@@ -131,6 +132,7 @@ def _part(plan: Plan, candidates: Candidates, shards: list[Shard]) -> Part:
     users=len(np.unique(plan.spans[:, 0])),
     first_time=int(candidates.times[starts].min()),
     last_time=int(candidates.times[stops - 1].max()),
+    weight=float((total[stops] - total[starts]).sum()),
   )
 
 
@@ -143,29 +145,37 @@ def _write(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str,
     for user, start, stop in job.spans.tolist():
       request = make_request(user, log.fields[user], log.of_user(user), candidates[start:stop], schema)
       writer.write(encode(request, schema))
-  with path.open("rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
   counted = int((job.spans[:, 2] - job.spans[:, 1]).sum())
-  return Shard(file=job.file, records=len(job.spans), candidates=counted, sha256=digest)
+  return describe(path, job.file, len(job.spans), counted)
+
+
+def describe(path: pathlib.Path, file: str, records: int, candidates: int) -> Shard:
+  """What `dataset.json` says of a shard that was written to `path`."""
+  size = path.stat().st_size
+  return Shard(file=file, records=records, candidates=candidates, sha256=sha256(path), size=size, ends=ends(path))
 
 
 @contextlib.contextmanager
-def _map(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str, processes: int) -> Iterator:
+def _map(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str, workers: int) -> Iterator:
   """Gives a function that writes jobs and yields their shards in the same order."""
-  if processes <= 1:
+  if workers <= 1:
     yield lambda jobs: (_write(folder, log, schema, compression, job) for job in jobs)
     return
   # Not fork: TensorFlow's threads do not survive it. The arrays go through mapped files, once for all processes.
   with tempfile.TemporaryDirectory(dir=folder, prefix="arrays-") as arrays:
     _save(pathlib.Path(arrays), log)
     pool = concurrent.futures.ProcessPoolExecutor(
-      processes,
+      workers,
       multiprocessing.get_context("spawn"),
       _start_worker,
       (folder, pathlib.Path(arrays), schema, compression),
     )
     try:
       yield lambda jobs: pool.map(_work, jobs)
+    except BaseException:
+      for worker in multiprocessing.active_children():
+        worker.terminate()
+      raise
     finally:
       pool.shutdown(cancel_futures=True)
 
@@ -175,6 +185,7 @@ _worker: tuple[pathlib.Path, UserLog, Schema, str]
 
 def _start_worker(folder: pathlib.Path, arrays: pathlib.Path, schema: Schema, compression: str) -> None:
   global _worker
+  processes.end_with_parent()
   _worker = (folder, _load(arrays), schema, compression)
 
 

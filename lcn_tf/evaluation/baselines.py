@@ -135,11 +135,11 @@ def run(
     logging.warning("the labels of the %s split are all alike: user_mean_item_mean is left out", fitted_on)
   else:
     scores["user_mean_item_mean"] = regression.predict_proba(_inputs(table))[:, 1]
-  found = {}
+  found, frames = {}, {}
   for name, score in scores.items():
-    chunk = {**table, "probability": score.astype(np.float32)}
-    predictions.write(output / f"{name}.parquet", [chunk], record_set)
-    scored = predictions.scored(predictions.read(output / f"{name}.parquet"))
+    frame = predictions.collect([{**table, "probability": score.astype(np.float32)}], record_set)
+    frames[f"{name}.parquet"] = frame.write_parquet
+    scored = predictions.scored(frame)
     found[name] = metrics.summary(scored, replicates=bootstrap, seed=seed) | {
       "seed": None,
       "split": split,
@@ -151,7 +151,7 @@ def run(
       found[name] |= {"logloss": float("nan"), "calibration": float("nan")}
       found[name]["confidence"]["logloss"] = [float("nan")] * 2
     logging.info("%s: AUC %.4f, GAUC %.4f", name, found[name]["auc"], found[name]["gauc"])
-  files.write_json(output / "baselines.json", found)
+  files.publish(output, "the baselines", {**frames, "baselines.json": files.to_json(found)})
   return found
 
 
@@ -172,10 +172,10 @@ def _rating_values(record_set: RecordSet) -> tuple[int, np.ndarray] | None:
     return None
   column = names.index(RATING)
   vocabulary = record_set.record_schema.target.cross_fields[column].vocabulary
-  file = record_set.path / "vocabularies" / f"{vocabulary}.parquet"
-  if not file.is_file():
+  file = f"vocabularies/{vocabulary}.parquet"
+  if not record_set.has(file):
     return None
-  table = pl.read_parquet(file).with_columns(pl.col("value").cast(pl.Float64, strict=False))
+  table = record_set.table(file).with_columns(pl.col("value").cast(pl.Float64, strict=False))
   value = np.full(record_set.record_schema.vocabularies[vocabulary].size, np.nan)
   value[table["index"].to_numpy()] = table["value"].fill_null(float("nan")).to_numpy()
   return (column, value) if np.isfinite(value).any() else None

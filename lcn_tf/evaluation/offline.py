@@ -1,7 +1,7 @@
 """Offline evaluation: a SavedModel over a split -> predictions, metrics, report."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from absl import logging
@@ -56,11 +56,8 @@ def evaluate(
   record_set.part(split)
   output = files.make(output)
   ranker = scoring.load(model_dir)
-  table = output / "predictions.parquet"
   chunks = scoring.score(ranker, record_set, split, requests=requests, on_corrupt=on_corrupt)
-  predictions.write(table, chunks, record_set, ranker.domain)
-  (output / "metrics.json").unlink(missing_ok=True)  # of other predictions
-  frame = predictions.read(table)
+  frame = predictions.collect(chunks, record_set, ranker.domain)
   scored = predictions.scored(frame)
   found: dict[str, Any] = metrics.summary(scored, replicates=bootstrap, seed=seed)
   found["confidence"]["seed"] = seed
@@ -87,9 +84,12 @@ def evaluate(
     history=report.read_history(_first(history_csv, run / "history.csv")),
     config=_text(_first(config_yaml, run / "experiment.yaml")),
   )
-  with files.replacing(output / "report" / "index.html") as aside:
-    aside.write_text(page)
-  files.write_json(output / "metrics.json", found)  # last: who finds it finds all
+  contents: Mapping[str, str | Callable[[pathlib.Path], object]] = {
+    "predictions.parquet": frame.write_parquet,
+    "report/index.html": page,
+    "metrics.json": files.to_json(found),
+  }
+  files.publish(output, "the results", contents, needs=int(frame.estimated_size()) + len(page))
   logging.info(
     "%s: AUC %.4f, GAUC %.4f, logloss %.4f on %d candidates of %d users -> %s",
     split,

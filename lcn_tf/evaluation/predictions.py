@@ -46,26 +46,21 @@ def columns(batch: Mapping[str, np.ndarray], record_set: RecordSet) -> dict[str,
   }
 
 
-def write(
-  path: str | pathlib.Path,
-  chunks: Iterable[Mapping[str, np.ndarray]],
-  record_set: RecordSet | None = None,
-  domain: DomainName = "target",
-) -> int:
-  """Writes Parquet with the columns `COLUMNS`, then the log's ids; returns the number of rows.
+def collect(
+  chunks: Iterable[Mapping[str, np.ndarray]], record_set: RecordSet | None = None, domain: DomainName = "target"
+) -> pl.DataFrame:
+  """The rows of a predictions file: the columns `COLUMNS`, then the log's ids.
 
-  The rows are held in memory, 40 bytes each and at most 32 for the ids. Written aside and renamed: an interruption
-  leaves the earlier file as it was.
+  They are held in memory, 40 bytes each and at most 32 for the ids.
 
   Args:
-    path: The file.
     chunks: The columns.
     record_set: Where they are from. It gives `user_id` and `item_id` as the log has them, null for the unknown item;
       without `users.parquet` or `items/<domain>.parquet`, or without a record set, that column is left out.
     domain: Of the candidates.
 
   Raises:
-    UserError: One of these files is broken.
+    DamagedError: One of these files is not what was written.
   """
   tables = _ids(record_set, domain) if record_set else {}
   frames = [pl.DataFrame({name: chunk[name].astype(dtype) for name, dtype in _TYPES.items()}) for chunk in chunks]
@@ -75,6 +70,20 @@ def write(
     numbers = pl.DataFrame({name: pl.int_range(none + 1, eager=True)})
     by_number = numbers.join(table, on=name, how="left", maintain_order="left")[IDS[name]]
     frame = frame.with_columns(by_number.gather(frame[name].clip(0, none)))
+  return frame
+
+
+def write(
+  path: str | pathlib.Path,
+  chunks: Iterable[Mapping[str, np.ndarray]],
+  record_set: RecordSet | None = None,
+  domain: DomainName = "target",
+) -> int:
+  """Writes what `collect` makes of the chunks as Parquet; returns the number of rows.
+
+  Written aside and renamed: an interruption leaves the earlier file as it was.
+  """
+  frame = collect(chunks, record_set, domain)
   with files.replacing(path) as aside:
     frame.write_parquet(aside)
   return len(frame)
@@ -85,13 +94,9 @@ def _ids(record_set: RecordSet, domain: DomainName) -> dict[str, pl.DataFrame]:
   sources = {"user": ("users.parquet", "user"), "item": (f"items/{domain}.parquet", "row")}
   found = {}
   for name, (file, number) in sources.items():
-    path = record_set.path / file
-    if not path.is_file():
+    if not record_set.has(file):
       continue
-    try:
-      table = pl.read_parquet(path, columns=[number, IDS[name]])
-    except (pl.exceptions.PolarsError, OSError) as error:
-      raise UserError(f"{path}: the ids cannot be read: {' '.join(str(error).split())}") from None
+    table = record_set.table(file, [number, IDS[name]])
     found[name] = table.select(pl.col(number).cast(pl.Int64).alias(name), IDS[name])
   return found
 
@@ -100,18 +105,15 @@ def read(path: str | pathlib.Path) -> pl.DataFrame:
   """The predictions in `path`: their `COLUMNS`.
 
   Raises:
-    UserError: No such file, not Parquet, or a column is missing.
+    UserError: No such file, not Parquet (`DamagedError`), or a column is missing.
   """
   if not pathlib.Path(path).is_file():
     raise UserError(f"{path}: no such predictions file")
-  try:
-    there = pl.read_parquet_schema(path)
-  except (pl.exceptions.PolarsError, OSError) as error:
-    raise UserError(f"{path}: not a Parquet file: {' '.join(str(error).split())}") from None
-  missing = [name for name in COLUMNS if name not in there]
+  frame = files.parquet(path)
+  missing = [name for name in COLUMNS if name not in frame.columns]
   if missing:
     raise UserError(f"{path}: no predictions: the columns {', '.join(missing)} are missing")
-  return pl.read_parquet(path, columns=list(COLUMNS))
+  return frame.select(COLUMNS)
 
 
 def scored(frame: pl.DataFrame) -> Scored:
@@ -130,11 +132,11 @@ def item_counts(record_set: RecordSet, domain: DomainName = "target") -> np.ndar
 
   Padding, the unknown item and items that are out of vocabulary count 0.
   """
-  file = record_set.path / "vocabularies" / f"{item_vocabulary(domain)}.parquet"
-  if not file.is_file():
+  file = f"vocabularies/{item_vocabulary(domain)}.parquet"
+  if not record_set.has(file):
     return None
   declared = record_set.record_schema.vocabularies[item_vocabulary(domain)]
-  vocabulary = pl.read_parquet(file).filter(pl.col("index") > declared.oov)
+  vocabulary = record_set.table(file).filter(pl.col("index") > declared.oov)
   count = np.zeros(declared.size, np.int64)
   count[vocabulary["index"].to_numpy()] = vocabulary["count"].to_numpy()
   return count[record_set.catalogue(domain)[:, 0]]

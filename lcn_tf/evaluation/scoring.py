@@ -1,7 +1,6 @@
 """Scores the records of a split with an exported SavedModel: what is evaluated is what is served."""
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -11,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from lcn_tf import files
+from lcn_tf import files, storage
 from lcn_tf.data import dataset, diagnosis
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.errors import UserError, nearest
+from lcn_tf.errors import DamagedError, UserError, nearest, one_line
 from lcn_tf.evaluation import predictions
 from lcn_tf.schema import DomainName
-from lcn_tf.serving.export import DESCRIPTION, newest_version
+from lcn_tf.serving.export import DESCRIPTION, REMEDY, describe, newest_version
 
 SIGNATURE = "rank"
 NOT_REQUESTED = ("label", "weight", "candidate_mask", "user", "record")  # in a batch of records, but in no request
@@ -77,13 +76,17 @@ def load(model: str | pathlib.Path) -> Ranker:
   path = version_folder(model)
   description = path / DESCRIPTION
   try:
-    info = json.loads(description.read_text())
-    loaded = tf.saved_model.load(str(path))
+    info = describe(path)
+    loaded = tf.saved_model.load(files.plain(path))
   except FileNotFoundError as error:
     raise UserError(f"{path}: not a complete export: {error.filename or error} is missing") from None
-  except (OSError, ValueError, tf.errors.OpError) as error:
-    raise UserError(f"{path}: this model cannot be read: {' '.join(str(error).split())}") from None
-  if not isinstance(info, dict) or "fingerprint" not in info:
+  except UserError:
+    raise
+  except Exception as error:  # whatever TensorFlow and protobuf raise for damaged bytes
+    if storage.failure(error):
+      raise
+    raise DamagedError(f"{path}: this model cannot be read: {one_line(error)}. {REMEDY}") from None
+  if "fingerprint" not in info:
     raise UserError(f"{description}: expected an object with the key 'fingerprint'")
   if SIGNATURE not in loaded.signatures:
     raise UserError(f"{path}: no signature {SIGNATURE!r}; it has: {', '.join(loaded.signatures) or 'none'}")

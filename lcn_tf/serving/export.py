@@ -1,21 +1,21 @@
 """A SavedModel that is published whole or not at all."""
 
 import hashlib
-import json
-import os
 import pathlib
-import shutil
 import time
+from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf import files
+from lcn_tf import files, storage
 from lcn_tf.config import Experiment
-from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.record_set import RecordSet, sha256
+from lcn_tf.errors import DamagedError
 from lcn_tf.serving.signatures import at_least_one_column, request_spec
 
 DESCRIPTION = "assets.extra/lcn_tf.json"
+REMEDY = "Export the run again."
 
 
 def newest_version(folder: pathlib.Path) -> pathlib.Path | None:
@@ -53,12 +53,15 @@ def save(
   module.weights = list(model.variables)
   signature = tf.function(rank, autograph=False).get_concrete_function(**request_spec(record_set.record_schema))
   output = files.make(output)
-  aside = output / f".writing-{os.getpid()}"
-  shutil.rmtree(aside, ignore_errors=True)
-  try:
-    tf.saved_model.save(module, str(aside), signatures={"rank": signature, "serving_default": signature})
+  needs = sum(v.shape.num_elements() * v.dtype.size for v in model.variables) + record_set.numbering_bytes()
+  with (
+    files.folder_aside(output / "version") as aside,
+    storage.storing("a version", output, needs=needs, intact="The versions that are there are intact."),
+  ):
+    tf.saved_model.save(module, files.plain(aside), signatures={"rank": signature, "serving_default": signature})
     extra = (aside / DESCRIPTION).parent
     extra.mkdir(exist_ok=True)
+    record_set.save_numbering(extra)
     description = {
       "name": experiment.name,
       "seed": experiment.train.seed,
@@ -67,14 +70,39 @@ def save(
       "domain": "target",
       "fingerprint": record_set.fingerprint,
       "schema": record_set.record_schema.model_dump(mode="json"),
+      "files": {file.relative_to(aside).as_posix(): _described(file) for file in _model_files(aside)},
     }
-    (aside / DESCRIPTION).write_text(json.dumps(description, indent=1))
-    record_set.save_numbering(extra)
+    files.write_sealed(aside / DESCRIPTION, description)
     newest = newest_version(output)
     # above it whatever the clock says: servers take the highest
     version = max(int(time.time()), int(newest.name) + 1 if newest else 0)
     while (output / str(version)).exists():
       version += 1
     return aside.rename(output / str(version))
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
+
+
+def describe(version: pathlib.Path) -> dict[str, Any]:
+  """What an export says of itself; its files are the ones that were written, as far as it costs little to tell.
+
+  The bytes of the variables are TensorFlow's to check, which it does when it reads them.
+
+  Raises:
+    DamagedError: Its description or another file is not what was written.
+  """
+  described = files.read_sealed(version / DESCRIPTION, REMEDY)
+  for name, fact in described.get("files", {}).items():
+    file = version / name
+    if not file.is_file():
+      raise DamagedError(f"{file}: missing: not a complete export. {REMEDY}")
+    if file.stat().st_size != fact["size"] or (".data-" not in name and sha256(file) != fact["sha256"]):
+      raise DamagedError(f"{file}: damaged: not the file that {version / DESCRIPTION} describes. {REMEDY}")
+  return described
+
+
+def _model_files(version: pathlib.Path) -> list[pathlib.Path]:
+  """The SavedModel itself; what lies beside it has checksums of its own."""
+  return sorted(file for file in version.glob("**/*") if file.is_file() and "assets.extra" not in file.parts)
+
+
+def _described(file: pathlib.Path) -> dict[str, Any]:
+  return {"size": file.stat().st_size, "sha256": sha256(file)}

@@ -1,6 +1,5 @@
 """What a job costs, over all the times that it was started."""
 
-import json
 import os
 import pathlib
 import resource
@@ -11,7 +10,7 @@ from typing import Any
 from tensorflow import keras
 
 from lcn_tf import files
-from lcn_tf.training.callbacks import Logs, Progress
+from lcn_tf.training.checkpoints import Logs, Progress
 
 FILE = "training.json"
 
@@ -45,7 +44,7 @@ class Cost(keras.callbacks.Callback):
     self._file = folder / FILE
     self._progress = progress
     self._candidates = candidates
-    before = json.loads(self._file.read_text()) if resumed and self._file.is_file() else {}
+    before = read(self._file) if resumed else {}
     self._seconds: float = before.get("seconds", 0.0)
     self._rate: float = before.get("candidates_per_second", 0.0)
     self._memory: int = before.get("peak_memory_bytes", 0)
@@ -104,8 +103,20 @@ class Cost(keras.callbacks.Callback):
       "starts": self._starts,
       "finished": finished,
     }
-    files.write_json(self._file, found)
+    files.write_sealed(self._file, found)
     return found
+
+
+def read(file: pathlib.Path) -> dict[str, Any]:
+  """What `training.json` holds; {} if it is not there.
+
+  Raises:
+    DamagedError: It is not what was written.
+  """
+  if not file.is_file():
+    return {}
+  found = files.read_sealed(file, "Take it from a backup; without it, the job goes on and counts its costs anew.")
+  return {name: value for name, value in found.items() if name != "format"}
 
 
 def parameters(model: Any) -> dict[str, int]:

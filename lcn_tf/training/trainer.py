@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
-import shutil
 import sys
 import tempfile
 import time
@@ -28,22 +26,20 @@ from lcn_tf.data.dataset import (
   training_batches,
 )
 from lcn_tf.data.diagnosis import guard
-from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import SettingsError, UserError
 from lcn_tf.models.build import build_model, check_model, needs_pretrained
 from lcn_tf.schema import DOMAINS
-from lcn_tf.training.callbacks import Checkpoints, Leave, Pace, Progress, StopOnNaN, Validation, at_sigterm
+from lcn_tf.training.callbacks import Pace, StopOnNaN, Validation
+from lcn_tf.training.checkpoints import Checkpoints, Leave, Progress, at_sigterm, begun
 from lcn_tf.training.cost import Cost, parameters
-from lcn_tf.training.export_run import Run, latest_checkpoint, read_run
+from lcn_tf.training.history import Curves, History
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.pretraining import item_vectors
 from lcn_tf.training.projections import RefreshProjections
+from lcn_tf.training.run_folder import Run, open_run, read_run
 from lcn_tf.training.strategy import device_names, input_options, make_strategy
 from lcn_tf.training.workers import Workers
-
-# of `train`: what a job that goes on may have changed
-_NOT_LEARNED = ("epochs", "early_stopping", *config_lib.NOT_RESULTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +87,7 @@ def train(
   for split in ("train", "validation"):
     record_set.part(split)
   # its own checkpoints say what a job that was begun goes on with
-  begun = latest_checkpoint(run_dir, "last")
-  warm = _earlier_run(experiment, record_set) if experiment.train.warm_start and not begun else None
+  warm = _earlier_run(experiment, record_set) if experiment.train.warm_start and not begun(run_dir) else None
   run = own = files.local(run_dir)
   workers = Workers(make_strategy(experiment.train))
   with contextlib.ExitStack() as stack:
@@ -118,7 +113,7 @@ def _train(
   """`own`: Where this process writes: the chief's is the run folder."""
   config, schema, strategy = experiment.train, record_set.record_schema, workers.strategy
   # the checkpoint's own model is gone before this job's is made
-  weights = warm.weights(warm.checkpoint()) if warm else {}
+  weights = warm.weights() if warm else {}
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
   requests = config.global_batch_size // schema.candidates
   if requests % strategy.num_replicas_in_sync:
@@ -163,7 +158,8 @@ def _train(
 
   progress = Progress()
   checkpoints = Checkpoints(
-    own / "checkpoints",
+    run,
+    own,
     progress,
     workers,
     config.checkpoint_every,
@@ -172,7 +168,7 @@ def _train(
     config.checkpoint_minutes,
   )
   checkpoints.set_model(model)
-  resumed = checkpoints.restore(latest_checkpoint(run, "last"))
+  resumed = checkpoints.restore()
   for variable in model.trainable_variables if weights and not resumed else []:
     variable.assign(weights[variable.name].pop(0))
   part = record_set.part("train")
@@ -208,14 +204,8 @@ def _train(
     with guard(record_set, "validation"):
       yield from validation_batches()
 
-  def history(epoch: int) -> list[keras.callbacks.Callback]:
-    if not workers.chief:
-      return []
-    return [
-      keras.callbacks.CSVLogger(str(run / "history.csv"), append=epoch > 0),
-      keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False, write_steps_per_second=True),
-    ]
-
+  history = History(own, progress)
+  curves = Curves(own / "tensorboard", history, progress)
   if checkpoints.stopped_early and int(progress.epoch) < config.epochs:
     logging.warning(
       "%s stopped early, after epoch %d: nothing is trained. --set train.early_stopping=0 goes on",
@@ -239,8 +229,9 @@ def _train(
           StopOnNaN(),
           RefreshProjections(experiment.model.projection_refresh),
           Validation(validation, workers),
-          *history(epoch),
+          history,
           checkpoints,
+          curves,
           cost,
           Pace(steps, within, requests * schema.candidates),
           *callbacks,
@@ -265,7 +256,7 @@ def _earlier_run(experiment: Experiment, record_set: RecordSet) -> Run:
   """
   run = read_run(experiment.train.warm_start)
   check_fingerprint(record_set, run.record_set.fingerprint, f"train.warm_start: {run.path}")
-  run.checkpoint()
+  run.checkpoints()
   newest = max(part.last_time for part in run.record_set.splits.get("train", {}).values())
   first = record_set.part("validation").first_time
   if newest >= first:
@@ -298,59 +289,3 @@ def warn_of_other_records(experiment: Experiment, record_set: RecordSet) -> None
   difference = config_lib.difference(asked, there, "records", "record set")
   if difference:
     logging.warning("%s was built by other settings: %s", record_set.path, difference)
-
-
-def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
-  """Makes the run folder, with the effective experiment, the facts of the records and their numbering in it.
-
-  A folder without a checkpoint is begun anew, whatever experiment it holds. One with a checkpoint goes on, with another
-  length of the job, other checkpoints or another `on_corrupt` if the experiment says so.
-
-  Raises:
-    UserError: It holds another experiment, was begun with other records, or cannot be made.
-  """
-  run = pathlib.Path(run_dir)
-  file = run / "experiment.yaml"  # written last: a folder with it is whole
-  there = config_lib.load(str(file)) if file.is_file() else None
-  begun = latest_checkpoint(run, "last")
-  if begun and not there:
-    raise UserError(
-      f"{run} holds checkpoints of it is not known what: experiment.yaml is not there. Use another --run_dir."
-    )
-  if there and begun:
-    there = config_lib.with_train(there, experiment, _NOT_LEARNED)
-    other = "Use another --run_dir; --set train.warm_start=RUN begins with the weights of this one."
-    difference = config_lib.differs(experiment, there)
-    if difference:
-      raise UserError(f"{run} holds another experiment: {difference}. {other}")
-    before = RecordSet.open(run)
-    if before.fingerprint != record_set.fingerprint:
-      raise UserError(
-        f"{run} was begun with other records: fingerprint {before.fingerprint}, {record_set.path} has "
-        f"{record_set.fingerprint}. Use another --run_dir."
-      )
-    trained = json.loads((run / "training.json").read_text())["epochs"] if (run / "training.json").is_file() else 0
-    if trained > experiment.train.epochs:
-      raise UserError(
-        f"{run} has trained {trained} epochs, and train.epochs is {experiment.train.epochs}: it can only go on. {other}"
-      )
-    if before.splits != record_set.splits:
-      raise UserError(
-        f"{run} was begun with other records: {record_set.path} has the same schema and vocabularies, but other "
-        f"shards. {other}"
-      )
-  elif there:
-    path = experiment.model.pretraining.path
-    # a copy of vectors that may have been made anew since
-    if there.model.pretraining != experiment.model.pretraining or (path and Pretrained.there(pathlib.Path(path))):
-      shutil.rmtree(run / "pretrained", ignore_errors=True)
-  if not begun:  # what an earlier job said of its own weights, and left of them before its first whole checkpoint
-    for name in ("metrics.json", "training.json"):
-      (run / name).unlink(missing_ok=True)
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
-  if not begun or not (run / "items").is_dir():
-    record_set.copy_numbering(run)
-  record_set.save(run)
-  with files.replacing(file) as aside:
-    aside.write_text(config_lib.dump(experiment))
-  return run

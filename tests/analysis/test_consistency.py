@@ -11,7 +11,7 @@ import tensorflow as tf
 from lcn_tf.analysis import consistency
 from lcn_tf.errors import UserError
 from lcn_tf.interest.twin import TWIN
-from lcn_tf.training.export_run import labels, read_run
+from lcn_tf.training.run_folder import labels, read_run
 from lcn_tf.training.trainer import train
 from pipelines import consistency as command
 from tests.reference import masked
@@ -261,7 +261,7 @@ def test_what_cannot_be_analysed_is_told(trained, tmp_path):
     _main(trained, tmp_path, "average_pooling")
   with pytest.raises(UserError, match=r"no checkpoint '77'. Steps there: 1, 2, 3, 4 "):
     _main(trained, tmp_path, "lap", flags=["--stale_checkpoint=77"])
-  best = consistency.read_run(trained / "lap").checkpoint()
+  best = consistency.read_run(trained / "lap").checkpoints()[0]
   with pytest.raises(UserError, match="is not older than the best one"):
     _main(trained, tmp_path, "lap", flags=[f"--stale_checkpoint={best}"])
   with pytest.raises(UserError, match="no run here"):

@@ -17,7 +17,7 @@ from lcn_tf.comparison.cells import Cell
 from lcn_tf.comparison.processes import Commands, Failed, gpus, inline, shares, threads
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import predictions
-from lcn_tf.training.export_run import read_run
+from lcn_tf.training.run_folder import read_run
 from pipelines import compare
 from tests.support.experiments import small_experiment
 from tests.support.record_sets import small_schema, write_record_set
@@ -142,7 +142,7 @@ def test_a_real_grid_is_trained_tested_and_compared_once(folder, capsys):
     }
     assert [path.name for path in (cell / "checkpoints").iterdir()] == ["removed.txt"]
     with pytest.raises(UserError, match=r"pipelines\.compare removed the models of this run"):
-      read_run(cell).checkpoint()
+      read_run(cell).checkpoints()
     assert (cell / "log.txt").read_text().startswith("$ python -m pipelines.train --config ")
   first = predictions.read(out / table["path"][-1] / "predictions.parquet")
   np.testing.assert_array_equal(first["item"], predictions.read(out / "baselines" / "item_mean.parquet")["item"])

@@ -63,7 +63,7 @@ def test_wrong_input_is_one_message_without_a_traceback_and_leaves_nothing(folde
   assert done.returncode == 1
   assert message in done.stderr
   assert "Traceback" not in done.stderr
-  assert not list(folder.glob("out*"))
+  assert not [path for path in folder.iterdir() if "out" in path.name]
 
 
 def test_a_terminated_build_leaves_nothing(folder):
@@ -74,9 +74,9 @@ def test_a_terminated_build_leaves_nothing(folder):
     command(folder, *files(folder), *flags), cwd=ROOT, stderr=subprocess.DEVNULL, env=os.environ
   )
   deadline = time.monotonic() + 60
-  while not list(folder.glob("out.tmp-*/train/target/*")) and time.monotonic() < deadline:
+  while not list(folder.glob(".out.*.aside/train/target/*")) and time.monotonic() < deadline:
     time.sleep(0.02)
   assert process.poll() is None
   process.send_signal(signal.SIGTERM)
   assert process.wait(timeout=60) == 143
-  assert not list(folder.glob("out*"))
+  assert not [path for path in folder.iterdir() if "out" in path.name]

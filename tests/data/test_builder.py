@@ -5,6 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from lcn_tf import files
 from lcn_tf.data import builder, shards, tables
 from lcn_tf.data.dataset import training_batches
 from lcn_tf.data.record_set import SPLITS, RecordSet
@@ -301,11 +302,45 @@ def test_a_run_is_never_overwritten_though_it_holds_a_dataset_json(tmp_path, log
   assert (tmp_path / "out" / "dataset.json").is_file()
 
 
-def test_a_build_that_was_killed_is_in_nobodys_way_and_is_told(tmp_path, log, caplog):
-  (tmp_path / "out.tmp-1").mkdir()
+def test_what_a_killed_build_left_is_removed_and_what_a_running_one_writes_stays(tmp_path, log):
+  left = tmp_path / ".out.0123456789ab.aside"
+  (left / "train").mkdir(parents=True)
+  other = tmp_path / ".other.0123456789ab.aside"
+  other.mkdir()
+  with files.folder_aside(tmp_path / "out") as running:
+    build(tmp_path, log)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["out", other.name, running.name])
+
+
+@pytest.mark.parametrize("when", ["old moved", "new in place"])
+def test_a_build_that_was_killed_while_it_replaced_another_loses_neither(tmp_path, log, monkeypatch, when, caplog):
   build(tmp_path, log)
-  assert "out.tmp-1: of a build that is still running, or was killed and can be removed" in caplog.text
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.tmp-1"]
+  before = logs.file_bytes(tmp_path / "out")
+
+  def killed(*arguments, **options):
+    raise KeyboardInterrupt
+
+  rename = pathlib.Path.rename
+  with monkeypatch.context() as patch:
+    if when == "old moved":
+      patch.setattr(pathlib.Path, "rename", lambda path, to: killed() if path.suffix == ".aside" else rename(path, to))
+    else:
+      patch.setattr(builder.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+      build(tmp_path, log, overwrite=True, seed=5)
+  if when == "old moved":
+    (old,) = tmp_path.glob(".out.*.replaced")
+    with pytest.raises(UserError, match=rf"out: no record set here .* what was there before is {old}\."):
+      RecordSet.open(tmp_path / "out")
+    with pytest.raises(UserError, match=r"out: exists\. Choose another --output"):
+      build(tmp_path, log)
+    assert f"{tmp_path / 'out'}: put back" in caplog.text
+    assert logs.file_bytes(tmp_path / "out") == before
+  else:
+    assert logs.file_bytes(tmp_path / "out") != before
+  again = build(tmp_path, log, overwrite=True, seed=6)
+  assert again.records["seed"] == 6
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_record_set_that_came_meanwhile_stays(tmp_path, log, monkeypatch):
@@ -487,5 +522,5 @@ def test_the_unknown_item_is_no_candidate_of_sampled_labels_but_a_behaviour(tmp_
 def test_a_record_set_without_its_vocabularies_cannot_be_followed(tmp_path, log):
   old = build(tmp_path, log, name="old", **SAMPLED)
   (old.path / "items" / "source.parquet").unlink()
-  with pytest.raises(UserError, match="vocabularies and items cannot be read"):
+  with pytest.raises(UserError, match=r"old/items/source\.parquet: no such file or directory"):
     build(tmp_path, log, name="new", like=old, **SAMPLED)

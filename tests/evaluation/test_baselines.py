@@ -13,7 +13,7 @@ from lcn_tf.errors import UserError
 from lcn_tf.evaluation import baselines, paired
 from lcn_tf.schema import Domain, Feature, Schema
 from pipelines import baselines as baselines_command
-from tests.support.record_sets import small_schema, write_record_set
+from tests.support.record_sets import described_again, small_schema, write_record_set
 
 
 def _candidates(record_set, split):
@@ -106,7 +106,7 @@ def rated(tmp_path_factory):
   index = np.arange(2, size)
   table = pl.DataFrame({"index": index, "value": [str(i / 2) for i in index], "count": np.ones(len(index), int)})
   table.write_parquet(path / "vocabularies" / "stars.parquet")
-  return record_set
+  return described_again(record_set)
 
 
 def test_user_mean_with_ratings_is_that_of_the_visible_ones(rated):

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -10,11 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lcn_tf import metrics
+from lcn_tf import files, metrics
 from lcn_tf.data import dataset
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.evaluation import evaluate, scoring
+from lcn_tf.evaluation import evaluate, report, scoring
 from lcn_tf.evaluation.predictions import COLUMNS
 from pipelines import evaluate as evaluate_command
 from tests.evaluation.exports import SEED, item_scores, write_export
@@ -149,10 +150,29 @@ def test_metrics_are_never_of_other_predictions(folder, record_set, tmp_path, mo
 
   model = folder / "run" / "export"
   evaluate(model / "9", record_set, "test", tmp_path, bootstrap=0)
-  monkeypatch.setattr(metrics, "summary", killed)
-  with pytest.raises(KeyboardInterrupt):
-    evaluate(model / "10", record_set, "test", tmp_path, bootstrap=0)
+  names = ("predictions.parquet", "report/index.html", "metrics.json")
+  before = {name: (tmp_path / name).read_bytes() for name in names}
+  # wherever it is killed before all of the new results are whole, the older ones stay
+  for where, function in (
+    (metrics, "summary"),
+    (report, "render"),
+    (files, "to_json"),
+    (pl.DataFrame, "write_parquet"),
+  ):
+    with monkeypatch.context() as patch:
+      patch.setattr(where, function, killed)
+      with pytest.raises(KeyboardInterrupt):
+        evaluate(model / "10", record_set, "test", tmp_path, bootstrap=0)
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+  # and while they are put in place, metrics are never of other predictions
+  replace = pathlib.Path.replace
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, "replace", lambda path, to: killed() if to.suffix == ".html" else replace(path, to))
+    with pytest.raises(KeyboardInterrupt):
+      evaluate(model / "10", record_set, "test", tmp_path, bootstrap=0)
   assert not (tmp_path / "metrics.json").exists()
+  assert (tmp_path / "predictions.parquet").read_bytes() != before["predictions.parquet"]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "report"]
 
 
 def test_a_constant_model_is_worth_one_half_and_its_json_is_valid(folder, record_set, tmp_path):
@@ -262,7 +282,7 @@ def test_ids_that_the_records_do_not_hold_are_left_out(folder, found, tmp_path, 
 def test_broken_ids_are_told_before_anything_is_scored(folder, tmp_path):
   shutil.copytree(folder / "records", tmp_path / "records")
   (tmp_path / "records" / "users.parquet").write_text("no Parquet")
-  with pytest.raises(UserError, match=r"users\.parquet: the ids cannot be read"):
+  with pytest.raises(UserError, match=r"users\.parquet: damaged: its checksum is not the one"):
     evaluate(folder / "run" / "export", RecordSet.open(tmp_path / "records"), "test", tmp_path / "out")
   assert not list((tmp_path / "out").iterdir())
 

@@ -62,7 +62,7 @@ def test_what_is_no_predictions_file_is_named(tmp_path):
   pl.DataFrame({"user": [1]}).write_parquet(tmp_path / "other")
   for name, message in (
     ("missing", "missing: no such predictions file"),
-    ("text", "text: not a Parquet file"),
+    ("text", "text: damaged, or no Parquet file: "),
     ("other", "other: no predictions: the columns item, timestamp"),
   ):
     with pytest.raises(UserError, match=message):

@@ -1,6 +1,5 @@
 """Small valid record sets for tests: seeded, random, sorted, leak-free."""
 
-import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -9,8 +8,10 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
-from lcn_tf.data.record_set import Part, RecordSet, Shard, SplitName
+from lcn_tf.data.indexing import fingerprint, numbering_of
+from lcn_tf.data.record_set import Part, RecordSet, SplitName
 from lcn_tf.data.records import History, Request, encode
+from lcn_tf.data.shards import describe
 from lcn_tf.schema import DOMAINS, Domain, DomainName, Feature, Schema, Vocabulary, columns, with_sizes
 
 VOCABULARY_ROWS = 12  # of every vocabulary but the items'
@@ -139,12 +140,28 @@ def write_record_set(
         for i in range(count)
       ]
       splits[split][domain] = _write_part(path, split, domain, requests, schema, shards, compression)
-  _write_tables(path, schema, rng, max((count for count in (records or {"train": 64}).values()), default=0))
+  # the same whatever the seed: sets of one schema are of one numbering
+  users = max((count for count in (records or {"train": 64}).values()), default=0)
+  _write_tables(path, schema, np.random.default_rng(0), users)
   record_set = RecordSet(
-    name="small", fingerprint=schema.fingerprint(), schema=schema, compression=compression, splits=splits, path=path
-  )
+    name="small", fingerprint="", schema=schema, compression=compression, splits=splits, path=path
+  ).with_tables()
+  record_set = record_set.model_copy(update={"fingerprint": fingerprint(schema, numbering_of(record_set))})
   record_set.save(path)
   return record_set
+
+
+def described_again(record_set: RecordSet) -> RecordSet:
+  """The record set, saved, with what its files hold now: for tests that change them."""
+  splits = {}
+  for split, domains in record_set.splits.items():
+    splits[split] = {}
+    for domain, part in domains.items():
+      shards = [describe(record_set.path / s.file, s.file, s.records, s.candidates) for s in part.shards]
+      splits[split][domain] = part.model_copy(update={"shards": tuple(shards)})
+  changed = record_set.model_copy(update={"splits": splits}).with_tables()
+  changed.save(changed.path)
+  return changed
 
 
 def write_shard(path: str | pathlib.Path, serialized: Sequence[bytes], compression: str) -> None:
@@ -170,8 +187,7 @@ def _write_part(
     suffix = ".gz" if compression == "gzip" else ""
     file = f"{split}/{domain}/part-{index:05d}-of-{shards:05d}.tfrecord{suffix}"
     write_shard(path / file, [encode(request, schema) for request in share], compression)
-    digest = hashlib.sha256((path / file).read_bytes()).hexdigest()
-    written.append(Shard(file=file, records=len(share), candidates=sum(len(r.items) for r in share), sha256=digest))
+    written.append(describe(path / file, file, len(share), sum(len(r.items) for r in share)))
   return Part(
     shards=tuple(written),
     records=len(requests),
@@ -180,6 +196,7 @@ def _write_part(
     users=len({r.user for r in requests}),
     first_time=int(min((r.times.min() for r in requests), default=0)),
     last_time=int(max((r.times.max() for r in requests), default=0)),
+    weight=float(sum(r.weights.sum() for r in requests)),
   )
 
 

@@ -9,7 +9,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model
 from lcn_tf.schema import DOMAINS
-from lcn_tf.training.trainer import open_run
+from lcn_tf.training.run_folder import open_run
 
 
 def write_run(path: str | pathlib.Path, experiment: Experiment, record_set: RecordSet) -> RequestModel:

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from lcn_tf import config
+from lcn_tf.training import cost
 from lcn_tf.training.job import run_job
 from lcn_tf.training.trainer import train
 from pipelines import train as command
@@ -14,7 +15,7 @@ from tests.support.experiments import small_experiment
 
 
 def read(run):
-  return json.loads((run / "training.json").read_text())
+  return cost.read(run / "training.json")
 
 
 def test_a_killed_job_counts_what_it_kept(record_set, tmp_path):
@@ -49,13 +50,13 @@ def test_without_evaluation_the_test_split_is_untouched_and_a_later_call_goes_on
   (run / "training.json").write_text(json.dumps({"seconds": 1e6, "starts": 5, "peak_memory_bytes": 2**60}))
   flags = [f"--config={file}", f"--records={record_set.path}", f"--run_dir={run}"]
   command.main(["train", *flags, "--noevaluate"])
-  cost = read(run)
-  assert (cost["finished"], cost["starts"], cost["steps"]) == (True, 1, 1)
-  assert cost["seconds"] < 1e6
-  assert cost["peak_memory_bytes"] < 2**60
+  costs = read(run)
+  assert (costs["finished"], costs["starts"], costs["steps"]) == (True, 1, 1)
+  assert costs["seconds"] < 1e6
+  assert costs["peak_memory_bytes"] < 2**60
   assert not [path for path in run.iterdir() if path.name in ("metrics.json", "predictions.parquet", "export")]
   found = run_job(experiment, record_set, run, bootstrap=0)
   (version,) = (run / "export").iterdir()
-  assert found["training"] == cost == json.loads((run / "metrics.json").read_text())["training"]
+  assert found["training"] == costs == json.loads((run / "metrics.json").read_text())["training"]
   run_job(experiment, record_set, run, bootstrap=0)
   assert list((run / "export").iterdir()) == [version], "the same weights are not published again"

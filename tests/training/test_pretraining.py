@@ -21,11 +21,12 @@ from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training import pretraining
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.pretraining import item_vectors, pretrain, training_behaviours, vectors_of
-from lcn_tf.training.trainer import open_run, train
+from lcn_tf.training.run_folder import open_run
+from lcn_tf.training.trainer import train
 from pipelines import pretrain as command
 from tests.reference import item2vec as reference
 from tests.support.experiments import small_experiment
-from tests.support.record_sets import ITEMS, small_schema, write_record_set, write_shard
+from tests.support.record_sets import ITEMS, described_again, small_schema, write_record_set, write_shard
 
 CONFIG = Pretraining(dim=8, window=3, clusters=(3, 6))
 
@@ -74,7 +75,7 @@ def write_records(path, schema, histories):
     request = Request(1, np.zeros(0), one, 1_000 * one, np.zeros((1, 0)), one, one, **parts)
     serialized.append(encode(request, record_set.record_schema))
   write_shard(path / record_set.splits["train"]["target"].shards[0].file, serialized, "gzip")
-  return record_set
+  return described_again(record_set)
 
 
 def test_every_training_behaviour_is_read_once_from_records_of_both_domains(record_set, events):

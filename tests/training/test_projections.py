@@ -5,14 +5,15 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf.config import dump, from_tree
+from lcn_tf.config import from_tree
 from lcn_tf.errors import UserError
 from lcn_tf.models.build import build_model
 from lcn_tf.models.separate_search import SeparateSearch
 from lcn_tf.training import projections
-from lcn_tf.training.export_run import export_run, read_run
+from lcn_tf.training.export_run import export_run
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.projections import RefreshProjections, refresh
+from lcn_tf.training.run_folder import open_run, read_run
 from lcn_tf.training.trainer import train
 from tests.support.batches import batch_of, catalogue
 from tests.support.callbacks import Stop
@@ -165,9 +166,8 @@ def test_a_step_trains_both_models_and_leaves_the_search_until_it_is_taken_over(
 
 def write_run(folder, experiment, record_set, model):
   """What a training job of these weights would leave."""
-  record_set.save(folder)
-  (folder / "experiment.yaml").write_text(dump(experiment))
-  tf.train.Checkpoint(model=model).save(str(folder / "checkpoints" / "best" / "model"))
+  open_run(experiment, record_set, folder)
+  tf.train.Checkpoint(model=model).write(str(folder / "checkpoints" / "best" / "ckpt-1"))
 
 
 def test_an_export_starts_fresh(record_set, tmp_path):
@@ -175,7 +175,7 @@ def test_an_export_starts_fresh(record_set, tmp_path):
   model = model_of({"projections": "cached"})
   write_run(tmp_path, experiment, record_set, model)
   run = read_run(tmp_path)
-  np.testing.assert_array_equal(run.model_of(run.checkpoint()).extractors["source"].cached, np.zeros([40, 6]))
+  np.testing.assert_array_equal(run.best()[0].extractors["source"].cached, np.zeros([40, 6]))
   exported = tf.saved_model.load(str(export_run(tmp_path, tmp_path / "export")))
   caches = [weight.numpy() for weight in exported.weights if weight.shape == (40, 6)]
   assert len(caches) == 1
@@ -192,7 +192,7 @@ def test_serving_needs_no_auxiliary_model(record_set, tmp_path):
   model = model_of(auxiliary_seed=5)
   write_run(tmp_path, twin_experiment(auxiliary_seed=5), record_set, model)
   run = read_run(tmp_path)
-  serving = run.model_of(run.checkpoint())
+  serving = run.best()[0]
   assert serving.auxiliary is None
   np.testing.assert_allclose(serving(batch_of()), model(batch_of()), rtol=1e-5, atol=1e-6)
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.errors import UserError
-from lcn_tf.training.export_run import latest_checkpoint
+from lcn_tf.training.checkpoints import Store
 from lcn_tf.training.strategy import make_strategy, tasks
 from lcn_tf.training.trainer import train
 from tests.support.experiments import small_experiment
@@ -17,7 +17,8 @@ from tests.support.workers import Job
 
 
 def weights(run):
-  reader = tf.train.load_checkpoint(latest_checkpoint(run, "last"))
+  last = Store(run, "last")
+  reader = tf.train.load_checkpoint(last.path(last.newest()))
   names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/") and "/.OPT" not in name]
   return {name: reader.get_tensor(name) for name in names}
 

@@ -1,0 +1,99 @@
+"""How processes end: on a signal with a word and clean, children with their parent, temporary files with them."""
+
+import atexit
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from lcn_tf import files
+from lcn_tf.errors import StorageError
+
+TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
+PARENT = "LCN_TF_PARENT"  # environment variable: the descriptor that is at its end when the parent has ended
+_GRACE = 10.0  # seconds that a child has to save what it has when its parent has ended
+
+
+def end_clean_at_sigterm() -> None:
+  """SIGTERM ends the program as an exception does: what is half written is removed, the exit code is 143."""
+
+  def terminated(number: int, frame: FrameType | None) -> None:
+    print("SIGTERM: ended; nothing half written is left", file=sys.stderr, flush=True)
+    sys.exit(TERMINATED)
+
+  signal.signal(signal.SIGTERM, terminated)
+
+
+def end_with_parent() -> None:
+  """Ends this process when the one that started it has ended, even if that was killed.
+
+  A process that `child_environment` started gets SIGTERM, which saves a job's checkpoint, and some seconds for it. A
+  worker of `multiprocessing` ends at once.
+  """
+  if descriptor := os.environ.pop(PARENT, ""):
+    _watch(lambda: os.read(int(descriptor), 1), _terminate)
+  elif parent := multiprocessing.parent_process():
+    sentinel = parent.sentinel
+    # the parent gets what the terminal sends, and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _watch(lambda: multiprocessing.connection.wait([sentinel]), lambda: os._exit(1))
+
+
+@contextlib.contextmanager
+def lifeline() -> Iterator[tuple[dict[str, str], int]]:
+  """What a child process needs in its environment, and the descriptor that it has to inherit, to end with this one."""
+  reading, writing = os.pipe()
+  try:
+    yield {PARENT: str(reading)}, reading
+  finally:
+    os.close(reading)
+    os.close(writing)
+
+
+def _watch(wait: Callable[[], object], then: Callable[[], None]) -> None:
+  def run() -> None:
+    wait()
+    then()
+
+  threading.Thread(target=run, name="parent", daemon=True).start()
+
+
+def _terminate() -> None:
+  os.kill(os.getpid(), signal.SIGTERM)
+  threading.Event().wait(_GRACE)
+  os._exit(TERMINATED)
+
+
+def own_temporary_folder() -> None:
+  """Gives this process, its libraries and its children a temporary folder of their own, removed at the end.
+
+  TensorFlow leaves files behind when it is killed. The next process removes folders that nobody holds.
+
+  Raises:
+    StorageError: There is no place for it.
+  """
+  try:
+    above = pathlib.Path(tempfile.gettempdir())
+    folder, _ = files.claim(above / f"lcn_tf-{os.getuid()}", folder=True)
+  except OSError as error:
+    raise StorageError(
+      f"no temporary folder can be made: {error.strerror or error}. Make space there, or set TMPDIR to another folder."
+    ) from None
+  mine = os.getpid()
+
+  def remove() -> None:
+    if os.getpid() == mine:  # not at the end of a fork
+      shutil.rmtree(folder, ignore_errors=True)
+
+  atexit.register(remove)
+  os.environ["TMPDIR"] = tempfile.tempdir = str(folder)

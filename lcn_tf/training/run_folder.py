@@ -1,0 +1,223 @@
+"""The run folder: what a job finds there, what it leaves, and how others read it."""
+
+import collections
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tensorflow import keras
+
+from lcn_tf import config as config_lib
+from lcn_tf import files, storage
+from lcn_tf.config import Experiment, Model
+from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import DamagedError, UserError
+from lcn_tf.models.base import RequestModel
+from lcn_tf.models.build import build_model, needs_pretrained
+from lcn_tf.training import checkpoints
+from lcn_tf.training.checkpoints import Store
+from lcn_tf.training.cost import FILE as TRAINING
+from lcn_tf.training.cost import read as read_costs
+
+EXPERIMENT = "experiment.yaml"
+# of `train`: what a job that goes on may have changed
+_NOT_LEARNED = ("epochs", "early_stopping", *config_lib.NOT_RESULTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run folder.
+
+  Attributes:
+    path: The folder.
+    experiment: The effective one.
+    record_set: The facts of the records that it was trained with; their shards lie elsewhere.
+  """
+
+  path: pathlib.Path
+  experiment: Experiment
+  record_set: RecordSet
+
+  def checkpoints(self) -> list[str]:
+    """The best checkpoint, or the last ones while there is no best: each path with what may take its place behind it.
+
+    Raises:
+      UserError: There is none yet.
+    """
+    best, last = Store(self.path, "best"), Store(self.path, "last")
+    # an epoch's last and best checkpoint hold the same weights
+    alike = [number for number in best.numbers() if number in last.numbers()]
+    found = [*map(best.path, best.numbers()), *map(last.path, alike)] or [*map(last.path, last.numbers())]
+    if found:
+      return found
+    removed = self.path / "checkpoints" / "removed.txt"
+    if removed.is_file():
+      raise UserError(f"{self.path}/checkpoints: {' '.join(removed.read_text().split())}")
+    raise UserError(f"{self.path}/checkpoints: no checkpoint here yet; train first")
+
+  def best(self) -> tuple[RequestModel, str]:
+    """A new model for inference with the best weights, and the path of their checkpoint.
+
+    Raises:
+      UserError: There is no checkpoint yet.
+      DamagedError: None can be read.
+    """
+    damaged = []
+    for path in self.checkpoints():
+      try:
+        return self.model_of(path), path
+      except DamagedError as error:
+        logging.warning("%s", error)
+        damaged.append(str(error))
+    raise DamagedError("\n".join(damaged))
+
+  def model_of(self, checkpoint: str) -> RequestModel:
+    """A new model for inference with a checkpoint's weights.
+
+    Raises:
+      DamagedError: The checkpoint cannot be read.
+    """
+    # what serves needs no CRP: its heads vanish (LCN, section 3.4)
+    return self._model(self.experiment.model.model_copy(update={"crp": None}), checkpoint, training=False)
+
+  def weights(self) -> dict[str, list[np.ndarray]]:
+    """The best weights that learn, with those that only training uses, in the host's memory.
+
+    Returns:
+      By name; two models side by side use each name twice, and have their weights in their order.
+    """
+    with tf.device("CPU:0"):
+      model = self._model(self.experiment.model, self.checkpoints()[0], training=True)
+    by_name = collections.defaultdict(list)
+    for variable in model.trainable_variables:
+      by_name[variable.name].append(variable.numpy())
+    return dict(by_name)
+
+  def _model(self, config: Model, checkpoint: str, training: bool) -> RequestModel:
+    keras.mixed_precision.set_global_policy("float32")
+    pretrained = Pretrained.open(self.path / "pretrained") if needs_pretrained(config) else None
+    model = build_model(self.record_set.record_schema, config, pretrained=pretrained, training=training)
+    reason = checkpoints.read(tf.train.Checkpoint(model=model), checkpoint, partly=True)
+    if reason:
+      raise DamagedError(
+        f"{checkpoint}: damaged, or of another model: {reason}. Take it from a backup, or train again."
+      )
+    return model
+
+
+def read_run(run_dir: str | pathlib.Path) -> Run:
+  """Reads a run folder.
+
+  Raises:
+    UserError: It holds no run.
+    DamagedError: What it says of itself is not what was written.
+  """
+  path = pathlib.Path(run_dir)
+  if not (path / EXPERIMENT).is_file() or not (path / "dataset.json").is_file():
+    raise UserError(f"{path}: no run here ({EXPERIMENT} or dataset.json is missing)")
+  return Run(path, read_experiment(path / EXPERIMENT), RecordSet.open(path))
+
+
+def read_experiment(file: pathlib.Path) -> Experiment:
+  """The experiment that a job has written, as it has written it.
+
+  Raises:
+    DamagedError: The file was changed since.
+  """
+  files.check_text(file)
+  return config_lib.load(str(file))
+
+
+def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
+  """Makes the run folder, with the effective experiment, the facts of the records and their numbering in it.
+
+  A folder without a checkpoint is begun anew, whatever experiment it holds. One with a checkpoint goes on, with another
+  length of the job, other checkpoints or another `on_corrupt` if the experiment says so. No checkpoint is removed.
+
+  Raises:
+    UserError: It holds another experiment, was begun with other records, or cannot be made.
+    DamagedError: What it says of itself is not what was written.
+  """
+  run = pathlib.Path(run_dir)
+  file = run / EXPERIMENT  # written last: a folder with it is whole
+  begun = checkpoints.begun(run)
+  there = _experiment_there(file, begun)
+  if begun and not there:
+    raise UserError(
+      f"{run} holds checkpoints of it is not known what: {EXPERIMENT} is not there. Use another --run_dir."
+    )
+  if there and begun:
+    _check_same(experiment, there, record_set, run)
+  else:
+    path = experiment.model.pretraining.path
+    # a copy of vectors that may have been made anew since
+    if there and (there.model.pretraining != experiment.model.pretraining or (path and Pretrained.there(path))):
+      shutil.rmtree(run / "pretrained", ignore_errors=True)
+    # what an earlier job said of its own weights
+    for name in ("metrics.json", TRAINING, "history.csv"):
+      (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)
+  intact = f"The checkpoints in {run} are intact." if begun else ""
+  with storage.storing("what the run is begun with", run, needs=record_set.numbering_bytes(), intact=intact):
+    record_set.copy_numbering(run)
+    files.write_checked(file, config_lib.dump(experiment))
+  return run
+
+
+def _experiment_there(file: pathlib.Path, begun: bool) -> Experiment | None:
+  """The experiment of a folder; of one that was not begun, whatever it says may be lost."""
+  if not file.is_file():
+    return None
+  try:
+    return read_experiment(file)
+  except UserError as error:
+    if begun:
+      raise
+    logging.warning("%s. The folder holds no checkpoint, and is begun anew", error)
+    return None
+
+
+def _check_same(experiment: Experiment, there: Experiment, record_set: RecordSet, run: pathlib.Path) -> None:
+  """Checks that a job with a checkpoint goes on with what it was begun with."""
+  other = "Use another --run_dir; --set train.warm_start=RUN begins with the weights of this one."
+  difference = config_lib.differs(experiment, config_lib.with_train(there, experiment, _NOT_LEARNED))
+  if difference:
+    raise UserError(f"{run} holds another experiment: {difference}. {other}")
+  before = RecordSet.open(run)
+  if before.fingerprint != record_set.fingerprint:
+    raise UserError(
+      f"{run} was begun with other records: fingerprint {before.fingerprint}, {record_set.path} has "
+      f"{record_set.fingerprint}. Use another --run_dir."
+    )
+  trained = read_costs(run / TRAINING).get("epochs", 0)
+  if trained > experiment.train.epochs:
+    raise UserError(
+      f"{run} has trained {trained} epochs, and train.epochs is {experiment.train.epochs}: it can only go on. {other}"
+    )
+  if before.splits != record_set.splits:
+    raise UserError(
+      f"{run} was begun with other records: {record_set.path} has the same schema and vocabularies, but other "
+      f"shards. {other}"
+    )
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+  """What to call each run: its experiment's name, and the folder, too, where different experiments share the name.
+
+  Runs that differ in their seed alone get the same label.
+  """
+  named = collections.defaultdict(list)
+  for run in runs:
+    named[run.experiment.name].append(run.experiment)
+  alike = {name: not any(_differ(one, found[0]) for one in found) for name, found in named.items()}
+  return [run.experiment.name + ("" if alike[run.experiment.name] else f" ({run.path})") for run in runs]
+
+
+def _differ(one: Experiment, other: Experiment) -> bool:
+  train = one.train.model_copy(update={"seed": other.train.seed})
+  return bool(config_lib.differs(one.model_copy(update={"train": train}), other))
