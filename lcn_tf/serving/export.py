@@ -12,6 +12,7 @@ from lcn_tf import files, storage
 from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.errors import DamagedError
+from lcn_tf.serving.checks import checked
 from lcn_tf.serving.signatures import at_least_one_column, request_spec
 
 DESCRIPTION = "assets.extra/lcn_tf.json"
@@ -47,7 +48,8 @@ def save(
   """
 
   def rank(**request: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {"probability": tf.sigmoid(model(at_least_one_column(request), training=False))}
+    valid = checked(request, record_set.record_schema)
+    return {"probability": tf.sigmoid(model(at_least_one_column(valid), training=False))}
 
   module = tf.Module()
   module.weights = list(model.variables)

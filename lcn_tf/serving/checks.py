@@ -1,0 +1,102 @@
+"""What a request has to hold, checked in the graph: a wrong one is an error that names the tensor, never a number."""
+
+import tensorflow as tf
+
+from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
+
+
+def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tensor]:
+  """The request, which cannot be computed with unless its tensors agree with each other and with the schema.
+
+  Sizes: all tensors are of B requests, those of candidates of N, those of a history of L; `first_visible` may be
+  `[B, 1]`. Values: items are rows of the catalogue, fields of their vocabularies; a length is at most L; behaviours are
+  real ones, newest first; what a candidate sees begins with a behaviour that is strictly older than it. Padding
+  (candidates whose item is 0, behaviours beyond the length) only has to be in range.
+
+  Args:
+    request: The tensors of `request_spec`.
+    schema: With sizes.
+
+  Returns:
+    The same values, int64.
+
+  Raises:
+    tf.errors.InvalidArgumentError: When it runs; names the tensor, and says what came and what is allowed.
+  """
+  with tf.control_dependencies(_sizes(request)):
+    # int64: int32 is compared on the host
+    values = {name: tf.identity(tf.cast(tensor, tf.int64)) for name, tensor in request.items()}
+  made = [_within(values, "candidate_items", schema.target.items, "rows of the target catalogue")]
+  made += _fields(values, "user_fields", schema.user_fields, schema)
+  made += _fields(values, "candidate_context", schema.context_fields, schema)
+  for d in DOMAINS:
+    made += _history(values, d, schema)
+  with tf.control_dependencies(made):
+    return {name: tf.identity(value) for name, value in values.items()}
+
+
+def _sizes(request: dict[str, tf.Tensor]) -> list[tf.Operation]:
+  """Assertions on the sizes of all axes that the schema does not fix."""
+  shapes = {name: tf.shape(tensor, out_type=tf.int64) for name, tensor in request.items()}
+  requests, candidates = shapes["candidate_items"][0], shapes["candidate_items"][1]
+  made = []
+
+  def check(name: str, condition: tf.Tensor, allowed: str) -> None:
+    made.append(tf.debugging.Assert(condition, [f"{name}: expected {allowed}; found a tensor of shape", shapes[name]]))
+
+  for name in sorted(set(request) - {"candidate_items"}):
+    check(name, shapes[name][0] == requests, "as many requests as candidate_items")
+  for name in ("candidate_times", "candidate_context"):
+    check(name, shapes[name][1] == candidates, "as many candidates as candidate_items")
+  for d in DOMAINS:
+    for part in ("times", "cross"):
+      name = f"{d}_{part}"
+      check(name, shapes[name][1] == shapes[f"{d}_items"][1], f"as many behaviours as {d}_items")
+    shared = shapes[f"{d}_first_visible"][1]
+    check(f"{d}_first_visible", (shared == candidates) | (shared == 1), "as many columns as candidate_items, or one")
+  return made
+
+
+def _history(values: dict[str, tf.Tensor], d: DomainName, schema: Schema) -> list[tf.Operation]:
+  """Assertions on what one history holds."""
+  items, times, length, first = (values[f"{d}_{part}"] for part in ("items", "times", "length", "first_visible"))
+  width = tf.shape(items, out_type=tf.int64)[1]
+  real = tf.range(width)[tf.newaxis] < length[:, tf.newaxis]
+  falling = (times[:, 1:] <= times[:, :-1]) | ~real[:, 1:]
+  # a column of padding behind, so that an empty history can be read from, too
+  padded = tf.concat([times, tf.zeros([tf.shape(times)[0], 1], tf.int64)], axis=1)
+  newest = tf.gather(padded, tf.clip_by_value(first, 0, width), batch_dims=1)
+  sees = (values["candidate_items"] > 0) & (first < length[:, tf.newaxis])
+  older = (newest < values["candidate_times"]) | ~sees
+  return [
+    _within(values, f"{d}_items", schema.domain(d).items, f"rows of the {d} catalogue"),
+    *_fields(values, f"{d}_cross", schema.domain(d).cross_fields, schema),
+    _holds(values, f"{d}_length", (length >= 0) & (length <= width), f"at least 0 and at most the width of {d}_items"),
+    _holds(values, f"{d}_items", (items > 0) | ~real, f"no padding (0) within {d}_length"),
+    _holds(values, f"{d}_times", falling, f"behaviours newest first within {d}_length"),
+    _holds(values, f"{d}_first_visible", first >= 0, "at least 0"),
+    _holds(values, f"{d}_first_visible", older, f"to begin with one of {d}_times that is older than candidate_times"),
+  ]
+
+
+def _fields(
+  values: dict[str, tf.Tensor], name: str, features: tuple[Feature, ...], schema: Schema
+) -> list[tf.Operation]:
+  """Assertions on vocabulary indices, a column each; none where there is no field."""
+  sizes = [schema.vocabularies[feature.vocabulary].size for feature in features for _ in range(feature.max_values)]
+  what = f"indices of {', '.join(feature.name for feature in features)}"
+  return [_within(values, name, sizes, what)] if features else []
+
+
+def _within(values: dict[str, tf.Tensor], name: str, sizes: int | list[int], what: str) -> tf.Operation:
+  """Assertion that all values are in [0, size) of their column."""
+  found, size = values[name], tf.constant(sizes, tf.int64)
+  return _holds(values, name, (found >= 0) & (found < size), f"{what}, at least 0 and below {sizes}")
+
+
+def _holds(values: dict[str, tf.Tensor], name: str, condition: tf.Tensor, allowed: str) -> tf.Operation:
+  found = values[name]
+  message = f"{name}: expected {allowed}; found, smallest and largest"
+  # the smallest by the largest: Min has no GPU kernel for integers
+  span = [-tf.reduce_max(-found), tf.reduce_max(found)]
+  return tf.debugging.Assert(tf.reduce_all(condition), [message, *span])
