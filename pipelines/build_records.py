@@ -8,8 +8,6 @@ older part is the users' past, whose candidates are the validation split:
     python -m pipelines.build_records ... --like RECORDS --set 'records.split.boundaries=[0,T]'
 """
 
-import signal
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -41,7 +39,6 @@ _SET = flags.DEFINE_multi_string("set", [], "key.path=value: overrides the confi
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a preempted build cleans up
   experiment = config.load(_CONFIG.value, _SET.value)
   like = RecordSet.open(_LIKE.value) if _LIKE.value else None
   made = _tables(experiment.records)

@@ -81,17 +81,20 @@ def build(
   ):
     plans: list[Plan] = []
     checked = raw.check(tables, schema, records.labels)
+    by_file = checked.by_file()
     for reason, count in checked.reasons().items():
-      logging.warning("rejected %d rows: %s", count, reason)
+      logging.warning("rejected %d rows: %s%s", count, reason, f" ({by_file[reason]})" if reason in by_file else "")
     if strict and len(checked.rejected):
       reasons = "; ".join(f"{reason}: {count}" for reason, count in checked.reasons().items())
       raise UserError(f"{len(checked.rejected)} rows are rejected, and --strict allows none. {reasons}")
 
     bounds = boundaries(checked.interactions["timestamp"], records.split)
     indexed = index(checked, schema, bounds[0], records.seed, numbering)
-    for d, count in indexed.unknown_items.items():
-      if count and like:
-        logging.warning("%d items of the %s domain are not in %s: read as the unknown item", count, d, like.path)
+    if like:
+      _check_known(indexed, like)
+    if tables.users is not None:
+      _check_profiles(indexed, checked, tables.names)
+    _check_negatives(indexed, records.labels)
     met = {d: np.zeros(len(indexed.numbering.catalogues[d]), bool) for d in DOMAINS}
     if like:
       met = {d: indexed.numbering.met(d) for d in DOMAINS}
@@ -104,6 +107,9 @@ def build(
     parts = write_parts(
       folder, log, plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
     )
+    for split in ("validation", "test"):
+      if reason := parts[split]["target"].undefined() if split in parts else "":
+        logging.warning("the %s split: %s", split, reason)
     _write_tables(folder, indexed, checked.rejected)
     notes: dict[str, float | int | str] = {"train_end": bounds[0], "validation_end": bounds[1]}
     # of the out-of-vocabulary hash, too
@@ -133,6 +139,51 @@ def _expected_bytes(folder: pathlib.Path, plans: list[Plan], shards: int) -> int
   """What the whole record set would take, by the shards that are there: they are of one size, about."""
   there = [file.stat().st_size for file in folder.glob("**/*") if file.is_file() and ".tfrecord" in file.name]
   return max(there, default=0) * sum(min(shards, len(plan.spans)) for plan in plans)
+
+
+def _check_known(indexed: Indexed, like: RecordSet) -> None:
+  """Tells of items that other records do not know; an error if they know none of a domain's."""
+  for d, count in indexed.unknown_items.items():
+    rows = indexed.interactions.filter(pl.col("domain") == d)["item"]
+    unknown = int((rows == UNKNOWN_ITEM).sum())
+    if count:
+      logging.warning(
+        "%d items of the %s domain are not in %s: read as the unknown item, which %.0f %% of its interactions are on",
+        *(count, d, like.path, 100 * unknown / len(rows)),
+      )
+    if unknown and unknown == len(rows):
+      raise UserError(
+        f"{like.path}: knows none of the {count} items of the {d} domain that the interactions are on. Are these the "
+        "records that the log belongs to?"
+      )
+
+
+def _check_profiles(indexed: Indexed, checked: raw.Checked, names: tuple[str, str, str]) -> None:
+  """Tells of many users without a profile; none with one is an error."""
+  without, users = indexed.users_without_profile, len(indexed.users)
+  if without < raw.MANY * users or not without:
+    return
+  known = checked.users["user_id"]
+  strange = indexed.users.filter(~pl.col("user_id").is_in(known.implode()))["user_id"][0]
+  told = (
+    f"{names[2]}: {without} of {users} users of {names[0]} have no profile: {strange!r}, say; profiles are of "
+    f"{f'{known[0]!r}' if len(known) else 'nobody'}"
+  )
+  if without == users:
+    raise UserError(f"{told}. Ids compare as texts where one of the files has texts: 7 is '7', and not '007'")
+  logging.warning("%s", told)
+
+
+def _check_negatives(indexed: Indexed, labels: Labels) -> None:
+  if labels.kind != "sampled":
+    return
+  for d in DOMAINS:
+    items = len(indexed.numbering.items[d])
+    if 0 < items <= labels.negatives:
+      raise UserError(
+        f"records.labels.negatives is {labels.negatives}, but the {d} domain has {items} items, and a user has met one "
+        "of them at least: ask for fewer"
+      )
 
 
 def boundaries(times: pl.Series, split: Split) -> tuple[int, int]:

@@ -74,6 +74,20 @@ class Part(Strict):
   last_time: int
   weight: float | None = None
 
+  def undefined(self) -> str:
+    """Why no AUC can be computed of it, and what follows for training; empty if it can, as far as this tells."""
+    if self.weight == 0:
+      return (
+        f"the weights of all {self.candidates} candidates are 0: no metric is defined, and the best epoch of a job "
+        "that validates with it is its last one"
+      )
+    if self.positives in (0, self.candidates):
+      return (
+        f"all {self.candidates} candidates are {'positive' if self.positives else 'negative'}: AUC and GAUC are not "
+        "defined, and the best epoch of a job that validates with it is that of the least logloss"
+      )
+    return ""
+
 
 class RecordSet(Strict):
   """What `dataset.json` says, and where it lies."""

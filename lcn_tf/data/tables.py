@@ -1,13 +1,13 @@
 """Raw input: interactions, items and users, read and checked before anything is built from them."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import polars as pl
 from absl import logging
 
 from lcn_tf.config import Labels
+from lcn_tf.data import parquet
 from lcn_tf.errors import UserError, nearest
 from lcn_tf.schema import DOMAINS, Feature, Schema
 
@@ -15,6 +15,7 @@ ROW = "row"  # position in the input, which orders behaviours of one second
 RESERVED = ("user_id", "item_id", "domain", "timestamp")
 _LATEST = 2**62
 _MILLISECONDS = 10**11  # seconds of the year 5138, milliseconds of 1973
+MANY = 0.2  # share of what matches nothing from which on it is told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Tables:
     interactions, items, users: The tables; `users` may be None.
     notes: What the record set should remember about where they come from.
     names: What messages call the three tables (their files).
+    sources: By kind of table, the files that they were read from, if they were.
   """
 
   interactions: pl.DataFrame
@@ -32,6 +34,7 @@ class Tables:
   users: pl.DataFrame | None = None
   notes: dict[str, float | int | str] = dataclasses.field(default_factory=dict)
   names: tuple[str, str, str] = ("interactions", "items", "users")
+  sources: dict[str, parquet.Source] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Checked:
       null = no candidate; absent for sampled labels), and the cross and context fields under `field_column`.
     items: `item_id`, `domain` and the item fields, under `field_column`; no key twice.
     users: `user_id` and the user fields, under `field_column`; empty if there is no file.
-    rejected: `table`, `row`, `reason`, and the row's keys as strings.
+    rejected: `table`, `file` (null if it was none), `row` (of the table), `reason`, and the row's keys as strings.
   """
 
   interactions: pl.DataFrame
@@ -56,6 +59,15 @@ class Checked:
     counted = self.rejected.group_by("table", "reason").len().sort("table", "reason")
     return {f"{table}: {reason}": count for table, reason, count in counted.iter_rows()}
 
+  def by_file(self) -> dict[str, str]:
+    """For each of `reasons`, the file with most of the rows and how many it has; nothing where there is one file."""
+    counted = self.rejected.drop_nulls("file").group_by("table", "reason", "file").len().sort("len", descending=True)
+    most = counted.unique(["table", "reason"], keep="first", maintain_order=True)
+    return {
+      f"{table}: {reason}": f"{count} of them in {file}"
+      for table, reason, file, count in most.select("table", "reason", "file", "len").iter_rows()
+    }
+
 
 def field_column(feature: Feature) -> str:
   """The name of a field's column in `Checked`, apart from those of ids and times even if it is one of them."""
@@ -63,38 +75,19 @@ def field_column(feature: Feature) -> str:
 
 
 def read(interactions: str, items: str, users: str | None = None) -> Tables:
-  """Reads Parquet files, or folders of them.
+  """Reads Parquet files, or folders of them; see `lcn_tf.data.parquet.read`.
 
   Raises:
     UserError: There is no such file, or it is not Parquet.
   """
+  paths = {"interactions": interactions, "items": items} | ({"users": users} if users else {})
+  sources = {kind: parquet.read(path) for kind, path in paths.items()}
+  notes: dict[str, float | int | str] = {}
+  for kind, source in sources.items():
+    notes |= {f"{kind}_files": len(source.files), f"{kind}_rows": len(source.frame), f"{kind}_bytes": source.size}
+  frames = {kind: source.frame for kind, source in sources.items()}
   names = (interactions, items, users or "users")
-  return Tables(_read(interactions), _read(items), _read(users) if users else None, names=names)
-
-
-def _read(path: str) -> pl.DataFrame:
-  source = pathlib.Path(path)
-  if not source.exists():
-    there = [str(p) for p in source.parent.iterdir()] if source.parent.is_dir() else []
-    raise UserError(f"{path}: no such file.{nearest(path, there)}")
-  if source.is_dir() and not _files(source):
-    raise UserError(f"{path}: this folder holds no .parquet file")
-  parts = []
-  for file in _files(source) if source.is_dir() else [source]:
-    try:
-      parts.append(pl.read_parquet(file, glob=False))
-    except (pl.exceptions.PolarsError, OSError) as error:
-      raise UserError(f"{file}: not a Parquet file: {str(error).splitlines()[0]}") from None
-  try:
-    # files of other days may lack a column, or hold whole numbers where others have floats
-    return pl.concat(parts, how="diagonal_relaxed") if len(parts) > 1 else parts[0]
-  except pl.exceptions.PolarsError as error:
-    raise UserError(f"{path}: these files have no common columns: {str(error).splitlines()[0]}") from None
-
-
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-  # Spark names folders so, too
-  return sorted(file for file in folder.glob("**/*.parquet") if file.is_file())
+  return Tables(frames["interactions"], frames["items"], frames.get("users"), notes, names, sources)
 
 
 def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
@@ -104,9 +97,11 @@ def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
     UserError: A column is missing or of a wrong type, or no row is left.
   """
   in_interactions, in_items, in_users = tables.names
-  interactions = _Table(tables.interactions, in_interactions, "interactions")
-  items = _Table(tables.items, in_items, "items")
-  users = _Table(tables.users, in_users, "users") if tables.users is not None else None
+  interactions = _Table(tables.interactions, in_interactions, "interactions", tables.sources.get("interactions"))
+  items = _Table(tables.items, in_items, "items", tables.sources.get("items"))
+  users = None
+  if tables.users is not None:
+    users = _Table(tables.users, in_users, "users", tables.sources.get("users"))
 
   for table in (interactions, items):
     table.identifier("item_id")
@@ -146,11 +141,14 @@ def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
   interactions.reject(~known, f"domain is not one of {', '.join(DOMAINS)}")
   interactions.reject(pl.col("timestamp").is_null(), "timestamp is null or not a number")
   interactions.reject(pl.col("timestamp") < 0, "negative timestamp")
+  interactions.reject(pl.col("timestamp") >= _MILLISECONDS, "timestamp is of the year 5138 or later: milliseconds?")
   if labels.kind == "given":
     interactions.reject(~pl.col("label").is_in([0.0, 1.0]), f"{labels.column} is neither 0 nor 1")
   elif labels.kind == "threshold":
     interactions.reject(pl.col("label").is_nan(), f"{labels.column} is not a number")
-  interactions.reject(~(pl.col("weight").is_finite() & (pl.col("weight") >= 0)), "weight is not a number of at least 0")
+  weight = pl.col("weight")
+  interactions.reject(~(weight.is_finite() & (weight >= 0)), "weight is not a number of at least 0")
+  interactions.reject(weight > float(np.finfo(np.float32).max), "weight is too large for a 32-bit float")
   catalogue = good_items.select("domain", "item_id", known_item=pl.lit(True))
   interactions.frame = interactions.frame.join(catalogue, on=["domain", "item_id"], how="left", maintain_order="left")
   interactions.reject(pl.col("known_item").is_null(), "item is not in the items file")
@@ -158,8 +156,6 @@ def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
   interactions.reject(pl.col("repeated"), "repeated row (the first is kept)")
 
   good = interactions.good().drop("known_item", "repeated")
-  if not good.is_empty() and good["timestamp"].median() > _MILLISECONDS:  # type: ignore[operator]
-    logging.warning("%s: the timestamps look like milliseconds; they are read as seconds", in_interactions)
   checked = [table for table in (interactions, items, users) if table is not None]
   rejected = pl.concat([table.rejected() for table in checked], how="diagonal")
   profiles = users.good().drop(ROW) if users else pl.DataFrame(schema={"user_id": good["user_id"].dtype})
@@ -167,7 +163,25 @@ def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
   if good.is_empty():
     reasons = "; ".join(f"{reason}: {count}" for reason, count in result.reasons().items()) or "the file is empty"
     raise UserError(f"{in_interactions}: no usable interaction. {reasons}")
+  _check_items(interactions.frame, in_interactions, in_items, good_items)
   return result
+
+
+def _check_items(frame: pl.DataFrame, in_interactions: str, in_items: str, items: pl.DataFrame) -> None:
+  """Tells of a domain many of whose interactions are on items that the items file does not have; all are an error."""
+  for d in DOMAINS:
+    rows = frame.filter((pl.col("domain") == d) & pl.col("item_id").is_not_null())
+    missing = rows.filter(pl.col("known_item").is_null())
+    if len(missing) < MANY * len(rows) or missing.is_empty():
+      continue
+    known = items.filter(pl.col("domain") == d)["item_id"]
+    told = (
+      f"{in_interactions}: {len(missing)} of {len(rows)} interactions of the {d} domain are on items that are not in "
+      f"{in_items}: {missing['item_id'][0]!r}, say; it has {f'{known[0]!r}' if len(known) else 'none of that domain'}"
+    )
+    if len(missing) == len(rows):
+      raise UserError(f"{told}. Ids compare as texts where one of the files has texts: 7 is '7', and not '007'")
+    logging.warning("%s", told)
 
 
 def _repeated(frame: pl.DataFrame) -> pl.Series:
@@ -187,19 +201,32 @@ def _same_type(left: "_Table", right: "_Table", column: str) -> None:
 class _Table:
   """A table while it is checked. `raw` is what came, `frame` what `Checked` will hold, with a `reason` per bad row."""
 
-  def __init__(self, raw: pl.DataFrame, name: str, kind: str):
+  def __init__(self, raw: pl.DataFrame, name: str, kind: str, source: parquet.Source | None):
     self.raw = raw
     self.name = name
     self.kind = kind
+    self.files = source.files if source and len(source.files) > 1 else ()
+    self.unreadable = source.unreadable if source else {}
+    self.vague = source.vague if source else parquet.vague([raw], [name])
     self.frame = pl.DataFrame({ROW: pl.int_range(len(raw), dtype=pl.Int64, eager=True)}).with_columns(
       reason=pl.lit(None, pl.String)
     )
 
   def column(self, name: str, role: str) -> pl.Series:
+    if name in self.unreadable:
+      raise UserError(f"{self.name}: column {name!r} ({role}) cannot be read: {self.unreadable[name]}")
     if name not in self.raw.columns:
       have = ", ".join(self.raw.columns)
       raise UserError(f"{self.name}: no column {name!r} ({role}).{nearest(name, self.raw.columns)} Columns: {have}")
     return self.raw[name]
+
+  def exact(self, name: str, role: str, most: int = 2**53) -> pl.Series:
+    """A column whose whole numbers are told apart; from `most` on it does not matter."""
+    column = self.column(name, role)
+    limit, reason = self.vague.get(name, (0, ""))
+    if 0 < limit <= most:
+      raise UserError(reason)
+    return column
 
   def wrong_type(self, column: pl.Series, expected: str) -> UserError:
     return UserError(f"{self.name}: column {column.name!r} holds {column.dtype}, expected {expected}")
@@ -208,7 +235,7 @@ class _Table:
     self.frame = self.frame.with_columns(column.alias(name))
 
   def identifier(self, name: str) -> None:
-    column = self.column(name, f"every row of the {self.kind} has one")
+    column = self.exact(name, f"every row of the {self.kind} has one")
     values = _plain(column)
     if values is None or column.dtype == pl.Boolean:
       raise self.wrong_type(column, "integers or strings")
@@ -221,7 +248,8 @@ class _Table:
     self.add(name, column.cast(pl.String))
 
   def time(self, name: str) -> None:
-    column = self.column(name, f"every row of the {self.kind} has one")
+    # larger numbers are no seconds, and are sorted out row by row
+    column = self.exact(name, f"every row of the {self.kind} has one", _MILLISECONDS)
     if not column.dtype.is_numeric():
       raise self.wrong_type(column, "numbers: seconds since 1970")
     if column.dtype.is_float() or column.dtype.is_decimal():
@@ -248,7 +276,7 @@ class _Table:
 
   def field(self, feature: Feature, role: str) -> None:
     """Adds a field as strings, or as lists of strings if it has several values."""
-    column = self.column(feature.name, role)
+    column = self.exact(feature.name, role)
     nested = isinstance(column.dtype, pl.List | pl.Array)
     if nested and feature.max_values == 1:
       raise UserError(
@@ -281,7 +309,15 @@ class _Table:
     bad = self.frame.filter(pl.col("reason").is_not_null())
     keys = [name for name in RESERVED if name in self.raw.columns]
     raw = self.raw.select(keys)[bad[ROW]].select(pl.col(name).cast(pl.String, strict=False) for name in keys)
-    return bad.select(pl.lit(self.kind).alias("table"), ROW, "reason").hstack(raw)
+    return bad.select(pl.lit(self.kind).alias("table"), self._file(bad[ROW]), ROW, "reason").hstack(raw)
+
+  def _file(self, rows: pl.Series) -> pl.Series:
+    """Which of several files each row is of; null if there is one."""
+    if not self.files:
+      return pl.Series("file", [None] * len(rows), pl.String)
+    ends = np.cumsum([count for _, count in self.files])
+    names = pl.Series("file", [name for name, _ in self.files])
+    return names.gather(np.searchsorted(ends, rows.to_numpy(), side="right")).alias("file")
 
 
 def _plain(column: pl.Series) -> pl.Series | None:
@@ -290,9 +326,8 @@ def _plain(column: pl.Series) -> pl.Series | None:
   if dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128):
     return column.cast(pl.Int64)
   if dtype.is_float():
-    column = column.fill_nan(None)
-    whole = column.drop_nulls()
-    return column.cast(pl.Int64) if ((whole == whole.floor()) & (whole.abs() < 2**53)).all() else None
+    column = parquet.plain(column)
+    return column if column.dtype == pl.Int64 else None
   if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
     return column.cast(pl.String)
   return None

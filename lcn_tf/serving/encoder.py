@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -12,6 +11,7 @@ import polars as pl
 from lcn_tf.data.indexing import field_table, numbering_of
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.tables import field_column
+from lcn_tf.data.values import id_of, seconds_of, text_of
 from lcn_tf.data.vocabulary import NULL, ValueTable, oov_index
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns
@@ -63,9 +63,9 @@ class RequestEncoder:
   Two things that `pipelines.build_records` does with a log are the caller's: to leave out behaviours on items that the
   items file does not have, and events that came twice.
 
-  Items that the record set does not have become its unknown item, values of fields fall out of vocabulary. Values are
-  compared as texts, those of whole floats being their integers': 4.0 is 4, the text "4.0" is not. Loading reads the
-  vocabularies once; encoding looks values up in dictionaries.
+  Items that the record set does not have, and what is no id, become its unknown item; values of fields fall out of
+  vocabulary. Ids and values are compared as texts, as `lcn_tf.data.values` says: 7 is "7" and 7.0, and neither "007"
+  nor " 7 ". Loading reads the vocabularies once; encoding looks values up in dictionaries.
 
   Args:
     record_set: What the model was trained with; its shards are not read. An export carries one that has no shards:
@@ -82,8 +82,10 @@ class RequestEncoder:
       name: _Lookup(table.name, table.values, table.counts, table.oov, table.seed)
       for name, table in numbering.vocabularies.items()
     }
-    self._rows = {d: dict(numbering.items[d].select("item_id", "row").iter_rows()) for d in DOMAINS}
-    self._text = {d: numbering.items[d]["item_id"].dtype == pl.String for d in DOMAINS}
+    # by the text of the id: 7 is "7" (`lcn_tf.data.values.id_of`)
+    self._rows = {
+      d: dict(zip(items["item_id"].cast(pl.String), items["row"], strict=True)) for d, items in numbering.items.items()
+    }
 
   def encode(self, requests: Sequence[RankRequest]) -> dict[str, np.ndarray]:
     """The tensors of `lcn_tf.serving.signatures.request_spec`, B = len(requests).
@@ -92,28 +94,35 @@ class RequestEncoder:
     `max_length`. Padding is 0; what the model returns for padded candidates means nothing.
 
     Raises:
-      UserError: A request names a field that the schema does not have, or gives one what is no value.
+      UserError: A request names a field that the schema does not have, or gives what is no moment or value; the message
+        says which request and where in it.
     """
-    for number, request in enumerate(requests):
-      self._check(f"requests[{number}]", request)
     size, width = len(requests), max((len(r.candidates) for r in requests), default=0)
     items = np.zeros((size, width), np.int32)
     times = np.zeros((size, width), np.int64)
+    seen: dict[DomainName, list[list[_Seen]]] = {d: [] for d in DOMAINS}
     for b, request in enumerate(requests):
+      where = f"requests[{b}]"
+      self._check_names(where, request)
+      now = _told(f"{where}.time", seconds_of, request.time)
       items[b, : len(request.candidates)] = [self._row("target", item) for item in request.candidates]
-      times[b, : len(request.candidates)] = math.floor(request.time)
-    context = self._fields([r.context for r in requests], self._schema.context_fields)
+      times[b, : len(request.candidates)] = now
+      for d in DOMAINS:
+        seen[d].append(self._seen(request, d, now, where))
+    users = [(f"requests[{b}].user", request.user) for b, request in enumerate(requests)]
+    contexts = [(f"requests[{b}].context", request.context) for b, request in enumerate(requests)]
+    context = self._fields(contexts, self._schema.context_fields)
     tensors = {
-      "user_fields": self._fields([r.user for r in requests], self._schema.user_fields),
+      "user_fields": self._fields(users, self._schema.user_fields),
       "candidate_items": items,
       "candidate_times": times,
       "candidate_context": np.where((items > 0)[..., np.newaxis], context[:, np.newaxis], 0).astype(np.int32),
     }
     for d in DOMAINS:
-      tensors |= self._history(d, [self._seen(r, d) for r in requests], width)
+      tensors |= self._history(d, seen[d], width)
     return tensors
 
-  def _check(self, where: str, request: RankRequest) -> None:
+  def _check_names(self, where: str, request: RankRequest) -> None:
     schema = self._schema
     given = [("user", request.user, schema.user_fields), ("context", request.context, schema.context_fields)]
     for d in DOMAINS:
@@ -126,31 +135,31 @@ class RequestEncoder:
         raise unknown(f"{where}.{part}", "field", wrong[0], names)
 
   def _row(self, domain: DomainName, item: int | str) -> int:
-    try:
-      key = str(item) if self._text[domain] else int(item)
-    except (ValueError, TypeError, OverflowError):  # a text where all ids are numbers, or no id at all
-      return UNKNOWN_ITEM
-    if not self._text[domain] and not isinstance(item, str) and key != item:  # 7.9 is not item 7
-      return UNKNOWN_ITEM
-    return self._rows[domain].get(key, UNKNOWN_ITEM)
+    key = id_of(item)
+    return UNKNOWN_ITEM if key is None else self._rows[domain].get(key, UNKNOWN_ITEM)
 
-  def _seen(self, request: RankRequest, domain: DomainName) -> list[Behaviour]:
-    now = math.floor(request.time)
-    older = [b for b in request.history(domain) if math.floor(b.timestamp) < now]
+  def _seen(self, request: RankRequest, domain: DomainName, now: int, where: str) -> list["_Seen"]:
+    """The newest behaviours that are older than the request, newest first."""
+    older = []
+    for i, behaviour in enumerate(request.history(domain)):
+      at = f"{where}.{domain}[{i}]"
+      time = _told(f"{at}.timestamp", seconds_of, behaviour.timestamp)
+      if time < now:
+        older.append(_Seen(f"{at}.fields", self._row(domain, behaviour.item_id), time, behaviour.fields))
     # from the back, so that the later one of a second comes first
-    newest_first = sorted(reversed(older), key=lambda b: -math.floor(b.timestamp))
+    newest_first = sorted(reversed(older), key=lambda one: -one.time)
     return newest_first[: self._schema.domain(domain).max_length]
 
-  def _history(self, domain: DomainName, seen: list[list[Behaviour]], candidates: int) -> dict[str, np.ndarray]:
+  def _history(self, domain: DomainName, seen: list[list["_Seen"]], candidates: int) -> dict[str, np.ndarray]:
     length = np.array([len(behaviours) for behaviours in seen], np.int32)
     real = np.arange(length.max(initial=0)) < length[:, np.newaxis]
     flat = [behaviour for behaviours in seen for behaviour in behaviours]
     fields = self._schema.domain(domain).cross_fields
     items, times = np.zeros(real.shape, np.int32), np.zeros(real.shape, np.int64)
     cross = np.zeros((*real.shape, columns(fields)), np.int32)
-    items[real] = [self._row(domain, b.item_id) for b in flat]
-    times[real] = [math.floor(b.timestamp) for b in flat]
-    cross[real] = self._fields([b.fields for b in flat], fields)
+    items[real] = [one.row for one in flat]
+    times[real] = [one.time for one in flat]
+    cross[real] = self._fields([(one.where, one.fields) for one in flat], fields)
     return {
       f"{domain}_items": items,
       f"{domain}_times": times,
@@ -159,38 +168,41 @@ class RequestEncoder:
       f"{domain}_first_visible": np.zeros((len(seen), candidates), np.int32),
     }
 
-  def _fields(self, rows: list[Mapping[str, Any]], features: tuple[Feature, ...]) -> np.ndarray:
-    """`[len(rows), columns(features)]` int32."""
+  def _fields(self, rows: list[tuple[str, Mapping[str, Any]]], features: tuple[Feature, ...]) -> np.ndarray:
+    """`[len(rows), columns(features)]` int32 of (where, values by name)."""
     values: dict[str, Any] = {"row": range(len(rows))}  # a frame without fields has rows, too
     for feature in features:
-      read, kind = (_texts, pl.List(pl.String)) if feature.max_values > 1 else (_text, pl.String)
-      column = [read(row.get(feature.name), feature.name) for row in rows]
+      read, kind = (_texts_of, pl.List(pl.String)) if feature.max_values > 1 else (text_of, pl.String)
+      column = [_told(f"{where}[{feature.name!r}]", read, given.get(feature.name)) for where, given in rows]
       values[field_column(feature)] = pl.Series(column, dtype=kind)
     return field_table(pl.DataFrame(values), features, self._vocabularies)
 
 
-def _text(value: Any, field: str) -> str | None:
-  """The text that a column of such values is cast to; each value on its own, whatever else is in the call."""
-  if value is None or isinstance(value, str):
-    return value
-  if isinstance(value, (bool, np.bool_)):
-    return str(value).lower()
-  if isinstance(value, (int, np.integer)):
-    return str(int(value))
-  if isinstance(value, (float, np.floating)):
-    if not np.isfinite(value):
-      return None
-    if value == int(value):  # as a column of whole floats is read
-      return str(int(value))
-    return str(pl.Series([float(value)]).cast(pl.String)[0])
-  raise UserError(f"field {field!r}: {value!r} is no text, number or truth value")
+class _Seen(NamedTuple):
+  """A behaviour that the request's candidates see."""
+
+  where: str
+  row: int
+  time: int
+  fields: Mapping[str, Any]
 
 
-def _texts(value: Any, field: str) -> list[str | None] | None:
+_Read = TypeVar("_Read")
+
+
+def _told(where: str, read: Callable[[Any], _Read], value: Any) -> _Read:
+  """What `read` makes of a value; the place heads the message if it is none."""
+  try:
+    return read(value)
+  except ValueError as error:
+    raise UserError(f"{where}: {error}") from None
+
+
+def _texts_of(value: Any) -> list[str | None] | None:
   if value is None:
     return None
   many = value if isinstance(value, (list, tuple, set, np.ndarray)) else [value]
-  return [_text(one, field) for one in many]
+  return [text_of(one) for one in many]
 
 
 class _Lookup(ValueTable):

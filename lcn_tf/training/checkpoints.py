@@ -37,14 +37,15 @@ class Progress(tf.Module):
   Attributes:
     epoch: Epochs that are finished.
     step: Steps of the next epoch that are done.
-    best: The best validation AUC so far, in `best_epoch`.
+    best: The best score so far, in `best_epoch`: the validation AUC, or where it is not defined (labels of one class)
+      minus the logloss. Without either (weights that are all 0) no epoch is the best.
   """
 
   def __init__(self) -> None:
     super().__init__()
     self.epoch = tf.Variable(0, dtype=tf.int64)
     self.step = tf.Variable(0, dtype=tf.int64)
-    self.best = tf.Variable(-1.0, dtype=tf.float64)
+    self.best = tf.Variable(-math.inf, dtype=tf.float64)
     self.best_epoch = tf.Variable(-1, dtype=tf.int64)
 
 
@@ -173,7 +174,7 @@ def _intact(numbers: Sequence[int]) -> str:
 
 
 class Checkpoints(keras.callbacks.Callback):
-  """Saves the job after each epoch, and every so many steps or minutes; keeps the best epoch by validation AUC; stops
+  """Saves the job after each epoch, and every so many steps or minutes; keeps the best epoch, see `Progress`; stops
   early.
 
   Args:
@@ -183,7 +184,7 @@ class Checkpoints(keras.callbacks.Callback):
     workers: The job's processes: a checkpoint is written by all of them at the same step, each to its own folder.
     every: Steps between checkpoints within an epoch; 0 = none.
     minutes: Minutes between checkpoints within an epoch; 0 = none.
-    patience: Epochs without a better validation AUC before training stops; 0 = never.
+    patience: Epochs without a better one before training stops; 0 = never.
     keep: Number of checkpoints that `last/` holds.
   """
 
@@ -292,7 +293,7 @@ class Checkpoints(keras.callbacks.Callback):
       self._progress.step.assign(self._offset + self._done)
       self._save("last")
       return
-    value = (logs or {}).get("val_auc", math.nan)
+    value = _score(logs or {})
     self._progress.epoch.assign(epoch + 1)
     self._progress.step.assign(0)
     better = value > float(self._progress.best)
@@ -305,7 +306,7 @@ class Checkpoints(keras.callbacks.Callback):
       self._save("best")
     (self.may_leave,) = self._agreed([self._asked], True)
     if self.stopped_early:
-      logging.info("stopping: no better validation AUC for %d epochs", self._patience)
+      logging.info("stopping: no better epoch for %d epochs", self._patience)
       self.model.stop_training = True
 
   @property
@@ -313,6 +314,12 @@ class Checkpoints(keras.callbacks.Callback):
     """Whether patience has run out."""
     since = int(self._progress.epoch) - 1 - int(self._progress.best_epoch)
     return bool(self._patience) and int(self._progress.best_epoch) >= 0 and since >= self._patience
+
+
+def _score(logs: Logs) -> float:
+  """What the best epoch has most of; NaN if nothing tells. See `Progress.best`."""
+  auc = float(logs.get("val_auc", math.nan))
+  return -float(logs.get("val_logloss", math.nan)) if math.isnan(auc) else auc
 
 
 @contextlib.contextmanager

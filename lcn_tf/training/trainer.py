@@ -84,8 +84,9 @@ def train(
   check_schema(experiment.record_schema, record_set)
   warn_of_other_records(experiment, record_set)
   check_model(record_set.record_schema, experiment.model, experiment.train.jit_compile)
-  for split in ("train", "validation"):
-    record_set.part(split)
+  record_set.part("train")
+  if reason := record_set.part("validation").undefined():
+    logging.warning("the validation split of %s: %s", record_set.path, reason)
   # its own checkpoints say what a job that was begun goes on with
   warm = _earlier_run(experiment, record_set) if experiment.train.warm_start and not begun(run_dir) else None
   run = own = files.local(run_dir)

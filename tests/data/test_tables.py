@@ -42,8 +42,8 @@ def test_a_bad_row_is_left_out_with_its_reason(bad, labels, reason):
 
 def test_an_item_of_the_other_domain_is_not_in_the_items_file():
   items = logs.items(3).filter((pl.col("domain") == "source") | (pl.col("item_id") > 0))
-  checked = check(logs.interactions([GOOD, (1, 0, "source", 10, 1.0)]), items)
-  assert checked.interactions["domain"].to_list() == ["source"]
+  checked = check(logs.interactions([GOOD, (1, 0, "source", 10, 1.0), (1, 1, "target", 11, 1.0)]), items)
+  assert checked.interactions.select("domain", "item_id").rows() == [("source", 0), ("target", 1)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
@@ -172,19 +172,35 @@ def test_a_path_that_is_no_parquet_file_is_an_error(tmp_path):
   (tmp_path / "empty").mkdir()
   for path, message in [
     ("texts.parquet", "no such file. Did you mean"),
-    ("text.parquet", "not a Parquet file"),
+    ("text.parquet", "damaged, or no Parquet file"),
     ("empty", "this folder holds no .parquet file"),
   ]:
     with pytest.raises(UserError, match=f"{tmp_path}/{path}: {message}"):
       tables.read(str(tmp_path / path), str(tmp_path / path))
 
 
-def test_timestamps_in_milliseconds_are_warned_about(caplog):
-  with caplog.at_level("WARNING"):
-    check(logs.interactions([(1, 0, "target", 1_700_000_000, 1.0)]))
-    assert not caplog.messages
-    check(logs.interactions([(1, 0, "target", 1_700_000_000_000, 1.0)]))
-  assert caplog.messages == ["interactions: the timestamps look like milliseconds; they are read as seconds"]
+def test_timestamps_in_milliseconds_are_rejected_row_by_row():
+  rows = [(1, 0, "target", time, 1.0) for time in (0, 1_700_000_000, 1_700_000_000_000, 99_999_999_999)]
+  checked = check(logs.interactions(rows))
+  assert checked.interactions["timestamp"].to_list() == [0, 1_700_000_000, 99_999_999_999]
+  reason = "interactions: timestamp is of the year 5138 or later: milliseconds?"
+  assert checked.reasons() == {reason: 1}
+  with pytest.raises(UserError, match=r"no usable interaction\. interactions: timestamp .*milliseconds\?: 1$"):
+    check(logs.interactions(rows[2:3]))
+
+
+def test_rejected_rows_are_told_by_file(tmp_path):
+  """One day's file holds milliseconds, another one an unknown item."""
+  days = [(10, 11), (1_700_000_000_000, 12, 1_700_000_000_001), (13,)]
+  for day, times in enumerate(days):
+    logs.interactions([(1, 0, "target", time, 1.0) for time in times]).write_parquet(tmp_path / f"day{day}.parquet")
+  items = logs.items(1)
+  items.write_parquet(tmp_path.parent / f"{tmp_path.name}.items.parquet")
+  read = tables.read(str(tmp_path), f"{tmp_path}.items.parquet")
+  checked = tables.check(read, SCHEMA, Labels())
+  assert checked.rejected.select("file", "row").rows() == [("day1.parquet", 2), ("day1.parquet", 4)]
+  assert list(checked.by_file().values()) == ["2 of them in day1.parquet"]
+  assert checked.interactions["timestamp"].to_list() == [10, 11, 12, 13]
 
 
 @pytest.mark.parametrize("kind", ["given", "threshold"])
@@ -193,12 +209,6 @@ def test_a_behaviour_that_was_never_a_candidate_needs_no_weight(kind):
   checked = check(logs.interactions([GOOD, behaviour], weight=pl.Series([2.5, None])), kind=kind)
   assert checked.interactions["weight"].to_list() == [2.5, 1.0]
   assert checked.reasons() == {}
-
-
-def test_one_early_moment_does_not_hide_milliseconds(caplog):
-  rows = [(1, 0, "target", 1_600_000_000_000 + second, 1.0) for second in range(3)]
-  check(logs.interactions([(1, 0, "target", 0, 1.0), *rows]))
-  assert caplog.messages == ["interactions: the timestamps look like milliseconds; they are read as seconds"]
 
 
 def test_a_folder_that_is_named_like_a_file_is_read_once(tmp_path):

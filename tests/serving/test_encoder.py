@@ -136,7 +136,7 @@ def test_a_value_is_read_alike_whatever_else_is_in_the_call(case):
   assert users[-1] == user
   (_, (listed,)), (_, (scalar,)) = fields(({"likes": ["b"]}, {})), fields(({"likes": "b"}, {}))
   assert listed == scalar
-  with pytest.raises(UserError, match=r"field 'place': \{\} is no text, number or truth value"):
+  with pytest.raises(UserError, match=r"requests\[0\]\.context\['place'\]: \{\} is no text, number or truth value"):
     fields(({}, {"place": {}}))
 
 
@@ -188,3 +188,98 @@ def test_what_is_no_id_is_the_unknown_item(case):
   items = RequestEncoder(records).encode([RankRequest(time=50, candidates=candidates)])["candidate_items"][0]
   assert items[0] > 1
   assert items[1:].tolist() == [1] * 5
+
+
+SEVEN = [7, "7", 7.0, np.int32(7), np.str_("7")]
+IDS = [*SEVEN, "007", " 7 ", "7 ", "\u0667", "7.0", "+7", "-0", "1e1", True, None, 7.5, "", "x7"]
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.String])
+def test_an_id_is_the_same_item_to_the_encoder_as_to_the_builder(tmp_path, kind):
+  """Whatever the items file holds, numbers or texts; a later log of texts is numbered `--like` it."""
+  log = logs.random_log(np.random.default_rng(0), 400, span=90)
+  first = tables.Tables(log, logs.items(12).with_columns(pl.col("item_id").cast(kind)))
+  experiment = logs.experiment({"target": {"max_length": 3}, "source": {"max_length": 3}}, labels={"kind": "given"})
+  records = builder.build(experiment, first, tmp_path / "records")
+  encoder = RequestEncoder(records)
+  rows = dict(
+    zip(pl.read_parquet(records.path / "items/target.parquet")["item_id"].cast(pl.String), range(2, 14), strict=True)
+  )
+  texts = [str(one) for one in IDS if isinstance(one, str)]
+  later = log[: len(texts)].with_columns(
+    item_id=pl.Series(texts), domain=pl.lit("target"), label=pl.lit(1.0), timestamp=pl.Series(range(len(texts)))
+  )
+  items = pl.DataFrame({"item_id": texts, "domain": "target"}).unique("item_id")
+  split = {"split": {"boundaries": [0, 1]}}
+  like = logs.experiment({"target": {"max_length": 3}, "source": {"max_length": 3}}, labels={"kind": "given"}, **split)
+  again = builder.build(like, tables.Tables(later, items), tmp_path / "later", like=records)
+  built = {}
+  for record in logs.requests(again, "test") + logs.requests(again, "validation"):
+    built |= dict(zip(record.times.tolist(), record.items.tolist(), strict=True))
+  found = encoder.encode([RankRequest(10**6, IDS)])["candidate_items"][0].tolist()
+  by_text = dict(zip(IDS, found, strict=True))
+  assert [by_text[text] for text in texts] == [built[second] for second in range(len(texts))]
+  assert found[: len(SEVEN)] == [rows["7"]] * len(SEVEN)
+  assert set(found[len(SEVEN) :]) == {1}
+
+
+@pytest.mark.parametrize(
+  ("request_", "message"),
+  [
+    (RankRequest(float("nan"), [0]), r"^requests\[1\]\.time: nan is no moment"),
+    (RankRequest(float("inf"), [0]), r"^requests\[1\]\.time: inf is no moment"),
+    (RankRequest(1e300, [0]), r"^requests\[1\]\.time: 1e\+300 is no moment"),
+    (RankRequest(-1, [0]), r"^requests\[1\]\.time: -1 is no moment"),
+    (RankRequest("12", [0]), r"^requests\[1\]\.time: '12' is no moment"),
+    (RankRequest(True, [0]), r"^requests\[1\]\.time: True is no moment"),
+    (RankRequest(9, [0], target=[Behaviour(0, None)]), r"^requests\[1\]\.target\[0\]\.timestamp: None is no moment"),
+    (
+      RankRequest(9, [0], source=[Behaviour(0, 1), Behaviour(0, 2**80)]),
+      r"^requests\[1\]\.source\[1\]\.timestamp: \d+ is no moment",
+    ),
+    (RankRequest(9, [0], {"likes": ["a", "\ud800"]}), r"^requests\[1\]\.user\['likes'\]: '.ud800' is not a text"),
+    (RankRequest(9, [0], context={"place": "\udfff"}), r"^requests\[1\]\.context\['place'\]: '.udfff' is not a text"),
+    (
+      RankRequest(9, [0], source=[Behaviour(0, 1, {"place": object()})]),
+      r"^requests\[1\]\.source\[0\]\.fields\['place'\]: <object .* is no text",
+    ),
+  ],
+)
+def test_what_is_no_moment_or_value_is_told_with_its_place(case, request_, message):
+  with pytest.raises(UserError, match=message):
+    RequestEncoder(case[0]).encode([RankRequest(1, [0]), request_])
+
+
+@pytest.mark.parametrize("trials", [300, pytest.param(4000, marks=pytest.mark.slow)])
+def test_whatever_a_request_holds_it_is_encoded_or_told_with_its_place(case, trials):
+  rng = np.random.default_rng(3)
+  odd = [None, float("nan"), float("-inf"), 1e300, 2**63, -(2**70), "\ud83d", "", "0", "\x00", 0.5, True, [], {}, b"x"]
+  odd += [np.float32("nan"), np.int64(3), np.array([1, 2]), ("a",), {"b"}, [None], ["\udc00"], 10**400, object()]
+
+  def any_of(*usual):
+    pool = odd if rng.random() < 0.04 else usual
+    return pool[rng.integers(len(pool))]
+
+  encoder = RequestEncoder(case[0])
+  messages = []
+  for _ in range(trials):
+    requests = [
+      RankRequest(
+        any_of(20, 30.5),
+        [any_of(0, 1) for _ in range(rng.integers(3))],
+        {"user_id": any_of(1, "2"), "likes": any_of(["a"], "b")},
+        {"place": any_of(1, "2")},
+        [Behaviour(any_of(0, 3), any_of(5, 6.5)) for _ in range(rng.integers(3))],
+        [Behaviour(any_of(0, 3), any_of(5, 6), {"place": any_of(1)}) for _ in range(rng.integers(3))],
+      )
+      for _ in range(rng.integers(1, 4))
+    ]
+    try:
+      tensors = encoder.encode(requests)
+    except UserError as error:
+      messages.append(str(error))
+      continue
+    for name, spec in request_spec(case[0].record_schema).items():
+      assert spec.shape.is_compatible_with(tensors[name].shape), name
+  assert all(message.startswith("requests[") for message in messages)
+  assert 0.1 * trials < len(messages) < 0.9 * trials

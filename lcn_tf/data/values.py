@@ -1,0 +1,65 @@
+"""How a single id or value is read: the rules that tables keep for whole columns (`lcn_tf.data.tables`), one by one."""
+
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+LATEST = 2**62  # seconds; later moments, and those before 1970, are none
+
+
+def text_of(value: Any) -> str | None:
+  """The text that a value of a field is compared by; None for a missing one.
+
+  Whole floats are their integers' text, 4.0 is "4"; the text "4.0" is itself. NaN and infinities are missing.
+
+  Raises:
+    ValueError: It is no text, number or truth value, or a text that no file can hold.
+  """
+  if value is None:
+    return None
+  if isinstance(value, str):
+    if not value.isascii():
+      try:
+        value.encode()
+      except UnicodeEncodeError:
+        raise ValueError(f"{value!r} is not a text that UTF-8 can hold") from None
+    return str(value)
+  if isinstance(value, (bool, np.bool_)):
+    return str(bool(value)).lower()
+  if isinstance(value, (int, np.integer)):
+    return str(int(value))
+  if isinstance(value, (float, np.floating)):
+    if not math.isfinite(value):
+      return None
+    if value == int(value):
+      return str(int(value))
+    return str(pl.Series([float(value)]).cast(pl.String)[0])
+  raise ValueError(f"{value!r} is no text, number or truth value")
+
+
+def id_of(value: Any) -> str | None:
+  """The text that an id is compared by; None for what is no id: a missing value, a truth value, a fraction, a list.
+
+  7, 7.0 and "7" are one id; "007", " 7 " and "7.0" are others.
+  """
+  if isinstance(value, (bool, np.bool_)) or (isinstance(value, (float, np.floating)) and not float(value).is_integer()):
+    return None
+  try:
+    return text_of(value)
+  except ValueError:
+    return None
+
+
+def seconds_of(value: Any) -> int:
+  """A moment in whole seconds since 1970.
+
+  Raises:
+    ValueError: It is no number, not finite, before 1970, or too late for any log.
+  """
+  if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    raise ValueError(f"{value!r} is no moment: expected seconds since 1970")
+  if not 0 <= value < LATEST:  # NaN neither
+    raise ValueError(f"{value!r} is no moment: expected seconds since 1970")
+  return math.floor(value)
