@@ -20,6 +20,7 @@ from lcn_tf.errors import StorageError
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 PARENT = "LCN_TF_PARENT"  # environment variable: the descriptor that is at its end when the parent has ended
+_SPACE = 2**20  # bytes for temporary files; TensorFlow goes on with other code where it cannot write what it generates
 _GRACE = 10.0  # seconds that a child has to save what it has when its parent has ended
 
 
@@ -74,26 +75,42 @@ def _terminate() -> None:
   os._exit(TERMINATED)
 
 
+def _try(file: pathlib.Path) -> None:
+  """Writes a file and removes it.
+
+  Raises:
+    OSError: It could not be written.
+  """
+  try:
+    file.write_bytes(bytes(_SPACE))
+  finally:
+    file.unlink(missing_ok=True)
+
+
 def own_temporary_folder() -> None:
   """Gives this process, its libraries and its children a temporary folder of their own, removed at the end.
 
-  TensorFlow leaves files behind when it is killed. The next process removes folders that nobody holds.
+  TensorFlow leaves files behind when it is killed. The next process removes folders that nobody holds. It lies in
+  TMPDIR, if that is set, and nowhere else: the places that Python would try next may be too small.
 
   Raises:
     StorageError: There is no place for it.
   """
-  try:
-    above = pathlib.Path(tempfile.gettempdir())
-    folder, _ = files.claim(above / f"lcn_tf-{os.getuid()}", folder=True)
-  except OSError as error:
-    raise StorageError(
-      f"no temporary folder can be made: {error.strerror or error}. Make space there, or set TMPDIR to another folder."
-    ) from None
   mine = os.getpid()
 
   def remove() -> None:
     if os.getpid() == mine:  # not at the end of a fork
       shutil.rmtree(folder, ignore_errors=True)
 
-  atexit.register(remove)
+  above = os.environ.get("TMPDIR", "")
+  try:
+    above = above or tempfile.gettempdir()
+    folder, _ = files.claim(pathlib.Path(above).absolute() / f"lcn_tf-{os.getuid()}", folder=True)
+    atexit.register(remove)
+    _try(folder / "space")
+  except OSError as error:
+    raise StorageError(
+      f"{above or 'TMPDIR'}: no space for temporary files: {error.strerror or error}. Make some there, or "
+      "set TMPDIR to another folder."
+    ) from None
   os.environ["TMPDIR"] = tempfile.tempdir = str(folder)

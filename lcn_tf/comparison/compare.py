@@ -13,7 +13,7 @@ from lcn_tf.comparison.config import Loaded
 from lcn_tf.comparison.grid import Failure, Grid, open_output
 from lcn_tf.comparison.processes import Commands, Runner
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.errors import UserError, unknown
+from lcn_tf.errors import StorageError, UserError, unknown
 
 _PATIENCE = 20.0
 
@@ -48,6 +48,7 @@ def compare(
   Raises:
     UserError: The folder holds another comparison, the records have another schema, or cells failed: all others are
       done, and the table is there.
+    StorageError: Cells failed, some of them for want of space.
   """
   output = pathlib.Path(output)
   rows = rows_of(loaded, output)
@@ -67,9 +68,8 @@ def compare(
   say(f"written: {output / 'table.md'}, {output / 'results.parquet'}, {output / 'report' / 'index.html'}")
   if failures:
     listed = "\n".join(f"  {failure.cell.name}: {failure.why}" for failure in failures)
-    raise UserError(
-      f"{len(failures)} cells failed; the same command runs again what is not left out for good.\n{listed}"
-    )
+    kind = StorageError if any(failure.storage for failure in failures) else UserError
+    raise kind(f"{len(failures)} cells failed; the same command runs again what is not left out for good.\n{listed}")
   return found
 
 

@@ -16,17 +16,18 @@ from lcn_tf.comparison.config import Comparison, Loaded, dump
 from lcn_tf.comparison.processes import Failed, Runner
 from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.errors import UserError
+from lcn_tf.errors import StorageError, UserError
 from lcn_tf.evaluation.page import number
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-  """A cell that ended badly; `for_good` if it would again."""
+  """A cell that ended badly: `for_good` if it would again, for want of `storage` if it may not."""
 
   cell: Cell
   why: str
   for_good: bool = False
+  storage: bool = False
 
 
 def open_output(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row], output: pathlib.Path) -> None:
@@ -149,7 +150,7 @@ class Grid:
           try:
             seconds = future.result()
           except Failed as error:
-            failures.append(Failure(cell, str(error), error.for_good))
+            failures.append(Failure(cell, str(error), error.for_good, error.storage))
             self.say(f"{where}: failed: {error}")
             continue
           self._seconds.setdefault(cell.label, []).append(seconds)
@@ -202,8 +203,10 @@ class Grid:
           file.write_text(config.dump(cell.experiment))
           self.runner.pretrain(file, shared)
         Pretrained.open(shared, self.fingerprint).save(mine)
-      except (Failed, UserError) as error:
-        failures.append(Failure(cell, f"no item vectors: {error}", isinstance(error, Failed) and error.for_good))
+      except Failed as error:
+        failures.append(Failure(cell, f"no item vectors: {error}", error.for_good, error.storage))
+      except UserError as error:
+        failures.append(Failure(cell, f"no item vectors: {error}", storage=isinstance(error, StorageError)))
     return failures
 
 

@@ -17,7 +17,7 @@ import yaml
 import lcn_tf
 from lcn_tf.comparison.cells import Cell
 from lcn_tf.comparison.config import slug
-from lcn_tf.errors import SettingsError
+from lcn_tf.errors import SettingsError, StorageError
 
 _TAIL = 12  # lines of a log that a failure shows
 _GPU = re.compile(r"\d+|(GPU|MIG)-.+")  # in CUDA_VISIBLE_DEVICES
@@ -28,11 +28,13 @@ class Failed(Exception):
 
   Attributes:
     for_good: It would fail again, since its settings are to blame (a `SettingsError`) and not where and when it ran.
+    storage: The disk was full, or gone (a `StorageError`).
   """
 
-  def __init__(self, message: str, for_good: bool = False):
+  def __init__(self, message: str, for_good: bool = False, storage: bool = False):
     super().__init__(message)
     self.for_good = for_good
+    self.storage = storage
 
 
 class Runner(Protocol):
@@ -141,7 +143,11 @@ class Commands:
       self._running.discard(process)
     if code:
       how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-      raise Failed(f"{how}; {log} ends with\n{tail(log)}", for_good=code == SettingsError.exit_code)
+      raise Failed(
+        f"{how}; {log} ends with\n{tail(log)}",
+        for_good=code == SettingsError.exit_code,
+        storage=code == StorageError.exit_code,
+      )
 
 
 def threads(jobs: int) -> dict[str, str]:

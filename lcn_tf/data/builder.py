@@ -94,7 +94,7 @@ def build(
       _check_known(indexed, like)
     if tables.users is not None:
       _check_profiles(indexed, checked, tables.names)
-    _check_negatives(indexed, records.labels)
+    _check_negatives(indexed, records)
     met = {d: np.zeros(len(indexed.numbering.catalogues[d]), bool) for d in DOMAINS}
     if like:
       met = {d: indexed.numbering.met(d) for d in DOMAINS}
@@ -174,10 +174,11 @@ def _check_profiles(indexed: Indexed, checked: raw.Checked, names: tuple[str, st
   logging.warning("%s", told)
 
 
-def _check_negatives(indexed: Indexed, labels: Labels) -> None:
+def _check_negatives(indexed: Indexed, records: Records) -> None:
+  labels = records.labels
   if labels.kind != "sampled":
     return
-  for d in DOMAINS:
+  for d in DOMAINS if records.source_records else DOMAINS[:1]:
     items = len(indexed.numbering.items[d])
     if 0 < items <= labels.negatives:
       raise UserError(

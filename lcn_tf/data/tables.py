@@ -8,13 +8,13 @@ from absl import logging
 
 from lcn_tf.config import Labels
 from lcn_tf.data import parquet
+from lcn_tf.data.values import MILLISECONDS
 from lcn_tf.errors import UserError, nearest
 from lcn_tf.schema import DOMAINS, Feature, Schema
 
 ROW = "row"  # position in the input, which orders behaviours of one second
 RESERVED = ("user_id", "item_id", "domain", "timestamp")
-_LATEST = 2**62
-_MILLISECONDS = 10**11  # seconds of the year 5138, milliseconds of 1973
+_LATEST = 2**62  # of what 64 bits hold
 MANY = 0.2  # share of what matches nothing from which on it is told
 
 
@@ -141,7 +141,7 @@ def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
   interactions.reject(~known, f"domain is not one of {', '.join(DOMAINS)}")
   interactions.reject(pl.col("timestamp").is_null(), "timestamp is null or not a number")
   interactions.reject(pl.col("timestamp") < 0, "negative timestamp")
-  interactions.reject(pl.col("timestamp") >= _MILLISECONDS, "timestamp is of the year 5138 or later: milliseconds?")
+  interactions.reject(pl.col("timestamp") >= MILLISECONDS, "timestamp is of the year 5138 or later: milliseconds?")
   if labels.kind == "given":
     interactions.reject(~pl.col("label").is_in([0.0, 1.0]), f"{labels.column} is neither 0 nor 1")
   elif labels.kind == "threshold":
@@ -160,15 +160,20 @@ def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
   rejected = pl.concat([table.rejected() for table in checked], how="diagonal")
   profiles = users.good().drop(ROW) if users else pl.DataFrame(schema={"user_id": good["user_id"].dtype})
   result = Checked(good, good_items, profiles, rejected)
+  missing = _missing_items(interactions.frame, in_interactions, in_items, good_items)
   if good.is_empty():
     reasons = "; ".join(f"{reason}: {count}" for reason, count in result.reasons().items()) or "the file is empty"
-    raise UserError(f"{in_interactions}: no usable interaction. {reasons}")
-  _check_items(interactions.frame, in_interactions, in_items, good_items)
+    raise UserError(". ".join([f"{in_interactions}: no usable interaction. {reasons}", *missing]))
+  for told, all_of_them in missing.items():
+    if all_of_them:
+      raise UserError(told)
+    logging.warning("%s", told)
   return result
 
 
-def _check_items(frame: pl.DataFrame, in_interactions: str, in_items: str, items: pl.DataFrame) -> None:
-  """Tells of a domain many of whose interactions are on items that the items file does not have; all are an error."""
+def _missing_items(frame: pl.DataFrame, in_interactions: str, in_items: str, items: pl.DataFrame) -> dict[str, bool]:
+  """What to tell of each domain many of whose interactions are on items that the items file lacks, and whether all."""
+  found = {}
   for d in DOMAINS:
     rows = frame.filter((pl.col("domain") == d) & pl.col("item_id").is_not_null())
     missing = rows.filter(pl.col("known_item").is_null())
@@ -180,8 +185,9 @@ def _check_items(frame: pl.DataFrame, in_interactions: str, in_items: str, items
       f"{in_items}: {missing['item_id'][0]!r}, say; it has {f'{known[0]!r}' if len(known) else 'none of that domain'}"
     )
     if len(missing) == len(rows):
-      raise UserError(f"{told}. Ids compare as texts where one of the files has texts: 7 is '7', and not '007'")
-    logging.warning("%s", told)
+      told += ". Ids compare as texts where one of the files has texts: 7 is '7', and not '007'"
+    found[told] = len(missing) == len(rows)
+  return found
 
 
 def _repeated(frame: pl.DataFrame) -> pl.Series:
@@ -222,11 +228,10 @@ class _Table:
 
   def exact(self, name: str, role: str, most: int = 2**53) -> pl.Series:
     """A column whose whole numbers are told apart; from `most` on it does not matter."""
-    column = self.column(name, role)
     limit, reason = self.vague.get(name, (0, ""))
     if 0 < limit <= most:
       raise UserError(reason)
-    return column
+    return self.column(name, role)
 
   def wrong_type(self, column: pl.Series, expected: str) -> UserError:
     return UserError(f"{self.name}: column {column.name!r} holds {column.dtype}, expected {expected}")
@@ -249,7 +254,7 @@ class _Table:
 
   def time(self, name: str) -> None:
     # larger numbers are no seconds, and are sorted out row by row
-    column = self.exact(name, f"every row of the {self.kind} has one", _MILLISECONDS)
+    column = self.exact(name, f"every row of the {self.kind} has one", MILLISECONDS)
     if not column.dtype.is_numeric():
       raise self.wrong_type(column, "numbers: seconds since 1970")
     if column.dtype.is_float() or column.dtype.is_decimal():
@@ -265,7 +270,7 @@ class _Table:
 
   def weight(self, labelled: bool) -> None:
     """NaN where a row has none, 1 where it needs none: with labels in a column, rows that are no candidates."""
-    if "weight" in self.raw.columns:
+    if "weight" in (*self.raw.columns, *self.unreadable):
       self.number("weight", "weight", "the weight of a candidate in the loss")
       missing = pl.lit(float("nan"))
       if labelled:
@@ -283,9 +288,7 @@ class _Table:
         f"{self.name}: column {feature.name!r} holds lists ({column.dtype}): set max_values of that field in the schema"
       )
     if nested:
-      lists = column.cast(pl.List(column.dtype.inner))  # type: ignore[attr-defined]
-      if column.dtype.inner.is_float():  # type: ignore[attr-defined]
-        lists = lists.list.eval(pl.element().fill_nan(None))
+      lists = parquet.plain(column)
       inner = _plain(lists.explode())
       values = None if inner is None else lists.cast(pl.List(inner.dtype)).cast(pl.List(pl.String))
     else:
@@ -323,7 +326,7 @@ class _Table:
 def _plain(column: pl.Series) -> pl.Series | None:
   """The values as int64 (whole floats too: pandas makes them of integers with nulls) or strings; None if neither."""
   dtype = column.dtype
-  if dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128):
+  if isinstance(dtype, (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)):
     return column.cast(pl.Int64)
   if dtype.is_float():
     column = parquet.plain(column)

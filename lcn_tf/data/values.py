@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-LATEST = 2**62  # seconds; later moments, and those before 1970, are none
+MILLISECONDS = 10**11  # seconds of the year 5138, milliseconds of 1973: what is not before is no moment
+# from there on floats do not tell whole numbers apart; all others from 2**53 on
+_EXACT: dict[type, int] = {np.float16: 2**11, np.float32: 2**24}
 
 
 def text_of(value: Any) -> str | None:
   """The text that a value of a field is compared by; None for a missing one.
 
-  Whole floats are their integers' text, 4.0 is "4"; the text "4.0" is itself. NaN and infinities are missing.
+  Whole floats are their integers' text, 4.0 is "4"; the text "4.0" is itself. NaN, infinities and floats so large that
+  they do not tell whole numbers apart are missing.
 
   Raises:
     ValueError: It is no text, number or truth value, or a text that no file can hold.
@@ -31,7 +34,7 @@ def text_of(value: Any) -> str | None:
   if isinstance(value, (int, np.integer)):
     return str(int(value))
   if isinstance(value, (float, np.floating)):
-    if not math.isfinite(value):
+    if not abs(float(value)) < _EXACT.get(type(value), 2**53):  # NaN neither
       return None
     if value == int(value):
       return str(int(value))
@@ -40,7 +43,8 @@ def text_of(value: Any) -> str | None:
 
 
 def id_of(value: Any) -> str | None:
-  """The text that an id is compared by; None for what is no id: a missing value, a truth value, a fraction, a list.
+  """The text that an id is compared by; None for what is no id: a missing value, a truth value, a fraction, a list, a
+  float that does not tell whole numbers apart.
 
   7, 7.0 and "7" are one id; "007", " 7 " and "7.0" are others.
   """
@@ -56,10 +60,11 @@ def seconds_of(value: Any) -> int:
   """A moment in whole seconds since 1970.
 
   Raises:
-    ValueError: It is no number, not finite, before 1970, or too late for any log.
+    ValueError: It is no number, not finite, before 1970, or so late that it is milliseconds.
   """
   if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
     raise ValueError(f"{value!r} is no moment: expected seconds since 1970")
-  if not 0 <= value < LATEST:  # NaN neither
-    raise ValueError(f"{value!r} is no moment: expected seconds since 1970")
+  if not 0 <= value < MILLISECONDS:  # NaN neither
+    late = ", and it is of the year 5138 or later: milliseconds?" if value >= MILLISECONDS else ""
+    raise ValueError(f"{value!r} is no moment: expected seconds since 1970{late}")
   return math.floor(value)

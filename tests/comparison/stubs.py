@@ -54,13 +54,14 @@ class Stub:
     vectors: Folders that item vectors were asked for.
     failing: Labels whose cells fail.
     for_good: Whether they would fail again.
+    storage: Whether they fail for want of space.
   """
 
   def __init__(self, failing: tuple[str, ...] = ()):
     self.calls: list[tuple[str, int, dict[str, Any], bool]] = []
     self.vectors: list[pathlib.Path] = []
     self.failing = failing
-    self.for_good = False
+    self.for_good = self.storage = False
     self.interrupt_after: int | None = None
     self.stopped = False
 
@@ -71,7 +72,7 @@ class Stub:
     (cell.folder / "experiment.yaml").write_text(config.dump(cell.experiment))
     cell.log.write_text("epoch 1\nout of memory\n")
     if cell.label in self.failing:
-      raise Failed(f"exit code 3; {cell.log} ends with\n    out of memory", self.for_good)
+      raise Failed(f"exit code 3; {cell.log} ends with\n    out of memory", self.for_good, self.storage)
     rate = cell.experiment.train.learning_rate
     best = 0.7 - abs(rate - 0.01) - 0.01 * cell.seed
     rows = [(0, 0.6, best - 0.1), (1, 0.5, best), (2, 0.4, best - 0.05)]

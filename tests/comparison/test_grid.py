@@ -13,7 +13,7 @@ from lcn_tf.comparison.compare import compare
 from lcn_tf.comparison.grid import describe
 from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.errors import UserError
+from lcn_tf.errors import StorageError, UserError
 from lcn_tf.files import exclusive
 from tests.comparison.stubs import Stub, load
 from tests.support.record_sets import small_schema, write_record_set
@@ -319,6 +319,15 @@ def test_a_combination_that_diverges_cannot_win(record_set, tmp_path):
     compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=runner)
   chosen = json.loads((tmp_path / "out" / "cells" / "good" / "tuning.json").read_text())
   assert (chosen["chosen"], chosen["tried"][1]["val_auc"]) == (2, None)
+
+
+@pytest.mark.parametrize(("full", "error"), [(True, StorageError), (False, UserError)])
+def test_cells_that_found_no_space_make_it_a_failure_of_the_disk(full, error, record_set, tmp_path):
+  runner = Stub(failing=("Good",))
+  runner.storage = full
+  with pytest.raises(UserError, match="2 cells failed") as raised:
+    compare(load(tmp_path), record_set, tmp_path / "out", runner=runner)
+  assert type(raised.value) is error
 
 
 def test_a_combination_that_was_killed_has_its_turn_before_the_choice(record_set, tmp_path):

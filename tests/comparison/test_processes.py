@@ -95,7 +95,7 @@ def test_processes_at_the_same_time_never_see_the_same_gpu(monkeypatch, tmp_path
   (tmp_path / "shown.py").write_text(
     "import os, pathlib, sys, time\n"
     "pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
-    "until = time.monotonic() + 60\n"
+    "until = time.monotonic() + 600\n"
     "while not pathlib.Path(sys.argv[2]).exists() and time.monotonic() < until: time.sleep(0.01)\n"
   )
   monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -164,7 +164,7 @@ def test_a_process_that_fails_says_how_its_log_ends(tmp_path):
     Failed, match=r"(?s)exit code 1; .*cell.log\.txt ends with.*lost\.yaml: no such config file"
   ) as raised:
     Commands(tmp_path, tmp_path, 5).train(cell_in(tmp_path), evaluate=True)
-  assert not raised.value.for_good
+  assert (raised.value.for_good, raised.value.storage) == (False, False)
   log = (tmp_path / "cell" / "log.txt").read_text()
   assert f"--run_dir {tmp_path / 'cell'} --set train.seed=0 --bootstrap 5" in log
 
@@ -185,10 +185,18 @@ def failure(what, folder):
 
 
 @pytest.mark.parametrize(
-  "what", ["open('/dev/null/here')", "files.make('/dev/null/here')", "1 / 0", "os.kill(os.getpid(), 9)"]
+  ("what", "storage"),
+  [
+    ("open('/dev/full', 'w').write('x' * 100_000)", True),
+    ("(_ for _ in ()).throw(errors.StorageError('a lost mount'))", True),
+    ("files.make('/dev/null/here')", False),
+    ("1 / 0", False),
+    ("os.kill(os.getpid(), 9)", False),
+  ],
 )
-def test_a_full_disk_a_lost_mount_a_crash_or_a_kill_is_not_for_good(what, tmp_path):
-  assert not failure(what, tmp_path).for_good
+def test_a_full_disk_a_lost_mount_a_crash_or_a_kill_is_not_for_good(what, storage, tmp_path):
+  error = failure(what, tmp_path)
+  assert (error.for_good, error.storage) == (False, storage)
 
 
 def test_what_the_settings_lead_to_is_for_good(tmp_path):
@@ -210,7 +218,7 @@ def test_stopping_ends_what_runs_and_lets_nothing_begin(tmp_path):
 
   def run():
     try:
-      commands._run(["timeit", "-n1", "-r1", "import time; time.sleep(60)"], tmp_path / "log.txt")
+      commands._run(["timeit", "-n1", "-r1", "import time; time.sleep(3600)"], tmp_path / "log.txt")
     except Failed as error:
       told.append(str(error))
 
@@ -219,7 +227,7 @@ def test_stopping_ends_what_runs_and_lets_nothing_begin(tmp_path):
   while not commands._running:
     time.sleep(0.01)
   commands.stop()
-  thread.join(20)
+  thread.join(300)
   assert not thread.is_alive()
   assert told[0].startswith("ended by signal 15")
   with pytest.raises(Failed, match="stopped"):

@@ -1,5 +1,6 @@
 import hashlib
 import pathlib
+import re
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,9 @@ from lcn_tf.data.dataset import training_batches
 from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.data.vocabulary import oov_index
 from lcn_tf.errors import UserError
+from lcn_tf.training import trainer
 from tests.data import logs
+from tools import show_records
 
 
 def build(
@@ -524,3 +527,213 @@ def test_a_record_set_without_its_vocabularies_cannot_be_followed(tmp_path, log)
   (old.path / "items" / "source.parquet").unlink()
   with pytest.raises(UserError, match=r"old/items/source\.parquet: no such file or directory"):
     build(tmp_path, log, name="new", like=old, **SAMPLED)
+
+
+def written(folder, log, items=None, users=None):
+  """The tables as files of `folder`, read: the log is a file, or by the path below `folder` several."""
+  for name, frame in (log if isinstance(log, dict) else {"log.parquet": log}).items():
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    frame.write_parquet(folder / name)
+  (logs.items(12) if items is None else items).write_parquet(folder / "items.parquet")
+  if users is not None:
+    users.write_parquet(folder / "users.parquet")
+  path = folder / ("log" if isinstance(log, dict) else "log.parquet")
+  return tables.read(str(path), str(folder / "items.parquet"), None if users is None else str(folder / "users.parquet"))
+
+
+def test_what_was_read_is_kept_with_the_records(tmp_path, log):
+  halves = {"log/day1.parquet": log[:100], "log/day2.parquet": log[100:]}
+  table = written(tmp_path / "raw", halves, users=pl.DataFrame({"user_id": range(8)}))
+  builder.build(logs.experiment(), table, tmp_path / "out")
+  notes = RecordSet.open(tmp_path / "out").notes
+  size = {name: (tmp_path / "raw" / name).stat().st_size for name in [*halves, "items.parquet", "users.parquet"]}
+  expected = {"interactions_files": 2, "interactions_rows": 300, "interactions_bytes": sum(size[n] for n in halves)}
+  expected |= {"items_files": 1, "items_rows": 24, "items_bytes": size["items.parquet"]}
+  expected |= {"users_files": 1, "users_rows": 8, "users_bytes": size["users.parquet"]}
+  assert {name: notes.get(name) for name in expected} == expected
+
+
+def test_a_log_in_folders_of_each_domain_gives_the_records_of_one_file(tmp_path, log):
+  schema = {"target": {"item_fields": ["category"], "cross_fields": ["event"]}}
+  parts = {
+    f"log/domain={d}/part.parquet": log.filter(pl.col("domain") == d).drop("domain") for d in ("source", "target")
+  }
+  one, two = (
+    builder.build(logs.experiment(schema, **SAMPLED), written(tmp_path / name, given), tmp_path / name / "out")
+    for name, given in (("one", log), ("two", parts))
+  )
+  assert two.fingerprint == one.fingerprint
+  assert two.splits == one.splits
+  assert sum(part.records for domains in one.splits.values() for part in domains.values()) > 20
+
+
+def test_rows_in_milliseconds_are_kept_with_their_file_and_under_strict_an_error(tmp_path, log, caplog):
+  wrong = log[:120].with_columns(pl.col("timestamp") * 1_000 + 10**12)
+  table = written(tmp_path, {"log/day1.parquet": log[120:], "log/day2.parquet": pl.concat([log[:0], wrong])})
+  records = builder.build(logs.experiment(), table, tmp_path / "out")
+  reason = "interactions: timestamp is of the year 5138 or later: milliseconds?"
+  assert records.rejected == {reason: 120}
+  assert f"rejected 120 rows: {reason} (120 of them in day2.parquet)" in caplog.text
+  rejected = pl.read_parquet(records.path / "rejected.parquet")
+  assert rejected["file"].unique().to_list() == ["day2.parquet"]
+  assert rejected["row"].to_list() == list(range(180, 300))
+  assert rejected["timestamp"].to_list() == [str(time) for time in wrong["timestamp"]]
+  with pytest.raises(UserError) as error:
+    builder.build(logs.experiment(), table, tmp_path / "strict", strict=True)
+  assert str(error.value) == f"120 rows are rejected, and --strict allows none. {reason}: 120"
+  assert not (tmp_path / "strict").exists()
+
+
+def test_more_negatives_than_there_are_items_are_one_message(tmp_path, log):
+  with pytest.raises(UserError) as error:
+    build(tmp_path, log, items=logs.items(20), labels={"kind": "sampled", "negatives": 500})
+  assert str(error.value) == (
+    "records.labels.negatives is 500, but the target domain has 20 items, and a user has met one of them at least: ask "
+    "for fewer"
+  )
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("negatives", "refused"), [(11, False), (12, True)])
+def test_as_many_negatives_as_the_other_items_may_be_asked_for(tmp_path, log, negatives, refused):
+  labels = {"kind": "sampled", "negatives": negatives}
+  if refused:
+    with pytest.raises(UserError, match="the target domain has 12 items"):
+      build(tmp_path, log, labels=labels)
+  else:
+    assert build(tmp_path, log, {"candidates": 12}, labels=labels).part("train").records > 0
+
+
+def test_a_domain_without_records_needs_no_items_for_negatives(tmp_path, log):
+  few = logs.items(12).filter((pl.col("domain") == "target") | (pl.col("item_id") < 2))
+  log = log.filter((pl.col("domain") == "target") | (pl.col("item_id") < 2))
+  with pytest.raises(UserError, match=r"negatives is 3, but the source domain has 2 items"):
+    build(tmp_path, log, items=few, **SAMPLED)
+  assert set(build(tmp_path, log, items=few, source_records=False, **SAMPLED).splits["train"]) == {"target"}
+
+
+PROFILES = {"user_fields": ["city"]}
+
+
+@pytest.mark.parametrize(("known", "told"), [(7, False), (6, True), (1, True)])
+def test_many_users_without_a_profile_are_told(tmp_path, log, caplog, known, told):
+  """One of eight is not many, two are."""
+  records = build(tmp_path, log, PROFILES, users=pl.DataFrame({"user_id": range(known), "city": ["x"] * known}))
+  assert records.notes["users_without_profile"] == 8 - known
+  message = f"users: {8 - known} of 8 users of interactions have no profile: {known}, say; profiles are of 0"
+  assert (message in caplog.text) == told
+  assert ("have no profile" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+  ("ids", "examples"),
+  [(["000001", "000002"], "'0', say; profiles are of '000001'"), ([], "'0', say; profiles are of nobody")],
+)
+def test_profiles_of_none_of_the_users_are_an_error_with_an_example_of_each(tmp_path, log, ids, examples):
+  users = pl.DataFrame(
+    {"user_id": pl.Series(ids, dtype=pl.String), "city": pl.Series(["x"] * len(ids), dtype=pl.String)}
+  )
+  with pytest.raises(UserError) as error:
+    build(tmp_path, log, PROFILES, users=users)
+  assert str(error.value) == (
+    f"users: 8 of 8 users of interactions have no profile: {examples}. Ids compare as texts where one of the files has "
+    "texts: 7 is '7', and not '007'"
+  )
+
+
+def test_records_that_know_none_of_a_domains_items_are_not_those_of_the_log(tmp_path, log):
+  old = build(tmp_path, log, name="old")
+  moved = log.with_columns(
+    item_id=pl.when(pl.col("domain") == "source").then(pl.col("item_id") + 100).otherwise("item_id")
+  )
+  with pytest.raises(UserError) as error:
+    build(tmp_path, moved, items=logs.items(112), name="new", like=old)
+  assert str(error.value) == (
+    f"{old.path}: knows none of the 12 items of the source domain that the interactions are on. Are these the records "
+    "that the log belongs to?"
+  )
+
+
+def test_how_many_interactions_are_on_items_that_other_records_do_not_know_is_told(tmp_path, log, caplog):
+  old = build(tmp_path, log.filter(pl.col("item_id") < 10), items=logs.items(10), name="old")
+  build(tmp_path, log, name="new", like=old)
+  for d in ("target", "source"):
+    items = log.filter(pl.col("domain") == d)["item_id"]
+    share = 100 * (items >= 10).sum() / len(items)
+    assert (
+      f"2 items of the {d} domain are not in {old.path}: read as the unknown item, which {share:.0f} % of its "
+      "interactions are on"
+    ) in caplog.text
+
+
+ONE_CLASS = "AUC and GAUC are not defined"
+NO_WEIGHT = "no metric is defined"
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize(
+  ("column", "value", "message"),
+  [
+    ("label", 1.0, rf"all \d+ candidates are positive: {ONE_CLASS}"),
+    ("label", 0.0, rf"all \d+ candidates are negative: {ONE_CLASS}"),
+    ("weight", 0.0, rf"the weights of all \d+ candidates are 0: {NO_WEIGHT}"),
+  ],
+)
+def test_a_part_that_defines_no_metric_is_told(tmp_path, log, caplog, split, column, value, message):
+  first, end = {"validation": (500, 700), "test": (700, 1000)}[split]
+  inside = (pl.col("timestamp") >= first) & (pl.col("timestamp") < end)
+  log = log.with_columns(weight=1.0).with_columns(pl.when(inside).then(value).otherwise(column).alias(column))
+  records = build(tmp_path, log, split={"boundaries": [500, 700]})
+  assert re.search(f"the {split} split: {message}", caplog.text)
+  assert re.match(message, RecordSet.open(records.path).part(split).undefined())
+  assert caplog.text.count("defined") == 1
+  for other in {"validation", "test", "train"} - {split}:
+    assert records.part(other).undefined() == ""
+
+
+def test_records_of_before_weights_were_counted_are_told_by_their_labels_alone(tmp_path, log):
+  part = build(tmp_path, log).part("validation").model_copy(update={"weight": None})
+  assert part.undefined() == ""
+  one_class = part.model_copy(update={"positives": 0}).undefined()
+  assert one_class.startswith(f"all {part.candidates} candidates are negative: {ONE_CLASS}")
+
+
+def test_a_validation_split_that_defines_no_metric_is_told_when_training_begins(tmp_path, log, monkeypatch, caplog):
+  records = build(tmp_path, log.with_columns(weight=pl.when(pl.col("timestamp") < 500).then(1.0).otherwise(0.0)))
+  caplog.clear()
+  monkeypatch.setattr(trainer, "_train", lambda *arguments: None)
+  trainer.train(logs.experiment(), records, tmp_path / "run")
+  count = records.part("validation").candidates
+  assert (
+    f"the validation split of {records.path}: the weights of all {count} candidates are 0: {NO_WEIGHT}" in caplog.text
+  )
+
+
+def test_a_path_is_a_name_and_no_pattern(tmp_path, log, capsys):
+  name = "x [x] *?\\ ü"
+  folder = tmp_path / name / name
+  folder.mkdir(parents=True)
+  for decoy in (tmp_path / "x x a\\ ü", tmp_path / "x x ab ü"):  # what the pattern finds
+    written(decoy / decoy.name, {f"log/{name}.parquet": log[:5]}, logs.items(1))
+  users = pl.DataFrame({"user_id": range(8)})
+  table = written(folder, {f"log/{name}/{name}.parquet": log[:100], f"log/{name}.parquet": log[100:]}, users=users)
+  assert sorted(table.interactions["event"]) == sorted(log["event"])
+  experiment = logs.experiment({"target": {"item_fields": ["category"]}}, **SAMPLED)
+  for overwrite in (False, True):
+    builder.build(experiment, table, folder / "out", overwrite=overwrite)
+  records = RecordSet.open(folder / "out")
+  assert sorted(path.name for path in folder.iterdir()) == ["items.parquet", "log", "out", "users.parquet"]
+  count = sum(len(logs.requests(records, split)) for split in SPLITS)
+  assert count == sum(records.part(split).records for split in SPLITS) > 10
+  (batch,) = training_batches(records, requests=2, seed=0).take(1)
+  assert batch["target"]["label"].shape[0] == 2
+  show_records.main(["", "--records", str(records.path), "--count", "1"])
+  assert "candidate 0: " in capsys.readouterr().out
+  show_records.main(["", "--records", str(records.path), "--verify"])
+  assert "every one valid" in capsys.readouterr().out
+  builder.build(experiment, table, folder / "like", like=records)
+  shard = records.path / records.part("test").shards[0].file
+  shard.write_bytes(b"no shard")
+  with pytest.raises(UserError) as error:
+    show_records.main(["", "--records", str(records.path), "--verify"])
+  assert f"{shard}: record 0" in str(error.value)

@@ -111,8 +111,21 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_line_with_too_few_fields_is_shown(tmp_path):
   folder = write_official(tmp_path / "ml")
   (folder / "ratings.dat").write_text("1::1::5\n")
-  with pytest.raises(UserError, match="expected 4 fields between '::', found '1::1::5'"):
+  with pytest.raises(UserError, match=rf"^{folder}/ratings\.dat: expected 4 fields between '::', found '1::1::5'"):
     movielens.read(str(folder))
+
+
+def test_a_file_that_is_no_table_is_named(tmp_path):
+  folder = write_recbole(tmp_path / "ml")
+  (folder / "ml-1m.item").write_bytes(b"")
+  with pytest.raises(UserError, match=rf"^{folder}/ml-1m\.item: not a table of tabs as expected: "):
+    movielens.read(str(folder))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_is_a_name_and_no_pattern(layout, tmp_path):
+  tables = movielens.read(str(LAYOUTS[layout](tmp_path / "x [x] *?\\ ü")))
+  assert len(tables.interactions) == len(RATINGS)
 
 
 def test_a_rating_that_is_no_number_is_refused(tmp_path):

@@ -233,6 +233,68 @@ def test_the_files_of_a_folder_may_differ_in_types_and_columns(tmp_path):
   read = tables.read(str(tmp_path), str(tmp_path / "day[1].parquet"))
   assert read.interactions.rows() == [(1, 0.0, None), (2, 1.0, None), (3, 0.0, "x")]
   assert read.items.height == 2
-  pl.DataFrame({"item_id": [["a"]]}).write_parquet(tmp_path / "day[3].parquet")
-  with pytest.raises(UserError, match=r"these files have no common columns"):
-    tables.read(str(tmp_path), str(tmp_path / "day[1].parquet"))
+
+
+@pytest.mark.parametrize("unit", [1_000, 1_000_000])
+def test_seconds_are_kept_though_four_rows_in_ten_are_of_another_unit(unit):
+  times = [1_700_000_000 + i for i in range(10)]
+  mixed = [time * unit if i % 5 < 2 else time for i, time in enumerate(times)]
+  checked = check(logs.interactions([(1, 0, "target", time, 1.0) for time in mixed]))
+  assert checked.interactions["timestamp"].to_list() == [time for i, time in enumerate(times) if i % 5 >= 2]
+  reason = "interactions: timestamp is of the year 5138 or later: milliseconds?"
+  assert checked.reasons() == {reason: 4}
+  assert checked.rejected["row"].to_list() == [0, 1, 5, 6]
+  assert checked.rejected["timestamp"].to_list() == [str(mixed[i]) for i in (0, 1, 5, 6)]
+  with pytest.raises(UserError, match=r"^interactions: no usable interaction\. interactions: timestamp .*\?: 10$"):
+    check(logs.interactions([(1, 0, "target", time * unit, 1.0) for time in times]))
+
+
+def test_a_weight_that_32_bits_do_not_hold_is_left_out():
+  largest = 3.4028234663852886e38
+  checked = check(logs.interactions([GOOD] * 4, weight=pl.Series([largest, 1e39, 0.0, float("inf")])))
+  assert checked.interactions["weight"].to_list() == [largest, 0.0]
+  assert checked.reasons() == {
+    "interactions: weight is too large for a 32-bit float": 1,
+    "interactions: weight is not a number of at least 0": 1,
+  }
+
+
+def test_many_interactions_on_items_that_the_file_lacks_are_told_by_domain(caplog):
+  """Two of ten are many, one of ten is not."""
+  rows = [(1, 0, "target", i, 1.0) for i in range(8)] + [(1, 0, "source", i, 1.0) for i in range(9)]
+  rows += [(1, 77, "target", 8, 1.0), (1, 88, "target", 9, 1.0), (1, 99, "source", 9, 1.0)]
+  checked = check(logs.interactions(rows))
+  assert checked.reasons() == {"interactions: item is not in the items file": 3}
+  assert [record.getMessage() for record in caplog.records] == [
+    "interactions: 2 of 10 interactions of the target domain are on items that are not in items: 77, say; it has 0"
+  ]
+
+
+@pytest.mark.parametrize("others", [[], [(1, 0, "source", 1, 1.0)]])
+def test_a_domain_none_of_whose_items_is_in_the_file_is_an_error_with_an_example_of_each(others):
+  rows = [(1, 1, "target", i, 1.0) for i in range(3)] + others
+  items = logs.items(2).with_columns(item_id=pl.format("00000{}", "item_id"))
+  items = items.with_columns(item_id=pl.when(pl.col("domain") == "target").then("item_id").otherwise(pl.lit("0")))
+  with pytest.raises(UserError) as error:
+    check(logs.interactions(rows), items)
+  assert (
+    "interactions: 3 of 3 interactions of the target domain are on items that are not in items: '1', say; it has "
+    "'000000'. Ids compare as texts where one of the files has texts: 7 is '7', and not '007'"
+  ) in str(error.value)
+  assert ("no usable interaction. interactions: item is not" in str(error.value)) == (not others)
+
+
+def test_a_domain_without_one_item_is_an_error_that_says_so():
+  items = logs.items(2).filter(pl.col("domain") == "target")
+  with pytest.raises(
+    UserError, match=r"1 of 1 interactions of the source domain .*: 0, say; it has none of that domain"
+  ):
+    check(logs.interactions([GOOD, (1, 0, "source", 1, 1.0)]), items)
+
+
+def test_ids_above_64_bits_are_read_as_their_texts():
+  ids = pl.Series([2**100, 7], dtype=pl.Int128)
+  log = logs.interactions([GOOD, GOOD]).with_columns(user_id=ids, event=pl.Series([2**63, 1], dtype=pl.UInt64))
+  checked = check(log)
+  assert checked.interactions["user_id"].to_list() == [str(2**100), "7"]
+  assert checked.interactions["field:event"].to_list() == [str(2**63), "1"]

@@ -230,6 +230,7 @@ def test_an_id_is_the_same_item_to_the_encoder_as_to_the_builder(tmp_path, kind)
     (RankRequest(float("inf"), [0]), r"^requests\[1\]\.time: inf is no moment"),
     (RankRequest(1e300, [0]), r"^requests\[1\]\.time: 1e\+300 is no moment"),
     (RankRequest(-1, [0]), r"^requests\[1\]\.time: -1 is no moment"),
+    (RankRequest(1_700_000_000_000, [0]), r"^requests\[1\]\.time: 1700000000000 is no moment: .*milliseconds\?$"),
     (RankRequest("12", [0]), r"^requests\[1\]\.time: '12' is no moment"),
     (RankRequest(True, [0]), r"^requests\[1\]\.time: True is no moment"),
     (RankRequest(9, [0], target=[Behaviour(0, None)]), r"^requests\[1\]\.target\[0\]\.timestamp: None is no moment"),
