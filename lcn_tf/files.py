@@ -84,16 +84,23 @@ def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     StorageError: It could not be written; what was there before still is.
   """
   path = local(path)
-  with storage.storing(path.name, path, intact="What was there before is intact." if path.exists() else ""):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside, lock = claim(path, folder=False)
-    try:
-      yield aside
-      os.fsync(lock)
-      aside.replace(path)
-    finally:
-      aside.unlink(missing_ok=True)
-      os.close(lock)
+  intact = "What was there before is intact." if path.exists() else ""
+  with storage.storing(path.name, path, intact=intact), beside(path) as aside:
+    yield aside
+
+
+@contextlib.contextmanager
+def beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """`replacing` for a caller who says what a full disk means: its errors pass as they are."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside, lock = claim(path, folder=False)
+  try:
+    yield aside
+    os.fsync(lock)
+    aside.replace(path)
+  finally:
+    aside.unlink(missing_ok=True)
+    os.close(lock)
 
 
 def publish(
@@ -113,12 +120,16 @@ def publish(
   intact = "What was there before is intact." if folder.exists() else ""
   with storage.storing(what, folder, needs=needs, intact=intact), contextlib.ExitStack() as stack:
     # left in the reverse order: the first name is put in place first
-    asides = {name: stack.enter_context(replacing(folder / name)) for name in list(contents)[::-1]}
+    asides = {name: stack.enter_context(beside(folder / name)) for name in list(contents)[::-1]}
     for name, content in contents.items():
       if isinstance(content, str):
         asides[name].write_text(content, encoding="utf-8")
       else:
         content(asides[name])
+    # a disk may say only now that it is full, and nothing older may have gone before that
+    for aside in asides.values():
+      with aside.open("rb") as written:
+        os.fsync(written.fileno())
     (folder / list(contents)[-1]).unlink(missing_ok=True)
 
 
@@ -148,7 +159,7 @@ def claim(path: pathlib.Path, folder: bool) -> tuple[pathlib.Path, int]:
       lock = os.open(aside, os.O_RDONLY if folder else os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileNotFoundError:  # somebody took it for a dead one before it was held
       continue
-    _lock(lock)
+    _lock(lock, wait=True)  # for somebody who takes it for a dead one, until it is gone
     if aside.exists():
       return aside, lock
     os.close(lock)
@@ -191,10 +202,10 @@ def _remove_if_dead(path: pathlib.Path) -> bool:
     os.close(lock)
 
 
-def _lock(descriptor: int) -> bool:
-  """Locks what is open; False if somebody else holds it, or the file system has no locks."""
+def _lock(descriptor: int, wait: bool = False) -> bool:
+  """Locks what is open; False if somebody else holds it and is not waited for, or the file system has no locks."""
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     return True
   except OSError:
     return False
@@ -256,7 +267,7 @@ def check_text(path: str | pathlib.Path, remedy: str = REMEDY) -> None:
   head, _, rest = pathlib.Path(path).read_bytes().partition(b"\n")
   first = head.decode(errors="replace")
   # the head of another file is a key
-  if first.startswith("#") and first != f"{_CHECKED}{_digest(rest)}":
+  if (first.startswith("#") or first[1:].startswith(_CHECKED[1:])) and first != f"{_CHECKED}{_digest(rest)}":
     raise DamagedError(f"{path}: damaged, or changed by hand: its checksum is not that of what it holds. {remedy}")
 
 
@@ -285,6 +296,7 @@ def parquet(
 
   Raises:
     DamagedError: It is no Parquet, is damaged, or lacks a column.
+    StorageError: The disk is gone.
   """
   import polars as pl  # not for a wrong flag or config
 
@@ -301,6 +313,8 @@ def parquet(
     # polars' panics are no exceptions
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
       raise
+    if reason := storage.failure(error):
+      raise StorageError(f"{where}: {reason}") from None
     raise DamagedError(f"{where}: damaged, or no Parquet file: {one_line(error)}. {remedy}") from None
 
 

@@ -24,3 +24,9 @@ def _float32():
   """A test that trains with mixed precision leaves no policy behind."""
   yield
   tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--campaign", action="store_true", help="repeat what happens to jobs (tests/adversity) until it must have happened"
+  )

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 from tensorflow import keras
 
 from lcn_tf import files, storage
@@ -80,7 +81,14 @@ def save(
     version = max(int(time.time()), int(newest.name) + 1 if newest else 0)
     while (output / str(version)).exists():
       version += 1
-    return aside.rename(output / str(version))
+    written = aside.rename(output / str(version))
+  if files.plain(written) != str(written.absolute()):
+    logging.warning(
+      "%s: TensorFlow reads such a path as a pattern: saved_model.load and servers need a copy, or a link, without "
+      "*, ?, [, ] and \\ in its path",
+      written,
+    )
+  return written
 
 
 def describe(version: pathlib.Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ Logs = dict[str, Any]
 Kind = Literal["last", "best"]
 
 _FOLDER = "checkpoints"  # of a run
+_STATE = "checkpoint"  # TensorFlow's list of them
 _INDEX = re.compile(r"ckpt-(\d+)\.index")
 _PART = re.compile(r"ckpt-(\d+)\.(index|data-\d+-of-\d+)")
 # steps after which several workers ask each other whether one of them wants a checkpoint
@@ -115,27 +116,42 @@ class Store:
     Raises:
       StorageError: It could not be written; those before it are intact.
     """
-    before = self.numbers()
+    there = self.numbers()
+    before = [older for older in there if older < number]
+    kept = [number, *before][:keep]
     with storage.storing("a checkpoint", self.folder, needs=needs, intact=_intact(before)):
       try:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = checkpoint.write(self.path(number))
-        kept = [number, *(there for there in before if there < number)][:keep]
-        tf.compat.v1.train.update_checkpoint_state(
-          files.plain(self.folder), path, [f"ckpt-{there}" for there in reversed(kept)]
-        )
+        checkpoint.write(self.path(number))
+        names = "".join(f'all_model_checkpoint_paths: "ckpt-{one}"\n' for one in reversed(kept))
+        with files.beside(self.folder / _STATE) as aside:
+          aside.write_text(f'model_checkpoint_path: "ckpt-{number}"\n{names}')
       except BaseException:
-        if number not in before:
+        if number not in there:
           self._remove(number)
         raise
-    for there in before:
-      if there < number and there not in kept:
-        self._remove(there)
+    # what lost its index to a kill among them
+    for older in {int(part[1]) for part in self._named(_PART)}:
+      if older < number and older not in kept:
+        self._remove(older)
+
+  def whole(self, number: int) -> bool:
+    """Whether a checkpoint is there, and all that it holds can be read."""
+    try:
+      reader = tf.train.load_checkpoint(self.path(number))
+      for name in reader.get_variable_to_shape_map():
+        reader.get_tensor(name)
+      return True
+    except Exception as error:
+      if storage.failure(error):
+        raise
+      return False
 
   def clean(self) -> None:
     """Removes what a killed process has not finished writing; its caller holds the folder."""
     for left in self.folder.glob("ckpt-*_temp"):
       shutil.rmtree(left, ignore_errors=True)
+    files.sweep(self.folder)
 
   def _named(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
     there = self.folder.iterdir() if self.folder.is_dir() else ()
@@ -152,7 +168,7 @@ class Store:
 def begun(run: str | pathlib.Path) -> bool:
   """Whether a run folder holds a checkpoint to go on with, or one that ever was."""
   last = Store(run, "last")
-  return bool(last.numbers()) or bool(Store(run, "best").numbers()) or (last.folder / "checkpoint").exists()
+  return bool(last.numbers()) or bool(Store(run, "best").numbers()) or (last.folder / _STATE).exists()
 
 
 def read(checkpoint: tf.train.Checkpoint, path: str, partly: bool = False) -> str | None:
@@ -240,7 +256,9 @@ class Checkpoints(keras.callbacks.Callback):
     logging.info("resumed from step %d: %d epochs and %d steps", number, self._progress.epoch, self._progress.step)
     # a job that was killed between the two checkpoints of an epoch has the best weights in the last one
     at_best = int(self._progress.best_epoch) == int(self._progress.epoch) - 1 >= 0 and not int(self._progress.step)
-    missing = at_best and self._workers.chief and number not in best.numbers()
+    missing = at_best and self._workers.chief and not best.whole(number)
+    if missing:
+      logging.warning("%s/ckpt-%d: not there, or not whole: written again from the last one", best.folder, number)
     if self._workers.any([missing])[0]:
       self._save("best")
     self._means = [variable.numpy() for variable in self._sums()]

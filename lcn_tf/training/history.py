@@ -4,6 +4,7 @@ import csv
 import io
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -51,8 +52,24 @@ def _read(file: pathlib.Path) -> list[dict[str, str]]:
   """The rows that are whole."""
   if not file.is_file():
     return []
-  with file.open(newline="", errors="replace") as opened:
-    return [row for row in csv.DictReader(opened) if (row.get("epoch") or "").isdecimal() and None not in row]
+  lines = file.read_bytes().decode(errors="replace").splitlines(keepends=True)
+  rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
+  whole = [row for row in rows if _is_whole(row)]
+  if len(whole) < max(len(lines) - 1, 0):
+    logging.warning("%s: damaged: the rows of epochs %s alone are whole", file, [row["epoch"] for row in whole])
+  return whole
+
+
+def _is_whole(row: dict[str | Any, str | Any]) -> bool:
+  """Whether it has as many numbers as the head has names."""
+  if None in row or None in row.values():
+    return False
+  try:
+    for value in filter(None, row.values()):
+      float(value)
+  except ValueError:
+    return False
+  return row.get("epoch", "").isdecimal()
 
 
 class Curves(keras.callbacks.Callback):
@@ -71,7 +88,7 @@ class Curves(keras.callbacks.Callback):
     self._folders = {"": folder / "train", _VALIDATION: folder / "validation"}
     self._history = history
     self._progress = progress
-    self._written: set[int] | None = None
+    self._written: dict[str, set[tuple[str, int]]] = {}
 
   def on_train_begin(self, logs: Logs | None = None) -> None:
     self._write()
@@ -80,29 +97,34 @@ class Curves(keras.callbacks.Callback):
     self._write()
 
   def _write(self) -> None:
-    if self._written is None:
-      self._written = set(_steps(self._folders[""]))
     known = [row for row in self._history.rows if int(row["epoch"]) < int(self._progress.epoch)]
-    missing = [row for row in known if int(row["epoch"]) not in self._written]
-    if not missing:
-      return
     for prefix, folder in self._folders.items():
+      if prefix not in self._written:
+        self._written[prefix] = set(_points(folder))
+      written = self._written[prefix]
+      points = {
+        (_ROWS + name.removeprefix(prefix), int(row["epoch"])): float(value)
+        for row in known
+        for name, value in row.items()
+        if name != "epoch" and value and name.startswith(_VALIDATION) == bool(prefix)
+      }
+      if points.keys() <= written:
+        continue
       writer = tf.summary.create_file_writer(files.plain(folder))
       with writer.as_default():
-        for row in missing:
-          for name, value in row.items():
-            if name != "epoch" and value and name.startswith(_VALIDATION) == bool(prefix):
-              tf.summary.scalar(_ROWS + name.removeprefix(prefix), float(value), int(row["epoch"]))
+        for (name, epoch), value in points.items():
+          if (name, epoch) not in written:
+            tf.summary.scalar(name, value, epoch)
       writer.close()
-    self._written |= {int(row["epoch"]) for row in missing}
+      written.update(points)
 
 
-def _steps(folder: pathlib.Path) -> Iterator[int]:
-  """Epochs that the event files of a folder hold."""
+def _points(folder: pathlib.Path) -> Iterator[tuple[str, int]]:
+  """The curves and epochs that the event files of a folder hold: of a killed job, some of an epoch's."""
   for file in sorted(folder.glob("events.*")):
     try:
       for event in tf.compat.v1.train.summary_iterator(str(file)):
-        if event.summary.value:
-          yield event.step
+        for value in event.summary.value:
+          yield value.tag, event.step
     except tf.errors.DataLossError as error:  # the end of a killed job's file
       logging.info("%s: %s", file, one_line(error))

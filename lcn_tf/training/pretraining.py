@@ -9,7 +9,6 @@ import polars as pl
 from absl import logging
 
 from lcn_tf.config import Experiment, Pretraining
-from lcn_tf.data import item2vec
 from lcn_tf.data.dataset import OnCorrupt, evaluation_batches
 from lcn_tf.data.diagnosis import guard
 from lcn_tf.data.pretrained import Pretrained
@@ -46,6 +45,8 @@ def vectors_of(events: pl.DataFrame, config: Pretraining, record_set: RecordSet)
   """The vectors and clusters that behaviours, as `training_behaviours` returns them, give; arguments as `pretrain`."""
   if events.is_empty():
     raise UserError(f"{record_set.path}: no training record holds a behaviour, so there is nothing to make vectors of")
+  from lcn_tf.data import item2vec  # scikit-learn takes most of a second to load, and few models need vectors
+
   began = time.monotonic()
   rows, items = np.unique(events["row"].to_numpy(), return_inverse=True)
   counts = item2vec.cooccurrences(events["user"].to_numpy(), items, len(rows), config.window)

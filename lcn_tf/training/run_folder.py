@@ -67,14 +67,7 @@ class Run:
       UserError: There is no checkpoint yet.
       DamagedError: None can be read.
     """
-    damaged = []
-    for path in self.checkpoints():
-      try:
-        return self.model_of(path), path
-      except DamagedError as error:
-        logging.warning("%s", error)
-        damaged.append(str(error))
-    raise DamagedError("\n".join(damaged))
+    return self._readable(self._served(), training=False)
 
   def model_of(self, checkpoint: str) -> RequestModel:
     """A new model for inference with a checkpoint's weights.
@@ -82,21 +75,47 @@ class Run:
     Raises:
       DamagedError: The checkpoint cannot be read.
     """
-    # what serves needs no CRP: its heads vanish (LCN, section 3.4)
-    return self._model(self.experiment.model.model_copy(update={"crp": None}), checkpoint, training=False)
+    return self._model(self._served(), checkpoint, training=False)
 
   def weights(self) -> dict[str, list[np.ndarray]]:
     """The best weights that learn, with those that only training uses, in the host's memory.
 
     Returns:
       By name; two models side by side use each name twice, and have their weights in their order.
+
+    Raises:
+      UserError: There is no checkpoint yet.
+      DamagedError: None can be read.
     """
     with tf.device("CPU:0"):
-      model = self._model(self.experiment.model, self.checkpoints()[0], training=True)
+      model, _ = self._readable(self.experiment.model, training=True)
     by_name = collections.defaultdict(list)
     for variable in model.trainable_variables:
       by_name[variable.name].append(variable.numpy())
     return dict(by_name)
+
+  def _served(self) -> Model:
+    # what serves needs no CRP: its heads vanish (LCN, section 3.4)
+    return self.experiment.model.model_copy(update={"crp": None})
+
+  def _readable(self, config: Model, training: bool) -> tuple[RequestModel, str]:
+    """A new model with the first of `checkpoints` that can be read, and that one's path."""
+    found = self.checkpoints()
+    if not Store(self.path, "best").numbers():
+      logging.warning(
+        "%s: no epoch is the best one: none is finished, or validation cannot tell which; the last checkpoint, %s, is "
+        "taken",
+        self.path,
+        pathlib.Path(found[0]).name,
+      )
+    damaged = []
+    for path in found:
+      try:
+        return self._model(config, path, training), path
+      except DamagedError as error:
+        logging.warning("%s", error)
+        damaged.append(str(error))
+    raise DamagedError("\n".join(damaged))
 
   def _model(self, config: Model, checkpoint: str, training: bool) -> RequestModel:
     keras.mixed_precision.set_global_policy("float32")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
-from lcn_tf.training import checkpoints, job, trainer
+from lcn_tf.training import callbacks, checkpoints, job, trainer
 from lcn_tf.training.callbacks import Pace, Validation
 from lcn_tf.training.export_run import exported
 from lcn_tf.training.job import run_job
@@ -479,12 +481,38 @@ def test_the_first_sigterm_may_come_twice_and_a_later_one_ends_at_once(monkeypat
 def test_an_epoch_tells_where_it_is(record_set, tmp_path, caplog, monkeypatch):
   caplog.set_level("INFO", logger="absl")
   monkeypatch.setattr(trainer, "Pace", functools.partial(Pace, seconds=0.0))
+  # two minutes from one look at it to the next: a step
+  monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=itertools.count(0, 120).__next__))
+  experiment = small_experiment("none", checkpoint_every=1)
   with pytest.raises(KeyboardInterrupt):
-    train(small_experiment("none", checkpoint_every=1), record_set, tmp_path, (Stop(2),))
-  train(small_experiment("none", checkpoint_every=1), record_set, tmp_path)
-  told = re.findall(r"epoch (\d), step (\d) of 4: loss \d\.\d{4}, [\d,]+ candidates/s, 0 min left", caplog.text)
-  first, again = [("1", "1"), ("1", "2")], [("1", "3"), ("1", "4"), *(("2", str(step)) for step in range(1, 5))]
-  assert told == first + again
+    train(experiment, record_set, tmp_path, (Stop(2),))
+  train(experiment, record_set, tmp_path)
+  pattern = r"epoch (\d), step (\d) of 4: loss \d\.\d{4}, (\d+) candidates/s, (\d+) min left of the epoch"
+  told = [tuple(map(int, line)) for line in re.findall(pattern, caplog.text)]
+  first, again = [(1, 1), (1, 2)], [(1, 3), (1, 4), *((2, step) for step in range(1, 5))]
+  # 64 candidates in 120 s
+  assert told == [(epoch, step, 1, 2 * (4 - step)) for epoch, step in first + again]
+
+
+def test_an_epoch_tells_where_it_is_once_a_minute(caplog, monkeypatch):
+  caplog.set_level("INFO", logger="absl")
+  clock = [1_000.0]
+  monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+  pace = Pace(steps=100, done=10, candidates=6_000)
+  pace.on_epoch_begin(0)
+  for batch in range(40):  # 3 s each, after 10 steps of an earlier call
+    clock[0] += 3
+    pace.on_train_batch_end(batch, {"loss": 0.25})
+  told = [record.getMessage() for record in caplog.records]
+  assert told == [
+    "epoch 1, step 30 of 100: loss 0.2500, 2000 candidates/s, 4 min left of the epoch",  # 3.5
+    "epoch 1, step 50 of 100: loss 0.2500, 2000 candidates/s, 2 min left of the epoch",  # 2.5
+  ]
+  pace.on_epoch_end(0)
+  pace.on_epoch_begin(1)
+  clock[0] += 60
+  pace.on_train_batch_end(11, {"loss": 0.25})
+  assert caplog.records[-1].getMessage().startswith("epoch 2, step 12 of 100: loss 0.2500, 1200 candidates/s, 7 min")
 
 
 def test_xla_on_several_cpu_devices_is_refused():

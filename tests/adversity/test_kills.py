@@ -1,0 +1,131 @@
+"""kill -9 and SIGTERM at any moment: the same command goes on, to the results of an unbroken one, and cleans up."""
+
+import pathlib
+import shutil
+
+import pytest
+
+from tests.adversity import jobs
+from tests.adversity.jobs import Killer, Process
+from tests.shipped.workspace import succeeds
+
+pytestmark = pytest.mark.config
+CHAIN = 5  # kills of one job
+
+
+def seconds_of(unbroken):
+  return float((unbroken / "seconds").read_text())
+
+
+def begun(unbroken, tmp_path):
+  """A copy of a finished run, as if it had been trained with `--noevaluate`."""
+  run = tmp_path / "run"
+  shutil.copytree(unbroken, run)
+  shutil.rmtree(run / "export")
+  return run
+
+
+def test_training(workspace, unbroken, tmp_path, campaign):
+  count, temporary, killer = campaign(2, 30), tmp_path / "temporary", Killer(seconds_of(unbroken), 0)
+  while killer.kills < count:
+    run = tmp_path / f"run_{killer.kills}"
+    command = f"{jobs.TRAIN} --run_dir {run}"
+    # until it ends by itself, or has had enough
+    until = min(killer.kills + CHAIN, count)
+    while killer.kills < until and killer(Process(command, workspace, temporary)):
+      pass
+    Process(command, workspace, temporary).succeeds()
+    jobs.same_run(run, unbroken)
+    jobs.nothing_left(run, temporary)
+    shutil.rmtree(run)
+  print(f"training: {killer.kills} kills, results equal, nothing left")
+
+
+def test_a_build(workspace, records, tmp_path, campaign):
+  whole = jobs.seconds(lambda: succeeds(f"{jobs.BUILD} --output {tmp_path / 'timed'}", workspace))
+  temporary, killer = tmp_path / "temporary", Killer(whole, 1)
+  while killer.kills < campaign(2, 10):
+    number = killer.kills
+    output = tmp_path / "built" / str(number)
+    shutil.rmtree(output, ignore_errors=True)
+    output.parent.mkdir(exist_ok=True)
+    command = f"{jobs.BUILD} --output {output}"
+    if overwrite := number % 2 == 0:
+      shutil.copytree(records, output)
+      command += " --overwrite"
+    process = Process(command, workspace, temporary)
+    killer(process)
+    process.group_ends()
+    if overwrite and output.exists():
+      jobs.same_records(output, records)
+    if overwrite or not output.exists():
+      Process(command, workspace, temporary).succeeds()
+    jobs.same_records(output, records)
+    jobs.nothing_left(output.parent, temporary)
+  print(f"a build: {killer.kills} kills, results equal, nothing left")
+
+
+def test_an_export(workspace, unbroken, tmp_path, campaign):
+  run, temporary = begun(unbroken, tmp_path), tmp_path / "temporary"
+  command = f"python -m pipelines.export --run_dir {run} --output"
+  whole = jobs.seconds(lambda: succeeds(f"{command} {tmp_path / 'timed'}", workspace))
+  before = jobs.state(run)
+  killer = Killer(whole, 2)
+  while killer.kills < campaign(2, 10):
+    output = tmp_path / f"export_{killer.kills}"
+    shutil.rmtree(output, ignore_errors=True)
+    killer(Process(f"{command} {output}", workspace, temporary))
+    # the next one removes what a killed one has left; what has the name of a version is whole
+    Process(f"{command} {output}", workspace, temporary).succeeds()
+    for version in output.iterdir():
+      jobs.same_weights(version / "variables" / "variables", newest(tmp_path / "timed") / "variables" / "variables")
+    jobs.nothing_left(output, temporary)
+  assert jobs.state(run) == before
+  print(f"an export: {killer.kills} kills, results equal, nothing left")
+
+
+def newest(output: pathlib.Path) -> pathlib.Path:
+  return max(output.iterdir(), key=lambda path: int(path.name))
+
+
+def test_a_comparison_whose_cells_end_with_it(workspace, records, tmp_path, campaign):
+  output, unbroken, temporary = tmp_path / "compared", tmp_path / "unbroken", tmp_path / "temporary"
+  command = "python -m pipelines.compare --config configs/compare/synthetic.yaml --records runs/records/synthetic"
+  build = "python -m pipelines.build_records --config configs/synthetic/lcn.yaml --output runs/records/synthetic"
+  if not (workspace / "runs/records/synthetic").exists():
+    succeeds(build, workspace)
+  command += " --only Avg-Pooling,LCN --jobs 2 --output"
+  whole = jobs.seconds(lambda: succeeds(f"{command} {unbroken}", workspace))
+  killer = Killer(whole, 3)
+  while killer.kills < campaign(1, 5):
+    if not killer(Process(f"{command} {output}", workspace, temporary)):
+      shutil.rmtree(output)
+  # at once: cells of the killed one are on their way out
+  Process(f"{command} {output}", workspace, temporary).succeeds()
+  assert jobs.listing(output) == jobs.listing(unbroken)
+  for cell in sorted(unbroken.glob("cells/*/seed_*")):
+    there = output / cell.relative_to(unbroken)
+    assert jobs.lasting(there / "metrics.json") == jobs.lasting(cell / "metrics.json")
+    assert (there / "history.csv").read_text() == (cell / "history.csv").read_text()
+  jobs.nothing_left(output, temporary)
+  print(f"a comparison: {killer.kills} kills of the parent alone, results equal, nothing left")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("what", ["build_records", "export", "train"])
+def test_sigterm_ends_with_143_and_leaves_nothing(what, share, workspace, unbroken, tmp_path):
+  temporary = tmp_path / "temporary"
+  run = begun(unbroken, tmp_path) if what == "export" else tmp_path / "run"
+  output = tmp_path / "output"
+  command = {
+    "build_records": f"{jobs.BUILD} --output {output}",
+    "export": f"python -m pipelines.export --run_dir {run} --output {output}",
+    "train": f"{jobs.TRAIN} --run_dir {run}",
+  }[what]
+  # the moment may be any: before Python hears of signals the system's own end is right, too
+  process = Process(command, workspace, temporary)
+  code = process.terminate_after(share * seconds_of(unbroken))
+  assert code in (0, 143), process.said()
+  assert ("SIGTERM" in process.log.read_text()) == (code == 143)
+  process.group_ends()
+  jobs.nothing_left(tmp_path)
