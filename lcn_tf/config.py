@@ -422,7 +422,7 @@ def read_tree(path: str, model: type[pydantic.BaseModel]) -> dict[str, Any]:
     there = [str(p) for p in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
     raise UserError(f"{path}: no such config file.{nearest(path, there)}")
   try:
-    tree = yaml.safe_load(file.read_text())
+    tree = _parsed(file.read_text(encoding="utf-8"))
   except (yaml.YAMLError, UnicodeDecodeError) as error:
     raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
   if not isinstance(tree, dict):
@@ -481,9 +481,35 @@ def override(tree: dict[str, Any], setting: str, flag: str = "--set") -> None:
   if not equals or not path:
     raise UserError(f"{flag} {setting}: expected key.path=value")
   try:
-    assign(tree, path, yaml.safe_load(value), f"{flag} {setting}")
+    parsed = _parsed(value)
   except yaml.YAMLError:
     raise UserError(f"{flag} {setting}: {value!r} is not a YAML value") from None
+  assign(tree, path, parsed, f"{flag} {setting}")
+
+
+def _parsed(text: str) -> Any:
+  """What a YAML text says: a tree.
+
+  Raises:
+    yaml.YAMLError: It is none.
+  """
+  try:
+    value = yaml.safe_load(text)
+  except ValueError as error:  # of dates that are none
+    raise yaml.YAMLError(str(error)) from None
+  except RecursionError:
+    raise yaml.YAMLError("nested too deeply") from None
+  _check_tree(value, ())
+  return value
+
+
+def _check_tree(value: Any, above: tuple[int, ...]) -> None:
+  if not isinstance(value, (dict, list)):
+    return
+  if id(value) in above:
+    raise yaml.YAMLError("an alias (*) stands within what it stands for")
+  for part in value.values() if isinstance(value, dict) else value:
+    _check_tree(part, (*above, id(value)))
 
 
 def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from lcn_tf import config
+from lcn_tf.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # configs/compare: tests/comparison/test_configs.py
@@ -30,6 +31,34 @@ def test_there_are_configs_of_every_data_set():
 def test_config_is_valid_and_survives_a_round_trip(file):
   experiment = config.load(str(file))
   assert config.from_tree(yaml.safe_load(config.dump(experiment)), "dumped") == experiment
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "name: x\nmodel: &here\n  options: *here\n",
+    "name: x\nschema: {}\nmodel:\n  options: &here {kept: [1, *here]}\n",
+    "&here [*here]",
+    "name: x\nnotes: 2024-13-45\n",
+    "[" * 5000,
+    "name: [",
+    "name: \xff",
+  ],
+)
+def test_what_is_no_tree_is_told_in_one_message(text, tmp_path):
+  file = tmp_path / "x.yaml"
+  file.write_bytes(text.encode("latin-1"))
+  with pytest.raises(UserError, match=rf"^{file}: not YAML: .+$"):
+    config.load(str(file))
+  if text.isascii() and "\n" not in text:
+    with pytest.raises(UserError, match=r"^--set name=.* is not a YAML value$"):
+      config.load(str(CONFIGS / "movielens" / "lcn.yaml"), [f"name={text}"])
+
+
+def test_an_alias_of_what_stands_elsewhere_is_a_tree(tmp_path):
+  file = tmp_path / "x.yaml"
+  file.write_text("name: x\nschema: {target: &same {max_length: 7}, source: *same}\n")
+  assert config.load(str(file)).record_schema.source.max_length == 7
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
