@@ -1,3 +1,5 @@
+import ctypes
+import gc
 import itertools
 import os
 
@@ -19,6 +21,21 @@ _bases = itertools.count(1000, 1000)
 tf.distribute.MirroredStrategy._collective_key_base = property(lambda self: next(_bases))
 
 
+# Hundreds of graphs come and go: what TensorFlow is made of is not looked through again for each.
+gc.collect()
+gc.freeze()
+gc.set_threshold(20_000, 50, 100)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory():
+  """Gives back what a module's graphs have taken."""
+  yield
+  tf.keras.backend.clear_session()
+  gc.collect()
+  ctypes.CDLL(None).malloc_trim(0)
+
+
 @pytest.fixture(autouse=True)
 def _float32():
   """A test that trains with mixed precision leaves no policy behind."""
@@ -28,5 +45,12 @@ def _float32():
 
 def pytest_addoption(parser):
   parser.addoption(
-    "--campaign", action="store_true", help="repeat what happens to jobs (tests/adversity) until it must have happened"
+    "--campaign", action="store_true", help="what is repeated, or tried on several devices, as often as it takes"
   )
+
+
+@pytest.fixture(scope="session")
+def campaign(request):
+  """Which of two a check does: the first in every run, the second with --campaign."""
+  whole = request.config.getoption("--campaign")
+  return lambda few, many: many if whole else few

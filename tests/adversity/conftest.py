@@ -9,13 +9,6 @@ from tests.shipped.conftest import workspace  # noqa: F401
 
 
 @pytest.fixture(scope="session")
-def campaign(request):
-  """How often a check is repeated: the first number in every run, the second one with --campaign."""
-  whole = request.config.getoption("--campaign")
-  return lambda few, many: many if whole else few
-
-
-@pytest.fixture(scope="session")
 def records(workspace):  # noqa: F811
   workspaces.built(f"{jobs.BUILD} --output adversity/records", workspace)
   return workspace / "adversity" / "records"

@@ -139,9 +139,9 @@ def test_the_best_checkpoint(run, part, campaign):
   """The last one of the same epoch, which holds the same weights, takes its place."""
   (file,) = (run / "checkpoints" / "best").glob(f"ckpt-*.{part}")
   right = values(read_run(run).best()[0])
-  survives(file, lambda: values(read_run(run).best()[0]), right, alike, campaign(5, 20))
+  survives(file, lambda: values(read_run(run).best()[0]), right, alike, campaign(1, 10))
   shutil.rmtree(run / "checkpoints" / "last")
-  survives(file, lambda: values(read_run(run).best()[0]), right, alike, campaign(5, 20))
+  survives(file, lambda: values(read_run(run).best()[0]), right, alike, campaign(2, 10))
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -111,21 +111,20 @@ def test_a_comparison_whose_cells_end_with_it(workspace, records, tmp_path, camp
   print(f"a comparison: {killer.kills} kills of the parent alone, results equal, nothing left")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("what", ["build_records", "export", "train"])
-def test_sigterm_ends_with_143_and_leaves_nothing(what, share, workspace, unbroken, tmp_path):
-  temporary = tmp_path / "temporary"
-  run = begun(unbroken, tmp_path) if what == "export" else tmp_path / "run"
-  output = tmp_path / "output"
-  command = {
-    "build_records": f"{jobs.BUILD} --output {output}",
-    "export": f"python -m pipelines.export --run_dir {run} --output {output}",
-    "train": f"{jobs.TRAIN} --run_dir {run}",
-  }[what]
-  # the moment may be any: before Python hears of signals the system's own end is right, too
-  process = Process(command, workspace, temporary)
-  code = process.terminate_after(share * seconds_of(unbroken))
-  assert code in (0, 143), process.said()
-  assert ("SIGTERM" in process.log.read_text()) == (code == 143)
-  process.group_ends()
-  jobs.nothing_left(tmp_path)
+def test_sigterm_ends_with_143_and_leaves_nothing(what, workspace, unbroken, tmp_path, campaign):
+  for number, share in enumerate(campaign([0.4], [0.1, 0.4, 0.8])):
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    run = begun(unbroken, folder) if what == "export" else folder / "run"
+    command = {
+      "build_records": f"{jobs.BUILD} --output {folder / 'output'}",
+      "export": f"python -m pipelines.export --run_dir {run} --output {folder / 'output'}",
+      "train": f"{jobs.TRAIN} --run_dir {run}",
+    }[what]
+    process = Process(command, workspace, folder / "temporary")
+    code = process.terminate_after(share * seconds_of(unbroken))
+    assert code in (0, 143), process.said()
+    assert ("SIGTERM" in process.log.read_text()) == (code == 143)
+    process.group_ends()
+    jobs.nothing_left(folder)

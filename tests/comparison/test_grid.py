@@ -183,7 +183,8 @@ def test_records_of_another_schema_are_refused_before_anything_runs(tmp_path):
   assert not (tmp_path / "out").exists()
 
 
-def test_two_comparisons_do_not_share_a_folder_at_once(record_set, tmp_path):
+def test_two_comparisons_do_not_share_a_folder_at_once(record_set, tmp_path, monkeypatch):
+  monkeypatch.setattr("lcn_tf.comparison.compare._PATIENCE", 0.0)
   with (
     exclusive(tmp_path / "out", "somebody"),
     pytest.raises(UserError, match=r"out: another comparison.* at work here"),

@@ -55,3 +55,5 @@ def test_two_workers_train_what_two_replicas_of_one_process_do(file, tmp_path):
   assert len(one) == 3
   assert_allclose(other.select(columns).to_numpy(), one.select(columns).to_numpy(), rtol=1e-4)
   assert (job.run / "metrics.json").is_file()
+  # a worker that has ended is no fault of the others
+  assert "UNAVAILABLE" not in job.logs()

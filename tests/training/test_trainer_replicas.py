@@ -8,15 +8,17 @@ from tests.support.callbacks import Losses
 from tests.support.experiments import small_experiment
 
 
-@pytest.mark.parametrize(("extractor", "crp"), [("lap", True), ("average_pooling", False)])
-def test_one_two_and_four_replicas_give_the_same_losses(record_set, tmp_path, extractor, crp):
+# four replicas of every shipped config: tests/shipped/test_devices.py
+@pytest.mark.parametrize(
+  ("extractor", "crp", "counts"), [("lap", True, (1, 2)), ("average_pooling", False, (1, 4))], ids=["lap", "average"]
+)
+def test_one_two_and_four_replicas_give_the_same_losses(record_set, tmp_path, extractor, crp, counts):
   curves = {}
-  for replicas in (1, 2, 4):
+  for replicas in counts:
     losses = Losses()
     experiment = small_experiment(extractor, crp=crp, replicas=replicas, learning_rate=0.01)
     train(experiment, record_set, tmp_path / str(replicas), (losses,))
     curves[replicas] = losses.values
   assert len(curves[1]) == 8
   assert curves[1][-1] < curves[1][0]
-  np.testing.assert_allclose(curves[2], curves[1], rtol=1e-4)
-  np.testing.assert_allclose(curves[4], curves[1], rtol=1e-4)
+  np.testing.assert_allclose(curves[counts[1]], curves[1], rtol=1e-4)
