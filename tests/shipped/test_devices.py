@@ -1,7 +1,7 @@
 """What users run on several devices: every shipped experiment, as a process of its own, on 1, 2 and 4 of them.
 
-Without --campaign the experiments of synthetic run on 1 and 2, and those of movielens, which are of the same systems, on
-1 and 4.
+Without --campaign the experiments of synthetic run on 1 and 2, and those of movielens, which are of the same systems,
+on 1 and 4.
 
 python -m pytest -m config tests/shipped/test_devices.py --campaign -rP    # with the table of losses
 """
