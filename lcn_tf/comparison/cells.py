@@ -55,6 +55,11 @@ class Cell:
     """The note that `prune` leaves."""
     return self.folder / "checkpoints" / "removed.txt"
 
+  @property
+  def passing(self) -> pathlib.Path:
+    """A note that its models go when they are not needed any more, until they have."""
+    return self.folder / ".models_go"
+
   def finished(self) -> bool:
     """Whether it is trained and tested."""
     return (self.folder / "metrics.json").is_file()
@@ -92,12 +97,14 @@ class Cell:
 
   def prune(self) -> None:
     """Removes what no table and no report needs, and what takes most of the space; `removed` says so."""
-    had_models = self.removed.parent.is_dir()
+    # a note is there though the checkpoints are gone: a call was killed in the middle of this
+    had_models = self.removed.parent.is_dir() or self.passing.exists()
     for name in _HEAVY:
       shutil.rmtree(self.folder / name, ignore_errors=True)
     if had_models:
       self.removed.parent.mkdir(exist_ok=True)
       self.removed.write_text(_REMOVED)
+    self.passing.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

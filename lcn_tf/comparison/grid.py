@@ -97,6 +97,7 @@ class Grid:
     Returns:
       What failed; all else is done.
     """
+    self._drop_left()
     self._total = sum(1 for _ in self._cells())
     self._done = sum(1 for cell, tested in self._cells() if cell.finished() or (not tested and cell.trained()))
     self._seconds: dict[str, list[float]] = {}
@@ -112,6 +113,18 @@ class Grid:
     failures = [self._with_remedy(failure) for failure in failures]
     wanted = [cell for cells in zip(*(row.cells() for row in self.rows if row.cells()), strict=True) for cell in cells]
     return failures + self._train(wanted, evaluate=True)
+
+  def _drop_left(self) -> None:
+    """Removes the models of cells that were done with when a call was killed before it had."""
+    for row in self.rows:
+      losers = {id(cell) for cell in _losers(row)}
+      for cells in row.combinations:
+        for cell in cells:
+          if cell.passing.exists() and (cell.finished() or id(cell) in losers):
+            if self.keep_models:
+              cell.passing.unlink()
+            else:
+              cell.prune()
 
   def _with_remedy(self, failure: Failure) -> Failure:
     """The failure of a tuning job, if the choice was made without it, says how it gets another chance."""
@@ -167,6 +180,10 @@ class Grid:
     began = time.monotonic()
     cell.folder.mkdir(parents=True, exist_ok=True)
     cell.removed.unlink(missing_ok=True)
+    if self.keep_models:
+      cell.passing.unlink(missing_ok=True)
+    else:
+      cell.passing.touch()
     self.runner.train(cell, evaluate)
     if not (cell.finished() if evaluate else cell.trained()):
       raise Failed(f"left no {'metrics' if evaluate else 'training'}.json in {cell.folder}")

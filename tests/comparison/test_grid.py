@@ -8,7 +8,7 @@ import pytest
 
 from lcn_tf import config
 from lcn_tf.comparison import grid, report
-from lcn_tf.comparison.cells import rows_of
+from lcn_tf.comparison.cells import Cell, rows_of
 from lcn_tf.comparison.compare import compare
 from lcn_tf.comparison.grid import describe
 from lcn_tf.data.pretrained import Pretrained
@@ -204,6 +204,41 @@ def test_checkpoints_are_dropped_unless_they_are_wanted(record_set, tmp_path):
   assert {models_of(cell) for cell in (tmp_path / "out").rglob("seed_*")} == {"removed.txt"}
   assert {models_of(cell) for cell in (tmp_path / "kept").rglob("seed_*")} == {"best"}
   assert len(list((tmp_path / "out").rglob("predictions.parquet"))) == 6
+
+
+class KilledAtTheEnd(Stub):
+  """The comparison is killed when its first cell has left its results."""
+
+  def train(self, cell, evaluate):
+    if not self.calls:
+      super().train(cell, evaluate)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("keep", "left"), [(False, "removed.txt"), (True, "best")])
+def test_models_that_a_killed_comparison_has_left_go_with_the_next_one(keep, left, record_set, tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    compare(load(tmp_path), record_set, tmp_path / "out", runner=KilledAtTheEnd())
+  (cell,) = (path.parent for path in (tmp_path / "out").rglob("metrics.json"))
+  assert models_of(cell) == "best"
+  stub = Stub()
+  compare(load(tmp_path, keep_models=keep), record_set, tmp_path / "out", runner=stub)
+  assert len(stub.calls) == 5
+  assert models_of(cell) == left
+  assert not list((tmp_path / "out").rglob(".models_go"))
+
+
+def test_models_of_values_that_lost_go_though_a_killed_comparison_had_just_chosen(record_set, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(Cell, "prune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=Stub())
+  compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=Stub())
+  assert {models_of(cell) for cell in (tmp_path / "out").rglob("seed_*")} == {"removed.txt"}
+
+
+def interrupted(cell):
+  raise KeyboardInterrupt
 
 
 def test_models_are_kept_by_the_call_that_asks_for_it_and_stay(record_set, tmp_path):
