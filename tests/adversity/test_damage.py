@@ -9,11 +9,13 @@ import tensorflow as tf
 
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, UserError
+from lcn_tf.models.build import build_model
 from lcn_tf.schema import DOMAINS
 from lcn_tf.serving.encoder import RequestEncoder
 from lcn_tf.serving.export import describe
 from lcn_tf.training import cost
 from lcn_tf.training.checkpoints import Progress, Store, begun
+from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.run_folder import open_run, read_run
 from tests.adversity import jobs
 from tests.shipped.workspace import run as command
@@ -78,27 +80,31 @@ def restored(run, checkpoint):
   there = read_run(run)
   open_run(there.experiment, there.record_set, run)
   assert begun(run)
-  return Store(run, "last").restore(checkpoint, partly=True)
+  return Store(run, "last").restore(checkpoint)
 
 
 @pytest.fixture
 def model(run):
-  """The model of a run and the checkpoint that it is restored by; its weights are of no checkpoint yet."""
-  model, _ = read_run(run).best()
-  for variable in model.variables:
-    variable.assign(tf.zeros_like(variable))
-  return model, tf.train.Checkpoint(model=model, progress=Progress())
+  """The model of a run as it is trained, and the checkpoint by which it is taken up."""
+  there = read_run(run)
+  catalogues = {d: there.record_set.catalogue(d) for d in DOMAINS}
+  model = build_model(there.record_set.record_schema, there.experiment.model, seed=1, catalogues=catalogues)
+  model.compile(optimizer=make_optimizer(model, there.experiment.train))
+  return model, tf.train.Checkpoint(model=model, optimizer=model.optimizer, progress=Progress())
 
 
 def values(model):
-  return {f"{i} {variable.name}": variable.numpy() for i, variable in enumerate(model.variables)}
+  """Its weights, and what its optimizer keeps of each."""
+  optimizer = getattr(model, "optimizer", None)
+  variables = [*model.variables, *(optimizer.variables() if optimizer else ())]
+  return {f"{i} {variable.name}": variable.numpy() for i, variable in enumerate(variables)}
 
 
 def kept(run, model, checkpoint):
   """The weights of each checkpoint in `last/`."""
   store, found = Store(run, "last"), {}
   for number in store.numbers():
-    checkpoint.read(store.path(number)).expect_partial()
+    checkpoint.read(store.path(number)).assert_consumed()
     found[number] = values(model)
   return found
 
