@@ -499,17 +499,20 @@ def _parsed(text: str) -> Any:
     raise yaml.YAMLError(str(error)) from None
   except RecursionError:
     raise yaml.YAMLError("nested too deeply") from None
-  _check_tree(value, ())
+  _check_tree(value, {})
   return value
 
 
-def _check_tree(value: Any, above: tuple[int, ...]) -> None:
-  if not isinstance(value, (dict, list)):
+def _check_tree(value: Any, finished: dict[int, bool]) -> None:
+  """Looks at every node once, however many aliases stand for it; those that are not `finished` are above this one."""
+  if not isinstance(value, (dict, list)) or finished.get(id(value)):
     return
-  if id(value) in above:
+  if id(value) in finished:
     raise yaml.YAMLError("an alias (*) stands within what it stands for")
+  finished[id(value)] = False
   for part in value.values() if isinstance(value, dict) else value:
-    _check_tree(part, (*above, id(value)))
+    _check_tree(part, finished)
+  finished[id(value)] = True
 
 
 def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:

@@ -344,6 +344,16 @@ def jsonable(value: Any) -> Any:
   return str(value) if isinstance(value, pathlib.PurePath) else value
 
 
+def check_link(path: pathlib.Path) -> None:
+  """Checks that a link leads somewhere.
+
+  Raises:
+    UserError: It does not; the message names both ends.
+  """
+  if path.is_symlink() and not path.exists():
+    raise UserError(f"{path}: a link to {os.readlink(path)}, which is not there")
+
+
 def make(folder: str | pathlib.Path, tidy: bool = True) -> pathlib.Path:
   """The folder, made if it is not there.
 
@@ -355,8 +365,7 @@ def make(folder: str | pathlib.Path, tidy: bool = True) -> pathlib.Path:
     UserError: It cannot be made, or there is something else.
   """
   folder = local(folder)
-  if folder.is_symlink() and not folder.exists():
-    raise UserError(f"{folder}: a link to {os.readlink(folder)}, which is not there")
+  check_link(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -61,6 +61,14 @@ def test_an_alias_of_what_stands_elsewhere_is_a_tree(tmp_path):
   assert config.load(str(file)).record_schema.source.max_length == 7
 
 
+def test_aliases_of_aliases_are_looked_at_once(tmp_path):
+  """Each line stands for ten of the one before: 10^40 nodes, if they were told apart."""
+  lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 41))]
+  file = tmp_path / "x.yaml"
+  file.write_text("\n".join(lines))
+  assert len(config.read_tree(str(file), config.Experiment)["a40"]) == 10
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_header_says_how_to_run_it(file):
   header = file.read_text().split("\nname:")[0]

@@ -10,10 +10,9 @@ import polars as pl
 from absl import logging
 
 from lcn_tf import files, storage
+from lcn_tf.data.values import EXACT
 from lcn_tf.errors import StorageError, UserError, nearest, one_line
 
-# from there on floats do not tell whole numbers apart; by name, as older versions of polars do not have all of them
-_EXACT = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 _LIST = (pl.List, pl.Array)
 _NOT_GIVEN = "__HIVE_DEFAULT_PARTITION__"
@@ -52,8 +51,7 @@ def read(path: str) -> Source:
     UserError: There is no such file, a link leads nowhere, a folder cannot be listed, or a file is not Parquet.
   """
   top = files.local(path)
-  if top.is_symlink() and not top.exists():
-    raise UserError(f"{path}: a link to {os.readlink(top)}, which is not there")
+  files.check_link(top)
   if not top.exists():
     there = [str(other) for other in top.parent.iterdir()] if top.parent.is_dir() else []
     raise UserError(f"{path}: no such file.{nearest(path, there)}")
@@ -91,8 +89,7 @@ def _files(top: pathlib.Path) -> list[pathlib.Path]:
       file = pathlib.Path(folder, name)
       if name.startswith(("_", ".")):
         continue
-      if not file.exists():
-        raise UserError(f"{file}: a link to {os.readlink(file)}, which is not there")
+      files.check_link(file)
       (found if file.suffix == ".parquet" else others).append(file)
   if others:
     logging.warning("%s: %d files do not end with .parquet and are not read: %s", top, len(others), others[0].name)
@@ -150,9 +147,9 @@ def vague(parts: Sequence[pl.DataFrame], names: Sequence[str | pathlib.Path]) ->
   kinds = _kinds(parts, names)
   for frame, file in zip(parts, names, strict=True):
     for name, kind in frame.schema.items():
-      limit = _EXACT.get(str(kind), 0)
+      limit = EXACT.get(str(kind).lower(), 0)
       if kind.is_integer() and any(other.is_float() for other in kinds[name]):
-        limit = 2**53
+        limit = EXACT["float64"]
       if not limit or name in reasons:
         continue
       # of the finite ones; the absolute value of the smallest integer is none
@@ -238,5 +235,5 @@ def plain(column: pl.Series) -> pl.Series:
     return column
   filled = column.fill_nan(None)
   whole = filled.drop_nulls()
-  fits = ((whole == whole.floor()) & (whole.abs() < _EXACT[str(column.dtype)])).all()
+  fits = ((whole == whole.floor()) & (whole.abs() < EXACT[str(column.dtype).lower()])).all()
   return filled.cast(pl.Int64) if fits else column

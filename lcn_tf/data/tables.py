@@ -8,7 +8,7 @@ from absl import logging
 
 from lcn_tf.config import Labels
 from lcn_tf.data import parquet
-from lcn_tf.data.values import MILLISECONDS
+from lcn_tf.data.values import EXACT, MILLISECONDS
 from lcn_tf.errors import UserError, nearest
 from lcn_tf.schema import DOMAINS, Feature, Schema
 
@@ -226,7 +226,7 @@ class _Table:
       raise UserError(f"{self.name}: no column {name!r} ({role}).{nearest(name, self.raw.columns)} Columns: {have}")
     return self.raw[name]
 
-  def exact(self, name: str, role: str, most: int = 2**53) -> pl.Series:
+  def exact(self, name: str, role: str, most: int = EXACT["float64"]) -> pl.Series:
     """A column whose whole numbers are told apart; from `most` on it does not matter."""
     limit, reason = self.vague.get(name, (0, ""))
     if 0 < limit <= most:

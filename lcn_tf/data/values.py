@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 
 MILLISECONDS = 10**11  # seconds of the year 5138, milliseconds of 1973: what is not before is no moment
-# from there on floats do not tell whole numbers apart; all others from 2**53 on
-_EXACT: dict[type, int] = {np.float16: 2**11, np.float32: 2**24}
+# by the name of a type of floats: from there on they do not tell whole numbers apart
+EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
 
 
 def text_of(value: Any) -> str | None:
@@ -34,7 +34,7 @@ def text_of(value: Any) -> str | None:
   if isinstance(value, (int, np.integer)):
     return str(int(value))
   if isinstance(value, (float, np.floating)):
-    if not abs(float(value)) < _EXACT.get(type(value), 2**53):  # NaN neither
+    if not abs(float(value)) < EXACT.get(np.dtype(type(value)).name, EXACT["float64"]):  # NaN neither
       return None
     if value == int(value):
       return str(int(value))

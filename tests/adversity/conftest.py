@@ -1,6 +1,3 @@
-import fcntl
-import shutil
-
 import pytest
 
 from tests.adversity import jobs
@@ -16,12 +13,12 @@ def records(workspace):  # noqa: F811
 
 @pytest.fixture(scope="session")
 def unbroken(workspace, records):  # noqa: F811
-  """The run of a job that nothing happened to, and how many seconds it took."""
-  run = workspace / "adversity" / "unbroken"
-  with (workspace / "adversity" / "unbroken.lock").open("w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if not (run / "seconds").exists():
-      shutil.rmtree(run, ignore_errors=True)
-      seconds = jobs.seconds(lambda: workspaces.succeeds(f"{jobs.TRAIN} --run_dir {run}", workspace))
-      (run / "seconds").write_text(str(seconds))
-  return run
+  """The run of a job that nothing happened to; `jobs.seconds_of` it says how long it took."""
+  return jobs.timed(f"{jobs.TRAIN} --run_dir", workspace / "adversity" / "unbroken", workspace)
+
+
+@pytest.fixture(scope="session")
+def compared(workspace):  # noqa: F811
+  """A comparison that nothing happened to, likewise."""
+  workspaces.built(jobs.BUILD_SYNTHETIC, workspace)
+  return jobs.timed(f"{jobs.COMPARE} --jobs 2 --output", workspace / "adversity" / "compared", workspace)

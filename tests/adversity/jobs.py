@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,23 @@ import polars as pl
 import tensorflow as tf
 
 from lcn_tf.data.record_set import RecordSet
-from tests.shipped.workspace import ROOT
+from lcn_tf.training.checkpoints import Kind, Store
+from tests.data.logs import file_bytes
+from tests.shipped.workspace import ROOT, once, succeeds
+from tests.support import children
 
 CONFIG = "configs/movielens/lcn.yaml"
 BUILD = f"python -m pipelines.build_records --config {CONFIG}"
 TRAIN = (
   f"python -m pipelines.train --config {CONFIG} --records adversity/records --bootstrap 2 "
   "--set train.epochs=2 --set train.checkpoint_every=1"
+)
+BUILD_SYNTHETIC = (
+  "python -m pipelines.build_records --config configs/synthetic/lcn.yaml --output runs/records/synthetic"
+)
+COMPARE = (
+  "python -m pipelines.compare --config configs/compare/synthetic.yaml --records runs/records/synthetic "
+  "--only Avg-Pooling,LCN"
 )
 _SECONDS = 600
 # what two unbroken runs do not have in common
@@ -82,10 +93,7 @@ class Process:
 
   def group_ends(self) -> None:
     """Waits until no process that it has started is there."""
-    until = time.monotonic() + _SECONDS
-    while _alive(self._process.pid) and time.monotonic() < until:
-      time.sleep(0.1)
-    assert not _alive(self._process.pid), f"processes of {self._process.args} are still there"
+    assert children.eventually(lambda: not _alive(self._process.pid)), f"{self._process.args} has left processes"
 
   def said(self) -> str:
     return f"{self._process.args}\n{self.log.read_text()[-6000:]}"
@@ -119,6 +127,27 @@ def seconds(call: Callable[[], object]) -> float:
   return time.monotonic() - began
 
 
+def timed(command: str, output: pathlib.Path, workspace: pathlib.Path) -> pathlib.Path:
+  """Runs a command, once for all processes of a test run, with its output after it; returns that."""
+
+  def make() -> None:
+    shutil.rmtree(output, ignore_errors=True)
+    took = seconds(lambda: succeeds(f"{command} {output}", workspace))
+    _took(output).write_text(str(took))
+
+  once(_took(output), make)
+  return output
+
+
+def seconds_of(output: pathlib.Path) -> float:
+  """How long what `timed` has run took."""
+  return float(_took(output).read_text())
+
+
+def _took(output: pathlib.Path) -> pathlib.Path:
+  return output.with_name(f"{output.name}.seconds")
+
+
 class Killer:
   """Kills processes at any moment of the time that they take.
 
@@ -141,13 +170,13 @@ class Killer:
     return killed
 
 
-def weights(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:
+def weights(checkpoint: str | pathlib.Path) -> dict[str, np.ndarray]:
   """The values of a checkpoint, by their keys."""
   reader = tf.train.load_checkpoint(str(checkpoint))
   return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name}
 
 
-def same_weights(one: pathlib.Path, other: pathlib.Path) -> None:
+def same_weights(one: str | pathlib.Path, other: str | pathlib.Path) -> None:
   mine, theirs = weights(one), weights(other)
   assert mine.keys() == theirs.keys()
   for name, value in mine.items():
@@ -157,13 +186,13 @@ def same_weights(one: pathlib.Path, other: pathlib.Path) -> None:
 def same_run(run: pathlib.Path, other: pathlib.Path) -> None:
   """Checks that two run folders hold the same results, and the same files."""
   assert listing(run) == listing(other)
-  for kind in ("last", "best"):
-    (mine, *_), (theirs, *_) = (
-      sorted((folder / "checkpoints" / kind).glob("ckpt-*.index"), key=lambda path: -int(path.stem[5:]))
-      for folder in (run, other)
-    )
-    assert mine.name == theirs.name
-    same_weights(mine.with_suffix(""), theirs.with_suffix(""))
+  kinds: tuple[Kind, ...] = ("last", "best")
+  for kind in kinds:
+    mine, theirs = Store(run, kind), Store(other, kind)
+    newest = theirs.newest()
+    assert newest is not None
+    assert mine.newest() == newest
+    same_weights(mine.path(newest), theirs.path(newest))
   same_export(run / "export", other / "export")
   assert (run / "history.csv").read_text() == (other / "history.csv").read_text()
   assert pl.read_parquet(run / "predictions.parquet").equals(pl.read_parquet(other / "predictions.parquet"))
@@ -177,23 +206,27 @@ def same_export(export: pathlib.Path, other: pathlib.Path) -> None:
   same_weights(mine / "variables" / "variables", theirs / "variables" / "variables")
 
 
+def same_comparison(output: pathlib.Path, other: pathlib.Path) -> None:
+  """Checks that two comparisons hold the same files, and their cells the same results."""
+  assert listing(output) == listing(other)
+  for cell in sorted(other.glob("cells/*/seed_*")):
+    mine = output / cell.relative_to(other)
+    assert lasting(mine / "metrics.json") == lasting(cell / "metrics.json")
+    assert (mine / "history.csv").read_text() == (cell / "history.csv").read_text()
+
+
 def same_records(records: pathlib.Path, other: pathlib.Path) -> None:
   """Checks that two record sets hold the same bytes."""
-  RecordSet.open(records).verify_tables()
-  assert listing(records) == listing(other)
-  for name in listing(records):
-    assert (records / name).read_bytes() == (other / name).read_bytes(), name
+  assert RecordSet.open(records).verify_tables() == []
+  mine, theirs = file_bytes(records), file_bytes(other)
+  assert mine.keys() == theirs.keys()
+  assert [name for name, data in mine.items() if data != theirs[name]] == []
 
 
 def listing(folder: pathlib.Path) -> list[str]:
   """The files below a folder, without what tells two runs apart."""
-  names = {str(path.relative_to(folder)) for path in folder.glob("**/*") if path.is_file()} - {"seconds"}
+  names = {str(path.relative_to(folder)) for path in folder.glob("**/*") if path.is_file()}
   return sorted({_EVENTS.sub("events", _VERSION.sub("/version/", name)) for name in names})
-
-
-def state(folder: pathlib.Path) -> dict[str, bytes]:
-  """Every file below a folder with its contents."""
-  return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
 
 
 def lasting(file: pathlib.Path) -> object:

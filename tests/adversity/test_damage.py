@@ -18,8 +18,10 @@ from lcn_tf.training.checkpoints import Progress, Store, begun
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.run_folder import open_run, read_run
 from tests.adversity import jobs
+from tests.data.logs import file_bytes
 from tests.shipped.workspace import run as command
 from tests.shipped.workspace import succeeds
+from tests.support.damage import flip
 
 pytestmark = pytest.mark.config
 
@@ -35,7 +37,7 @@ def flips(path, count, seed=0):
   whole, rng = path.read_bytes(), np.random.default_rng(seed)
   for _ in range(count):
     place, change = int(rng.integers(len(whole))), int(rng.integers(1, 256))
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+    flip(path, place, change)
     yield place
     path.write_bytes(whole)
 
@@ -44,14 +46,14 @@ def survives(path, read, right, same, count):
   """Reads after each flip: an error names the file, or what is read is right; every file is as it was."""
   folder, named = path.parent, 0
   for place in flips(path, count):
-    before = jobs.state(folder)
+    before = file_bytes(folder)
     found, told = outcome(read)
     if told is None:
       assert same(found, right), f"{path}: byte {place} was changed, and nobody noticed"
     else:
       assert str(path) in told or str(path.parent) in told, (place, told)
       named += 1
-    assert jobs.state(folder) == before
+    assert file_bytes(folder) == before
   print(f"{path.name}: {count} flips, {named} named, {count - named} harmless, 0 silent, 0 deletions")
 
 
@@ -238,7 +240,7 @@ def test_a_command_says_what_is_damaged_in_one_line(name, workspace, run, record
   for place in range(len(data) // 2, min(len(data) // 2 + 64, len(data))):
     data[place] ^= 1
   file.write_bytes(bytes(data))
-  before = jobs.state(run)
+  before = file_bytes(run)
   line = DAMAGED[name].format(run=run, records=records, output=tmp_path / "output")
   done = command(line, workspace)
   assert done.returncode == 1, done.stderr
@@ -246,7 +248,7 @@ def test_a_command_says_what_is_damaged_in_one_line(name, workspace, run, record
   (told,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
   assert "damaged" in told or "cannot be read" in told
   assert str(file.parent.parent if "export" in name else file) in told
-  assert jobs.state(run) == before
+  assert file_bytes(run) == before
 
 
 def test_verify_names_every_table_that_changed(workspace, records, tmp_path):

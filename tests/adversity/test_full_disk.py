@@ -16,6 +16,7 @@ import pytest
 from lcn_tf.serving.export import describe
 from lcn_tf.training.checkpoints import Store
 from tests.adversity import jobs
+from tests.data.logs import file_bytes
 from tests.shipped.workspace import ROOT, succeeds
 
 pytestmark = pytest.mark.config
@@ -150,7 +151,7 @@ def test_an_export(workspace, unbroken, tmp_path, campaign):
   for size in sizes(first, first + kilobytes(version), campaign(1, 4)):
     disk = Disk(tmp_path / str(size), workspace, there, size, command)
     disk.was_full()
-    assert jobs.state(disk.folder / "first") == jobs.state(there)
+    assert file_bytes(disk.folder / "first") == file_bytes(there)
     disk.went_on()
     before, after = sorted((disk.folder / "second" / "export").iterdir(), key=lambda path: int(path.name))
     assert before.name == version.name
@@ -170,7 +171,7 @@ def test_an_evaluation(workspace, unbroken, records, tmp_path, campaign):
   for size in sizes(first, 2 * first, campaign(1, 4)):
     disk = Disk(tmp_path / str(size), workspace, there, size, command)
     disk.was_full()
-    assert jobs.state(disk.folder / "first") == jobs.state(there)
+    assert file_bytes(disk.folder / "first") == file_bytes(there)
     disk.went_on()
     assert all((disk.folder / "second" / "out" / name).is_file() for name in results)
     mine, theirs = (jobs.lasting(folder / "out" / "metrics.json") for folder in (disk.folder / "second", there))
@@ -178,29 +179,15 @@ def test_an_evaluation(workspace, unbroken, records, tmp_path, campaign):
   print(f"an evaluation: {campaign(1, 4)} sizes of {first} kB")
 
 
-def test_a_comparison(workspace, tmp_path, campaign):
-  if not (workspace / "runs/records/synthetic").exists():
-    succeeds(
-      "python -m pipelines.build_records --config configs/synthetic/lcn.yaml --output runs/records/synthetic", workspace
-    )
-  command = (
-    "python -m pipelines.compare --config configs/compare/synthetic.yaml --records runs/records/synthetic "
-    "--only Avg-Pooling,LCN --output"
-  )
-  unbroken = tmp_path / "unbroken"
-  succeeds(f"{command} {unbroken}", workspace)
+def test_a_comparison(workspace, compared, tmp_path, campaign):
   (tmp_path / "empty").mkdir()
-  for size in sizes(0, kilobytes(unbroken), campaign(1, 4)):
-    disk = Disk(tmp_path / str(size), workspace, tmp_path / "empty", size, f"{command} DISK/out")
+  for size in sizes(0, kilobytes(compared), campaign(1, 4)):
+    disk = Disk(tmp_path / str(size), workspace, tmp_path / "empty", size, f"{jobs.COMPARE} --output DISK/out")
     assert disk.codes[0] == STORAGE, disk.said[0]
     assert "Traceback" not in disk.said[0], disk.said[0]
     disk.went_on()
-    there = disk.folder / "second" / "out"
-    assert jobs.listing(there) == jobs.listing(unbroken)
-    for cell in unbroken.glob("cells/*/seed_*"):
-      mine = there / cell.relative_to(unbroken) / "metrics.json"
-      assert jobs.lasting(mine) == jobs.lasting(cell / "metrics.json")
-  print(f"a comparison: {campaign(1, 4)} sizes of {kilobytes(unbroken)} kB")
+    jobs.same_comparison(disk.folder / "second" / "out", compared)
+  print(f"a comparison: {campaign(1, 4)} sizes of {kilobytes(compared)} kB")
 
 
 @pytest.mark.parametrize("what", ["build_records", "train"])

@@ -1,20 +1,16 @@
 """kill -9 and SIGTERM at any moment: the same command goes on, to the results of an unbroken one, and cleans up."""
 
-import pathlib
 import shutil
 
 import pytest
 
 from tests.adversity import jobs
 from tests.adversity.jobs import Killer, Process
+from tests.data.logs import file_bytes
 from tests.shipped.workspace import succeeds
 
 pytestmark = pytest.mark.config
 CHAIN = 5  # kills of one job
-
-
-def seconds_of(unbroken):
-  return float((unbroken / "seconds").read_text())
 
 
 def begun(unbroken, tmp_path):
@@ -26,7 +22,7 @@ def begun(unbroken, tmp_path):
 
 
 def test_training(workspace, unbroken, tmp_path, campaign):
-  count, temporary, killer = campaign(2, 30), tmp_path / "temporary", Killer(seconds_of(unbroken), 0)
+  count, temporary, killer = campaign(2, 30), tmp_path / "temporary", Killer(jobs.seconds_of(unbroken), 0)
   while killer.kills < count:
     run = tmp_path / f"run_{killer.kills}"
     command = f"{jobs.TRAIN} --run_dir {run}"
@@ -69,7 +65,8 @@ def test_an_export(workspace, unbroken, tmp_path, campaign):
   run, temporary = begun(unbroken, tmp_path), tmp_path / "temporary"
   command = f"python -m pipelines.export --run_dir {run} --output"
   whole = jobs.seconds(lambda: succeeds(f"{command} {tmp_path / 'timed'}", workspace))
-  before = jobs.state(run)
+  (timed,) = (tmp_path / "timed").iterdir()
+  before = file_bytes(run)
   killer = Killer(whole, 2)
   while killer.kills < campaign(2, 10):
     output = tmp_path / f"export_{killer.kills}"
@@ -78,35 +75,22 @@ def test_an_export(workspace, unbroken, tmp_path, campaign):
     # the next one removes what a killed one has left; what has the name of a version is whole
     Process(f"{command} {output}", workspace, temporary).succeeds()
     for version in output.iterdir():
-      jobs.same_weights(version / "variables" / "variables", newest(tmp_path / "timed") / "variables" / "variables")
+      jobs.same_weights(version / "variables" / "variables", timed / "variables" / "variables")
     jobs.nothing_left(output, temporary)
-  assert jobs.state(run) == before
+  assert file_bytes(run) == before
   print(f"an export: {killer.kills} kills, results equal, nothing left")
 
 
-def newest(output: pathlib.Path) -> pathlib.Path:
-  return max(output.iterdir(), key=lambda path: int(path.name))
-
-
-def test_a_comparison_whose_cells_end_with_it(workspace, records, tmp_path, campaign):
-  output, unbroken, temporary = tmp_path / "compared", tmp_path / "unbroken", tmp_path / "temporary"
-  command = "python -m pipelines.compare --config configs/compare/synthetic.yaml --records runs/records/synthetic"
-  build = "python -m pipelines.build_records --config configs/synthetic/lcn.yaml --output runs/records/synthetic"
-  if not (workspace / "runs/records/synthetic").exists():
-    succeeds(build, workspace)
-  command += " --only Avg-Pooling,LCN --jobs 2 --output"
-  whole = jobs.seconds(lambda: succeeds(f"{command} {unbroken}", workspace))
-  killer = Killer(whole, 3)
+def test_a_comparison_whose_cells_end_with_it(workspace, compared, tmp_path, campaign):
+  output, temporary = tmp_path / "compared", tmp_path / "temporary"
+  command = f"{jobs.COMPARE} --jobs 2 --output {output}"
+  killer = Killer(jobs.seconds_of(compared), 3)
   while killer.kills < campaign(1, 5):
-    if not killer(Process(f"{command} {output}", workspace, temporary)):
+    if not killer(Process(command, workspace, temporary)):
       shutil.rmtree(output)
   # at once: cells of the killed one are on their way out
-  Process(f"{command} {output}", workspace, temporary).succeeds()
-  assert jobs.listing(output) == jobs.listing(unbroken)
-  for cell in sorted(unbroken.glob("cells/*/seed_*")):
-    there = output / cell.relative_to(unbroken)
-    assert jobs.lasting(there / "metrics.json") == jobs.lasting(cell / "metrics.json")
-    assert (there / "history.csv").read_text() == (cell / "history.csv").read_text()
+  Process(command, workspace, temporary).succeeds()
+  jobs.same_comparison(output, compared)
   jobs.nothing_left(output, temporary)
   print(f"a comparison: {killer.kills} kills of the parent alone, results equal, nothing left")
 
@@ -123,7 +107,7 @@ def test_sigterm_ends_with_143_and_leaves_nothing(what, workspace, unbroken, tmp
       "train": f"{jobs.TRAIN} --run_dir {run}",
     }[what]
     process = Process(command, workspace, folder / "temporary")
-    code = process.terminate_after(share * seconds_of(unbroken))
+    code = process.terminate_after(share * jobs.seconds_of(unbroken))
     assert code in (0, 143), process.said()
     assert ("SIGTERM" in process.log.read_text()) == (code == 143)
     process.group_ends()

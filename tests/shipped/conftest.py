@@ -1,5 +1,3 @@
-import fcntl
-
 import pytest
 
 from tests.shipped import workspace as workspaces
@@ -11,9 +9,11 @@ def workspace(tmp_path_factory, worker_id):
   shared = tmp_path_factory.getbasetemp()
   if worker_id != "master":
     shared = shared.parent
-  with (shared / "workspace.lock").open("w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if not (shared / "workspace.whole").exists():
-      workspaces.make(shared / "workspace")
-      (shared / "workspace.whole").touch()
+  whole = shared / "workspace.whole"
+
+  def make():
+    workspaces.make(shared / "workspace")
+    whole.touch()
+
+  workspaces.once(whole, make)
   return shared / "workspace"

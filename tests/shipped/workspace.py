@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import polars as pl
@@ -94,12 +94,16 @@ def succeeds(command: str, folder: pathlib.Path, *more: str, **environment: str)
 def built(command: str, folder: pathlib.Path) -> None:
   """Builds the records of a printed command, unless another experiment of the same records has."""
   words = shlex.split(command)
-  records = folder / words[words.index("--output") + 1]
-  records.parent.mkdir(parents=True, exist_ok=True)
-  with records.with_name(f"{records.name}.lock").open("w") as lock:
+  once(folder / words[words.index("--output") + 1], lambda: succeeds(command, folder))
+
+
+def once(made: pathlib.Path, make: Callable[[], object]) -> None:
+  """Calls `make` unless what it leaves at last is there; of all processes of a test run one makes it."""
+  made.parent.mkdir(parents=True, exist_ok=True)
+  with made.with_name(f"{made.name}.lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    if not records.exists():
-      succeeds(command, folder)
+    if not made.exists():
+      make()
 
 
 def _experiment(tree: dict[str, Any], logs: pathlib.Path) -> dict[str, Any]:
