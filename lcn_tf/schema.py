@@ -23,35 +23,32 @@ UNKNOWN_ITEM = 1  # the catalogue row of an item that the catalogue does not hol
 class Strict(pydantic.BaseModel):
   """Immutable, and refuses unknown keys."""
 
-  model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+  model_config = pydantic.ConfigDict(
+    extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+  )
 
 
 class Vocabulary(Strict):
-  """The values of one or several fields, indexed 0 = padding, 1..oov = out of vocabulary, then by falling frequency.
-
-  Attributes:
-    min_count: A value seen less often in the training interactions is out of vocabulary.
-    oov: Rows shared (by hash) by the values that are out of vocabulary.
-    size: Rows in all, padding and out-of-vocabulary rows included. Set when the records are built.
-  """
+  """The values of one or several fields, indexed 0 = padding, 1..oov = out of vocabulary, then by falling frequency."""
 
   min_count: int = pydantic.Field(1, ge=1)
+  """Training interactions with a value below which it is out of vocabulary."""
   oov: int = pydantic.Field(1, ge=1)
+  """Rows that the out-of-vocabulary values share by hash."""
   size: int = pydantic.Field(0, ge=0)
+  """Rows in all, padding and out-of-vocabulary rows included. The builder sets it."""
 
 
 class Feature(Strict):
-  """A categorical field.
-
-  Attributes:
-    name: The column that it is read from.
-    vocabulary: Fields that name the same vocabulary share one embedding table. The field's own name when empty.
-    max_values: More than 1: a list of up to so many values, whose embeddings are averaged.
-  """
+  """A categorical field."""
 
   name: str
+  """Column of the log."""
   vocabulary: str = ""
+  """Vocabulary of the values; empty = one with the field's own name. Fields of one vocabulary share an embedding
+  table."""
   max_values: int = pydantic.Field(1, ge=1)
+  """Values of a row that are kept. With more than 1 the column holds lists, whose embeddings are averaged."""
 
   @pydantic.model_validator(mode="before")
   @classmethod
@@ -66,41 +63,36 @@ class Feature(Strict):
 
 
 class Domain(Strict):
-  """One of the two domains.
-
-  Attributes:
-    item_fields: Inherent fields of its items, besides the item id (which is always there).
-    cross_fields: Side information stored with every behaviour. Single-valued.
-    max_length: Behaviours L that a candidate may see at most.
-    items: Rows of the item catalogue, padding and unknown item included. Set when the records are built.
-  """
+  """One of the two domains."""
 
   item_fields: tuple[Feature, ...] = ()
+  """Inherent fields of the items, besides the item id."""
   cross_fields: tuple[Feature, ...] = ()
+  """Side information of every behaviour, one value each."""
   max_length: int = pydantic.Field(200, ge=1)
+  """Behaviours L that a candidate may see at most."""
   items: int = pydantic.Field(0, ge=0)
+  """Rows of the item catalogue, padding and unknown item included. The builder sets it."""
 
 
 class Schema(Strict):
-  """Everything that a record holds, by the name of its field. WORKSPACE.md has the design in short.
-
-  Attributes:
-    user_fields: Profile fields. `user_id` may be one of them.
-    context_fields: Fields of the candidate's moment (from the interaction's row). Single-valued.
-    target, source: The two domains.
-    candidates: Candidates N of one user that a record holds at most.
-    extra_length: Behaviours that a record may hold beyond `max_length`, as a fraction of it, so that candidates
-      of different moments each see `max_length` behaviours of their own.
-    vocabularies: By name. Those that a field names and that are not declared get the defaults.
-  """
+  """Everything that a record holds, by the name of its field. WORKSPACE.md has the design in short."""
 
   user_fields: tuple[Feature, ...] = ()
+  """Profile fields. `user_id` may be one of them."""
   context_fields: tuple[Feature, ...] = ()
+  """Fields of the candidate's moment, from the row of its interaction, one value each."""
   target: Domain = Domain()
+  """Domain whose clicks are predicted."""
   source: Domain = Domain()
+  """Domain with the other history of the same users."""
   candidates: int = pydantic.Field(16, ge=1)
+  """Candidates N of one user that a record holds at most."""
   extra_length: float = pydantic.Field(0.25, ge=0, le=1)
+  """Share of `max_length` that a record may hold beyond it, so that candidates of different moments each see
+  `max_length` behaviours of their own."""
   vocabularies: dict[str, Vocabulary] = {}
+  """Vocabularies by name. Those that a field names and that are not declared get the defaults."""
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Schema":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from lcn_tf import config, entry
-from lcn_tf.data import tables
+from lcn_tf.data.build import tables
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 
@@ -42,7 +42,9 @@ def main(argv: Sequence[str]) -> None:
   experiment = config.load(_CONFIG.value, _SET.value)
   like = RecordSet.open(_LIKE.value) if _LIKE.value else None
   made = _tables(experiment.records)
-  from lcn_tf.data import builder  # imports TensorFlow, which takes seconds: wrong flags and files are told before
+  from lcn_tf.data.build import (
+    builder,  # imports TensorFlow, which takes seconds: wrong flags and files are told before
+  )
 
   builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like)
 
@@ -54,7 +56,7 @@ def _tables(records: config.Records) -> tables.Tables:
     raise UserError("--interactions and --items belong together (and --users to them)")
   if records.interactions == "files":
     raise UserError("records.interactions is 'files', so --interactions and --items (and --users) must say which")
-  from lcn_tf.data import public
+  from lcn_tf.data.sources import public
 
   return public.prepare(records)
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from absl import flags, logging
 
 from lcn_tf import config, entry
-from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
+from lcn_tf.pretraining.vectors import Pretrained
 
 _FLAGS = flags.FlagValues()
 _CONFIG = flags.DEFINE_string("config", None, "The experiment, a YAML file.", required=True, flag_values=_FLAGS)
@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
   if Pretrained.there(output) and not _OVERWRITE.value:
     raise UserError(f"{output}: holds item vectors already. Choose another --output, or replace them with --overwrite")
   # TensorFlow only now: what is wrong is told at once
-  from lcn_tf.data.dataset import check_schema
-  from lcn_tf.training.pretraining import pretrain
+  from lcn_tf.data.record_set import check_schema
+  from lcn_tf.pretraining.run import pretrain
 
   check_schema(experiment.record_schema, record_set)
   made = pretrain(experiment.model.pretraining, record_set, experiment.train.on_corrupt)

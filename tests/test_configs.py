@@ -1,12 +1,15 @@
 """Every experiment in configs/ is a valid one."""
 
 import pathlib
+import typing
 
 import pytest
 import yaml
 
 from lcn_tf import config
+from lcn_tf.config import Experiment
 from lcn_tf.errors import UserError
+from lcn_tf.schema import Strict
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # configs/compare: tests/comparison/test_configs.py
@@ -84,3 +87,22 @@ def test_configs_of_one_folder_share_their_records(folder):
   for experiment in experiments:
     assert experiment.record_schema == experiments[0].record_schema
     assert experiment.records == experiments[0].records
+
+
+def sections(model):
+  """A config class and those of its fields."""
+  yield model
+  for field in model.model_fields.values():
+    options = [field.annotation]
+    while options:
+      option = options.pop()
+      if isinstance(option, type) and issubclass(option, Strict):
+        yield from sections(option)
+      options += typing.get_args(option)
+
+
+@pytest.mark.parametrize("section", sorted(set(sections(Experiment)), key=lambda section: section.__name__))
+def test_every_key_says_what_it_is(section):
+  for name, field in section.model_fields.items():
+    assert field.description, f"{section.__name__}.{name}"
+    assert not field.description.startswith(("Of ", "How ", "What ", "Which ", "Whether "))

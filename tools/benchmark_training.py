@@ -191,7 +191,7 @@ def pipeline_speed(setup: Experiment, schema: Schema, rng: np.random.Generator) 
   import tensorflow as tf
 
   from lcn_tf.data import records
-  from lcn_tf.data.dataset import training_batches
+  from lcn_tf.data.read.dataset import training_batches
   from lcn_tf.data.record_set import Part, RecordSet, Shard
 
   folder = pathlib.Path(tempfile.mkdtemp(prefix="lcn_tf_benchmark"))

@@ -13,7 +13,8 @@ import numpy as np
 from absl import flags
 
 from lcn_tf import entry
-from lcn_tf.data import diagnosis, records
+from lcn_tf.data import records
+from lcn_tf.data.read import diagnosis
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema

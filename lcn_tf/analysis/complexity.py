@@ -12,13 +12,13 @@ from lcn_tf.analysis import formulas, synthetic
 from lcn_tf.analysis.formulas import Sizes
 from lcn_tf.analysis.full_attention import PROJECTIONS, FullAttention
 from lcn_tf.analysis.mult_adds import MultAdds, count_call
-from lcn_tf.analysis.page import Cell, Page, Table, line_style
 from lcn_tf.errors import UserError
-from lcn_tf.evaluation import figures
 from lcn_tf.interest.base import Extractor
 from lcn_tf.interest.lap import LAP
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
+from lcn_tf.pages import figures
+from lcn_tf.pages.table_page import Cell, Page, Table, line_style
 
 LENGTHS = (250, 500, 1000, 2000, 10_000)
 _LAP_TABLE = ((200, 50), (100, 50), (100, 20), (50, 20))

@@ -25,20 +25,20 @@ import tensorflow as tf
 from absl import logging
 from matplotlib.figure import Figure
 
-from lcn_tf.analysis.page import Cell, Page, Table, line_style
-from lcn_tf.data.dataset import OnCorrupt, evaluation_batches
-from lcn_tf.data.diagnosis import guard
+from lcn_tf.data.read.dataset import OnCorrupt, evaluation_batches
+from lcn_tf.data.read.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import UserError
-from lcn_tf.evaluation import figures
 from lcn_tf.interest.base import Extractor, in_float32
 from lcn_tf.interest.lap import LAP
 from lcn_tf.interest.twin import TWIN, walk_order
 from lcn_tf.layers.masked import masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
+from lcn_tf.pages import figures
+from lcn_tf.pages.table_page import Cell, Page, Table, line_style
 from lcn_tf.schema import DomainName
-from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training.run_folder import Run, labels, read_run
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)

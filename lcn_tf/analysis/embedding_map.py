@@ -20,13 +20,13 @@ import threadpoolctl
 from absl import logging
 from matplotlib.figure import Figure
 
-from lcn_tf.analysis.page import Cell, Page, Table
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.request_spec import example_batch
 from lcn_tf.errors import UserError, unknown
-from lcn_tf.evaluation import figures
 from lcn_tf.models.base import RequestModel
+from lcn_tf.pages import figures
+from lcn_tf.pages.table_page import Cell, Page, Table
 from lcn_tf.schema import DOMAINS, DomainName, Schema
-from lcn_tf.serving.signatures import example_batch
 from lcn_tf.training.run_folder import Run, labels, read_run
 
 NEIGHBOURS = 10

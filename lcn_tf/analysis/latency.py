@@ -21,12 +21,12 @@ from matplotlib.figure import Figure
 
 from lcn_tf.analysis import complexity, synthetic
 from lcn_tf.analysis.full_attention import PROJECTIONS
-from lcn_tf.analysis.page import Cell, Page, Table, line_style
 from lcn_tf.errors import UserError
-from lcn_tf.evaluation import figures
 from lcn_tf.interest.base import Extractor
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
+from lcn_tf.pages import figures
+from lcn_tf.pages.table_page import Cell, Page, Table, line_style
 from lcn_tf.training.cost import cores, peak_memory_bytes
 
 LENGTHS = (500, 2000, 10_000)

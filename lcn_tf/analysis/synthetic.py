@@ -7,14 +7,14 @@ import tensorflow as tf
 
 from lcn_tf import config as config_lib
 from lcn_tf.config import Experiment
-from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import unknown
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.models.networks import NETWORKS
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS, Schema, columns, with_sizes
-from lcn_tf.serving.signatures import request_spec
 
 _CATEGORIES = 1000
 _NOW = 1_500_000_000
@@ -79,7 +79,7 @@ def build(name: str, length: int, *, items: int = 1000, deduplicate: bool = True
     name: One of `names()`.
     length: Behaviours L of each history.
     items: Of each domain.
-    deduplicate: See `lcn_tf.layers.embedding.Tables`; off for XLA.
+    deduplicate: See `lcn_tf.models.embedder.Tables`; off for XLA.
   """
   setup = experiment(name, length)
   schema = sized(setup.record_schema, items)

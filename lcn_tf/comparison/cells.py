@@ -11,7 +11,7 @@ from lcn_tf.config import Experiment
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import report
 
-# the last three: the numbering of items and values, which only a model needs
+# the last three: the id mapping, which only a model needs
 _HEAVY = ("checkpoints", "export", "pretrained", "tensorboard", "vocabularies", "catalogue", "items")
 _REMOVED = """\
 pipelines.compare removed the models of this run after it had finished. It keeps them with --keep_models, or with

@@ -75,7 +75,7 @@ def compare(
 
 def _check_experiments(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row]) -> None:
   # TensorFlow takes seconds to load, and --dry_run needs none of it
-  from lcn_tf.data.dataset import check_schema
+  from lcn_tf.data.record_set import check_schema
   from lcn_tf.models.build import check_model
   from lcn_tf.training.trainer import warn_of_other_records
 

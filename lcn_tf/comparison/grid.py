@@ -14,10 +14,10 @@ from lcn_tf import config, files
 from lcn_tf.comparison.cells import Cell, Row
 from lcn_tf.comparison.config import Comparison, Loaded, dump
 from lcn_tf.comparison.processes import Failed, Runner
-from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import StorageError, UserError
-from lcn_tf.evaluation.page import number
+from lcn_tf.pages.markup import number
+from lcn_tf.pretraining.vectors import Pretrained
 
 
 @dataclasses.dataclass(frozen=True)

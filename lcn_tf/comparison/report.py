@@ -17,8 +17,8 @@ from lcn_tf.comparison.config import Comparison
 from lcn_tf.comparison.grid import Failure
 from lcn_tf.comparison.results import Result
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.evaluation import figures, page
 from lcn_tf.evaluation.report import SLICES
+from lcn_tf.pages import figures, markup
 
 _WIDTH = 11.0  # inches
 
@@ -48,7 +48,7 @@ def render(
     f"schema and vocabularies {record_set.fingerprint}",
   ]
   parts = [
-    page.header(f"{comparison.name} on {record_set.name}", facts),
+    markup.header(f"{comparison.name} on {record_set.name}", facts),
     _table(comparison, record_set, rows, results),
     _failures(failures),
     _auc(comparison, there),
@@ -57,28 +57,30 @@ def render(
     *(_lengths(name, comparison, there) for name in ("history_target", "history_source")),
     _tuning(rows),
     _cells(there),
-    page.section("How this was made", effective),
+    markup.section("How this was made", effective),
   ]
-  return page.document(f"{comparison.name} on {record_set.name}", parts)
+  return markup.document(f"{comparison.name} on {record_set.name}", parts)
 
 
 def _table(comparison: Comparison, record_set: RecordSet, models: Sequence[Row], results: Sequence[Result]) -> str:
   # the interval below the difference, the deviation below the mean: the table stays narrow
   rows = [[cell.replace(" [", "\n[").replace(" ±", "\n±") for cell in row] for row in table.body(results)]
   text = " ".join(table.notes(comparison, record_set, models)).replace("`", "")
-  return page.section("Results", page.table(table.head(comparison), rows) + f'<p class="note">{html.escape(text)}</p>')
+  return markup.section(
+    "Results", markup.table(table.head(comparison), rows) + f'<p class="note">{html.escape(text)}</p>'
+  )
 
 
 def _failures(failures: Sequence[Failure]) -> str:
   body = "\n".join(
     f"<p>{html.escape(failure.cell.name)}</p><pre>{html.escape(failure.why)}</pre>" for failure in failures
   )
-  return page.section("Failed", body) if failures else ""
+  return markup.section("Failed", body) if failures else ""
 
 
 def _auc(comparison: Comparison, results: Sequence[Result]) -> str:
   if not results:
-    return page.section("AUC by model", "<p>Nothing is finished yet.</p>")
+    return markup.section("AUC by model", "<p>Nothing is finished yet.</p>")
   pictures = []
   longest = max(len(result.label) for result in results)
   for name in ("auc", "gauc"):
@@ -86,7 +88,7 @@ def _auc(comparison: Comparison, results: Sequence[Result]) -> str:
     size = (5.6, 0.95 + 0.24 * len(results))
     pictures.append(figures.picture(_points(comparison, results, name), alt, size, left=0.3 + 0.075 * longest))
   note = '<p class="note">Points: seeds. Bars: their mean. Dashed: the reference.</p>'
-  return page.section("By model", page.grid(pictures) + note)
+  return markup.section("By model", markup.grid(pictures) + note)
 
 
 def _points(comparison: Comparison, results: Sequence[Result], name: str) -> figures.Draw:
@@ -125,7 +127,7 @@ def _series(comparison: Comparison, results: Sequence[Result]) -> str:
     name: (places, np.array([points.get(number, math.nan) for number in numbers])) for name, points in named.items()
   }
   alt = "GAUC by number: " + "; ".join(
-    f"{name} " + ", ".join(f"{tick}: {page.number(y)}" for tick, y in zip(ticks, ys, strict=True))
+    f"{name} " + ", ".join(f"{tick}: {markup.number(y)}" for tick, y in zip(ticks, ys, strict=True))
     for name, (_, ys) in lines.items()
   )
   draw = _lines(comparison, lines, "number at the end of the row's name", "GAUC, mean over seeds", ticks)
@@ -133,11 +135,14 @@ def _series(comparison: Comparison, results: Sequence[Result]) -> str:
   for name, (_, ys) in lines.items():
     gains = ys - ys[numbers.index(middle)]
     rows.append(
-      [name, *(page.number(y) + ("" if gain != gain else f"\n{gain:+.4f}") for y, gain in zip(ys, gains, strict=True))]
+      [
+        name,
+        *(markup.number(y) + ("" if gain != gain else f"\n{gain:+.4f}") for y, gain in zip(ys, gains, strict=True)),
+      ]
     )
-  body = _wide(draw, alt, lines) + page.table(["model", *ticks], rows)
+  body = _wide(draw, alt, lines) + markup.table(["model", *ticks], rows)
   note = f'<p class="note">Below each GAUC: what it gains on that at {middle:,}.</p>'
-  return page.section("By length, or what the names of rows end with", body + note)
+  return markup.section("By length, or what the names of rows end with", body + note)
 
 
 def _learning(comparison: Comparison, results: Sequence[Result]) -> str:
@@ -156,7 +161,7 @@ def _learning(comparison: Comparison, results: Sequence[Result]) -> str:
     return ""
   draw = _lines(comparison, curves, "epoch", "validation AUC, mean over seeds")
   alt = "Validation AUC by epoch: " + "; ".join(f"{label} ends at {y[-1]:.4f}" for label, (_, y) in curves.items())
-  return page.section("Learning curves", _wide(draw, alt, curves))
+  return markup.section("Learning curves", _wide(draw, alt, curves))
 
 
 def _lengths(name: str, comparison: Comparison, results: Sequence[Result]) -> str:
@@ -180,13 +185,13 @@ def _lengths(name: str, comparison: Comparison, results: Sequence[Result]) -> st
   ticks = [names[low] for low in lows]
   draw = _lines(comparison, lines, what, "AUC, mean over seeds", ticks)
   alt = f"AUC by {what}: " + "; ".join(
-    f"{label} " + ", ".join(f"{tick}: {page.number(value)}" for tick, value in zip(ticks, y, strict=True))
+    f"{label} " + ", ".join(f"{tick}: {markup.number(value)}" for tick, value in zip(ticks, y, strict=True))
     for label, (_, y) in lines.items()
   )
   head = ["model", *(f"{tick}\n{counts[low]:,} candidates" for tick, low in zip(ticks, lows, strict=True))]
-  rows = [[label, *(page.number(value) for value in y)] for label, (_, y) in lines.items()]
-  numbers = f"<details><summary>Numbers</summary>{page.table(head, rows)}</details>"
-  return page.section(title, _wide(draw, alt, lines) + numbers)
+  rows = [[label, *(markup.number(value) for value in y)] for label, (_, y) in lines.items()]
+  numbers = f"<details><summary>Numbers</summary>{markup.table(head, rows)}</details>"
+  return markup.section(title, _wide(draw, alt, lines) + numbers)
 
 
 def _lines(
@@ -224,7 +229,7 @@ def _wide(draw: figures.Draw, alt: str, lines: Mapping[str, Any]) -> str:
 
 def _tuning(rows: Sequence[Row]) -> str:
   tried = table.tuning(rows)
-  return page.section("Tuning", page.table(table.TUNING_HEAD, tried, text=2)) if tried else ""
+  return markup.section("Tuning", markup.table(table.TUNING_HEAD, tried, text=2)) if tried else ""
 
 
 def _cells(results: Sequence[Result]) -> str:
@@ -235,17 +240,17 @@ def _cells(results: Sequence[Result]) -> str:
     for run in result.runs:
       if run["seed"] is None:
         continue
-      measured = [page.number(run[name]) for name in ("auc", "gauc", "logloss", "val_auc")]
+      measured = [markup.number(run[name]) for name in ("auc", "gauc", "logloss", "val_auc")]
       cost = [_count(run[name]) for name in ("best_epoch", "epochs", "seconds", "candidates_per_second")]
       memory = _count(None if run["peak_memory_bytes"] is None else run["peak_memory_bytes"] / 2**20)
       rows.append([result.label, str(run["seed"]), *measured, *cost, memory, run["path"]])
   if not rows:
     return ""
-  body = page.table(head, rows)
+  body = markup.table(head, rows)
   for path in {row[-1] for row in rows}:
     link = html.escape(f"../{path}/report/index.html", quote=True)
     body = body.replace(f">{html.escape(path)}<", f'><a href="{link}">report</a><')
-  return page.section("Runs", f"<details><summary>Every model and seed</summary>{body}</details>")
+  return markup.section("Runs", f"<details><summary>Every model and seed</summary>{body}</details>")
 
 
 def _count(value: float | None) -> str:

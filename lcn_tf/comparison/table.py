@@ -8,7 +8,7 @@ from lcn_tf.comparison.cells import Row
 from lcn_tf.comparison.config import Comparison
 from lcn_tf.comparison.results import LEVEL, METRICS, Result
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.evaluation.page import number
+from lcn_tf.pages.markup import number
 
 _LABELS = {"auc": "AUC", "gauc": "GAUC", "logloss": "logloss"}
 

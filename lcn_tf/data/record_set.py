@@ -21,12 +21,13 @@ import polars as pl
 import pydantic
 
 from lcn_tf import files, storage
+from lcn_tf.config import difference
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line, unknown
-from lcn_tf.schema import DomainName, Schema, Strict, columns
+from lcn_tf.schema import DOMAINS, DomainName, Schema, Strict, columns, with_sizes
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-_NUMBERING = ("vocabularies", "catalogue", "items")
+_ID_MAPPING = ("vocabularies", "catalogue", "items")
 _SAMPLED = 4096  # bytes at either end of a shard that its identity is made of
 REPLACED = "replaced"  # ends the name of a record set that a new one takes the place of
 _BUILD_AGAIN = "Build the records again, or take them from a backup."
@@ -127,37 +128,39 @@ class RecordSet(Strict):
 
   def with_tables(self) -> "RecordSet":
     """With the sizes and checksums of the tables that lie in its folder."""
-    names = [*(f"{folder}/*" for folder in _NUMBERING), "*.parquet"]
+    names = [*(f"{folder}/*" for folder in _ID_MAPPING), "*.parquet"]
     there = sorted(file for name in names for file in self.path.glob(name) if file.is_file())
     made = {
       file.relative_to(self.path).as_posix(): Table(size=file.stat().st_size, sha256=sha256(file)) for file in there
     }
     return self.model_copy(update={"tables": made})
 
-  def save_numbering(self, path: str | pathlib.Path) -> None:
+  def save_id_mapping(self, path: str | pathlib.Path) -> None:
     """Writes a record set without records to `path`: what encodes requests, and numbers other records alike."""
-    self.model_copy(update={"splits": {}}).copy_numbering(path)
+    self.model_copy(update={"splits": {}}).copy_id_mapping(path)
 
-  def copy_numbering(self, path: str | pathlib.Path) -> None:
+  def copy_id_mapping(self, path: str | pathlib.Path) -> None:
     """Copies vocabularies, catalogues and ids of items to `path`, and writes `dataset.json` there; what is there stays.
 
     Raises:
       DamagedError: A file is not what was written.
     """
-    numbering = {name: table for name, table in self.tables.items() if name.split("/")[0] in _NUMBERING}
-    names = list(numbering) or [
-      file.relative_to(self.path).as_posix() for folder in _NUMBERING for file in sorted((self.path / folder).glob("*"))
+    mapping = {name: table for name, table in self.tables.items() if name.split("/")[0] in _ID_MAPPING}
+    names = list(mapping) or [
+      file.relative_to(self.path).as_posix()
+      for folder in _ID_MAPPING
+      for file in sorted((self.path / folder).glob("*"))
     ]
     for name in names:
       there = pathlib.Path(path) / name
-      if not (there.is_file() and name in numbering and sha256(there) == numbering[name].sha256):
+      if not (there.is_file() and name in mapping and sha256(there) == mapping[name].sha256):
         with files.replacing(there) as aside:
           aside.write_bytes(self.read(name))
-    self.model_copy(update={"tables": numbering}).save(path)
+    self.model_copy(update={"tables": mapping}).save(path)
 
-  def numbering_bytes(self) -> int:
-    """What `copy_numbering` writes, about."""
-    return sum(table.size for name, table in self.tables.items() if name.split("/")[0] in _NUMBERING)
+  def id_mapping_bytes(self) -> int:
+    """What `copy_id_mapping` writes, about."""
+    return sum(table.size for name, table in self.tables.items() if name.split("/")[0] in _ID_MAPPING)
 
   def read(self, name: str) -> bytes:
     """The bytes of one of its tables, by its path below the folder.
@@ -210,7 +213,7 @@ class RecordSet(Strict):
       UserError: There is no such split, or it has no records of that domain.
     """
     if not self.splits:
-      raise UserError(f"{self.path}: a numbering of items and values, no records")
+      raise UserError(f"{self.path}: an id mapping, no records")
     if split not in self.splits and split in SPLITS:
       raise UserError(f"{self.path}: no records of the {split} split; there are those of: {', '.join(self.splits)}")
     if split not in self.splits:
@@ -236,6 +239,42 @@ class RecordSet(Strict):
     if table.shape != expected:
       raise UserError(f"{self.path / name}: shape {table.shape}, dataset.json says {expected}")
     return table
+
+
+def check_schema(asked: Schema, record_set: RecordSet) -> None:
+  """Checks that the records hold what the experiment's schema asks for.
+
+  Raises:
+    UserError: Names the first difference.
+  """
+  there = record_set.record_schema
+  sizes = {name: vocabulary.size for name, vocabulary in there.vocabularies.items()}
+  if set(asked.vocabularies) == set(sizes):
+    asked = with_sizes(asked, sizes, {d: there.domain(d).items for d in DOMAINS})
+  found = difference(asked.model_dump(mode="json"), there.model_dump(mode="json"), "schema", "records")
+  if found:
+    raise UserError(
+      f"{record_set.path} was built with another schema: {found}. Change the config, or build records by it."
+    )
+
+
+def check_fingerprint(record_set: RecordSet, fingerprint: str, where: str) -> None:
+  """Checks that a model was trained with the schema and vocabularies of this record set.
+
+  Args:
+    record_set: The records to be read.
+    fingerprint: The model's.
+    where: The model or run folder, for the message.
+
+  Raises:
+    UserError: The fingerprints differ.
+  """
+  if record_set.fingerprint != fingerprint:
+    raise UserError(
+      f"{where} was trained with the schema and vocabularies {fingerprint!r}, but {record_set.path} has "
+      f"{record_set.fingerprint!r}. Use the records that it was trained with, build these again with "
+      "pipelines.build_records --like those, or train again with these."
+    )
 
 
 def _elsewhere(path: pathlib.Path) -> str:

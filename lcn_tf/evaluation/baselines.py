@@ -22,7 +22,7 @@ import sklearn.preprocessing
 from absl import logging
 
 from lcn_tf import files, metrics
-from lcn_tf.data import dataset, diagnosis
+from lcn_tf.data.read import dataset, diagnosis
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import predictions

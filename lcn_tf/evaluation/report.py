@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.evaluation import figures, page
 from lcn_tf.metrics import Scored
+from lcn_tf.pages import figures, markup
 
 SLICES = {
   "history_target": ("By target history", "behaviours of the target domain that the candidate sees"),
@@ -63,7 +63,7 @@ def render(
     _data(record_set, str(found["split"])),
     _details(found, config),
   ]
-  return page.document(title, parts)
+  return markup.document(title, parts)
 
 
 def _header(title: str, found: Mapping[str, Any], record_set: RecordSet) -> str:
@@ -71,7 +71,7 @@ def _header(title: str, found: Mapping[str, Any], record_set: RecordSet) -> str:
   facts = [f"{found['split']} split", f"version {model['version']}"]
   facts += [] if found.get("seed") is None else [f"seed {found['seed']}"]
   facts.append(f"schema and vocabularies {record_set.fingerprint}")
-  return page.header(title, facts)
+  return markup.header(title, facts)
 
 
 def _cards(found: Mapping[str, Any]) -> str:
@@ -85,8 +85,8 @@ def _cards(found: Mapping[str, Any]) -> str:
   ):
     low, high = confidence[name]
     interval = "" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
-    cards.append((label, page.number(found[name]), interval, hint))
-  cards.append(("Calibration", page.number(found["calibration"], 3), "", "predicted / observed"))
+    cards.append((label, markup.number(found[name]), interval, hint))
+  cards.append(("Calibration", markup.number(found["calibration"], 3), "", "predicted / observed"))
   rate = found["positives"] / found["candidates"] if found["candidates"] else math.nan
   cards.append(("Candidates", f"{found['candidates']:,}", f"{found['positives']:,} positive", f"{rate:.2%} of them"))
   users = f"{found['users']:,}"
@@ -120,28 +120,29 @@ def _training(history: Mapping[str, Sequence[float]]) -> str:
     return ""
   names = [name for name in history if name != "epoch"]
   rows = [
-    [f"{epoch + 1:.0f}", *(page.number(history[name][i]) for name in names)] for i, epoch in enumerate(history["epoch"])
+    [f"{epoch + 1:.0f}", *(markup.number(history[name][i]) for name in names)]
+    for i, epoch in enumerate(history["epoch"])
   ]
-  table = page.table(["epoch", *(name.replace("_", " ") for name in names)], rows)
-  return page.section("Training", page.grid(pictures) + f"<details><summary>All epochs</summary>{table}</details>")
+  table = markup.table(["epoch", *(name.replace("_", " ") for name in names)], rows)
+  return markup.section("Training", markup.grid(pictures) + f"<details><summary>All epochs</summary>{table}</details>")
 
 
 def _scores(found: Mapping[str, Any], scored: Scored) -> str:
   if not len(scored):
-    return page.section("Scores", "<p>There are no candidates.</p>")
+    return markup.section("Scores", "<p>There are no candidates.</p>")
   pictures = [
     figures.picture(draw(scored), alt, size=(4.4, 4.0))
     for draw, alt in (
       (
         figures.calibration,
         "Calibration curve: observed against predicted share of positives; overall "
-        f"{page.number(found['calibration'], 3)}.",
+        f"{markup.number(found['calibration'], 3)}.",
       ),
       (figures.distributions, "Distribution of the predicted probabilities by label."),
       (figures.gain, "Cumulative gain: share of the positives among the best-scored candidates."),
     )
   ]
-  return page.section("Scores", page.grid(pictures))
+  return markup.section("Scores", markup.grid(pictures))
 
 
 def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
@@ -149,7 +150,8 @@ def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, 
     return ""
   title, what = SLICES[name]
   alt = f"AUC and GAUC by {what}: " + "; ".join(
-    f"{bucket['bucket']}: AUC {page.number(bucket['auc'])}, GAUC {page.number(bucket['gauc'])}" for bucket in buckets
+    f"{bucket['bucket']}: AUC {markup.number(bucket['auc'])}, GAUC {markup.number(bucket['gauc'])}"
+    for bucket in buckets
   )
   rows = [
     [
@@ -158,8 +160,8 @@ def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, 
       f"{bucket['users']:,}",
       _with_interval(bucket, "auc"),
       _with_interval(bucket, "gauc"),
-      page.number(bucket["logloss"]),
-      page.number(bucket["calibration"], 3),
+      markup.number(bucket["logloss"]),
+      markup.number(bucket["calibration"], 3),
     ]
     for bucket in buckets
   ]
@@ -169,7 +171,7 @@ def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, 
     f'<p class="note">Buckets: {html.escape(what)}. Dashed: all candidates. '
     f"Not drawn: buckets in which fewer than {figures.FEW_USERS} users have both classes.</p>"
   )
-  return page.section(title, f'<div class="split">{picture}<div>{page.table(head, rows)}{note}</div></div>')
+  return markup.section(title, f'<div class="split">{picture}<div>{markup.table(head, rows)}{note}</div></div>')
 
 
 def _data(record_set: RecordSet, split: str) -> str:
@@ -189,7 +191,7 @@ def _data(record_set: RecordSet, split: str) -> str:
         ]
       )
   head = ["split", "candidates of", "records", "candidates", "users", "positive", "from (UTC)", "to (UTC)"]
-  body = page.table(head, rows, text=2) + '<p class="note">* evaluated here.</p>'
+  body = markup.table(head, rows, text=2) + '<p class="note">* evaluated here.</p>'
   schema = record_set.record_schema
   facts: list[tuple[str, Any]] = [("folder", record_set.path)]
   for domain in ("target", "source"):
@@ -201,14 +203,14 @@ def _data(record_set: RecordSet, split: str) -> str:
     for name, value in record_set.notes.items()
   ]
   facts += [(f"rejected: {reason}", f"{count:,}") for reason, count in record_set.rejected.items()]
-  body += page.facts(facts)
-  return page.section("Data", body)
+  body += markup.facts(facts)
+  return markup.section("Data", body)
 
 
 def _details(found: Mapping[str, Any], config: str) -> str:
   confidence = found["confidence"]
   lost = found["records"].get("left_out", 0)
-  body = page.facts(
+  body = markup.facts(
     [
       ("model", found["model"]["path"]),
       ("records", found["records"]["path"] + (f", {lost:,} candidates of broken records left out" if lost else "")),
@@ -218,13 +220,13 @@ def _details(found: Mapping[str, Any], config: str) -> str:
   )
   if config:
     body += f"<details><summary>Effective config</summary><pre>{html.escape(config)}</pre></details>"
-  return page.section("How this was made", body)
+  return markup.section("How this was made", body)
 
 
 def _with_interval(bucket: Mapping[str, Any], name: str) -> str:
   """The value, and its interval on a line of its own."""
   low, high = bucket["confidence"][name]
-  return page.number(bucket[name]) + ("" if math.isnan(low) else f"\n{low:.3f} to {high:.3f}")
+  return markup.number(bucket[name]) + ("" if math.isnan(low) else f"\n{low:.3f} to {high:.3f}")
 
 
 def _time(seconds: int) -> str:

@@ -11,8 +11,8 @@ import tensorflow as tf
 from absl import logging
 
 from lcn_tf import files, storage
-from lcn_tf.data import dataset, diagnosis
-from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.read import dataset, diagnosis
+from lcn_tf.data.record_set import RecordSet, check_fingerprint
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line
 from lcn_tf.evaluation import predictions
 from lcn_tf.schema import DomainName
@@ -119,7 +119,7 @@ def score(
     UserError: There is no such split, the fingerprints differ, a record is broken, the model asks for a tensor that
       records do not hold, or it returns something that is no probability.
   """
-  dataset.check_fingerprint(record_set, ranker.info["fingerprint"], str(ranker.path))
+  check_fingerprint(record_set, ranker.info["fingerprint"], str(ranker.path))
   total = record_set.part(split, ranker.domain).candidates
   done, start, logged = 0, time.monotonic(), time.monotonic()
   batches = dataset.evaluation_batches(

@@ -150,7 +150,7 @@ class SIMSoft(TwoStage):
   The vectors p are made beforehand and never learn, so the search does not follow what the model learns. An item
   without a vector scores 0 everywhere: such a candidate keeps the newest behaviours.
 
-  Departures from the paper: how p is made is not said there; see lcn_tf/training/pretraining.py. Without an auxiliary
+  Departures from the paper: how p is made is not said there; see lcn_tf/pretraining/run.py. Without an auxiliary
   search loss, as both TWIN and LCN describe it ("pre-trained").
 
   Arguments, result and errors: see `TwoStage`. Of candidates and behaviours, `vectors` `[B, N | L, P]` are read.

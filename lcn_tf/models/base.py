@@ -9,9 +9,9 @@ import tensorflow_recommenders as tfrs
 from tensorflow import keras
 
 from lcn_tf.config import Model
-from lcn_tf.data.pretrained import Pretrained
-from lcn_tf.layers.embedding import Embedded, RequestEmbedding
 from lcn_tf.layers.replicas import global_sum
+from lcn_tf.models.embedder import Embedded, RequestEmbedding
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema
 
 Batch = dict[str, tf.Tensor]
@@ -28,7 +28,7 @@ class RequestModel(tfrs.Model):
     schema: With sizes.
     config: What the model is made of.
     seed: Of everything random that a step does.
-    deduplicate: See `lcn_tf.layers.embedding.Tables`.
+    deduplicate: See `lcn_tf.layers.tables.EmbeddingTables`.
     pretrained: Frozen item vectors, for models that search with them.
   """
 

@@ -4,14 +4,14 @@ import numpy as np
 import tensorflow as tf
 
 from lcn_tf.config import Model
-from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.data.request_spec import example_batch
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.networks import NETWORKS
 from lcn_tf.models.separate_search import SeparateSearch
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema
-from lcn_tf.serving.signatures import example_batch
 
 
 def build_model(

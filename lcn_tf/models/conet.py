@@ -8,9 +8,9 @@ from tensorflow import keras
 
 from lcn_tf.interest.average_pooling import AveragePooling
 from lcn_tf.layers.dropout import Dropout
-from lcn_tf.layers.embedding import Embedded
 from lcn_tf.layers.replicas import replicas
 from lcn_tf.models.base import Batch, Terms, concat_per_candidate
+from lcn_tf.models.embedder import Embedded
 from lcn_tf.models.two_domain import TwoDomain
 from lcn_tf.schema import DOMAINS, DomainName, other_domain
 

@@ -6,15 +6,15 @@ from tensorflow import keras
 
 from lcn_tf.config import Model
 from lcn_tf.crossdomain.crp import CrossRepresentationProduction, DomainBatch
-from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.interest.base import Extractor
 from lcn_tf.interest.din import DIN
-from lcn_tf.layers.embedding import Embedded
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.models.base import Batch, RequestModel, Terms, concat_per_candidate
+from lcn_tf.models.embedder import Embedded
 from lcn_tf.models.options import typed
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema, other_domain
 
 
@@ -29,7 +29,7 @@ class CTR(RequestModel):
     schema: With sizes.
     config: What fills the slots.
     seed: Of everything random that a step does.
-    deduplicate: See `lcn_tf.layers.embedding.Tables`.
+    deduplicate: See `lcn_tf.layers.tables.EmbeddingTables`.
     pretrained: Frozen item vectors, for extractors that search with them.
 
   Raises:

@@ -7,11 +7,11 @@ from tensorflow import keras
 
 from lcn_tf.errors import positive
 from lcn_tf.interest.base import Extractor, kept_recency, newest, static_rows
-from lcn_tf.layers.embedding import Embedded
 from lcn_tf.layers.masked import gather_rows, masked_softmax
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import Batch, concat_per_candidate
+from lcn_tf.models.embedder import Embedded
 from lcn_tf.models.two_domain import TwoDomain
 from lcn_tf.schema import DOMAINS, DomainName
 

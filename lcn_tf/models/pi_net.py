@@ -4,15 +4,15 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.config import Model
-from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.interest.base import static_rows
-from lcn_tf.layers.embedding import Embedded
 from lcn_tf.layers.gru import GRU
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.layers.recurrence import newest, states_at
 from lcn_tf.layers.shared_filter import SharedFilter, align
 from lcn_tf.models.base import concat_per_candidate
+from lcn_tf.models.embedder import Embedded
 from lcn_tf.models.two_domain import TwoDomain
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS, DomainName, Schema, other_domain
 
 

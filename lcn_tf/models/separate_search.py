@@ -5,11 +5,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from lcn_tf.config import Model
-from lcn_tf.data.pretrained import Pretrained
-from lcn_tf.layers.embedding import Embedded
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import Batch, Terms, click_loss
 from lcn_tf.models.ctr import CTR
+from lcn_tf.models.embedder import Embedded
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from lcn_tf.config import Model
-from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.errors import UserError
-from lcn_tf.layers.embedding import Embedded
 from lcn_tf.models.base import Batch, RequestModel, Terms, click_loss
+from lcn_tf.models.embedder import Embedded
 from lcn_tf.models.options import typed
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema
 
 

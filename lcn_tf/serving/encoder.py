@@ -8,11 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import polars as pl
 
-from lcn_tf.data.indexing import field_table, numbering_of
+from lcn_tf.data.build.values import id_of, seconds_of, text_of
+from lcn_tf.data.id_mapping import NULL, ValueTable, field_column, field_table, id_mapping_of, oov_index
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.data.tables import field_column
-from lcn_tf.data.values import id_of, seconds_of, text_of
-from lcn_tf.data.vocabulary import NULL, ValueTable, oov_index
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns
 
@@ -64,8 +62,8 @@ class RequestEncoder:
   items file does not have, and events that came twice.
 
   Items that the record set does not have, and what is no id, become its unknown item; values of fields fall out of
-  vocabulary. Ids and values are compared as texts, as `lcn_tf.data.values` says: 7 is "7" and 7.0, and neither "007"
-  nor " 7 ". Loading reads the vocabularies once; encoding looks values up in dictionaries.
+  vocabulary. Ids and values are compared as texts, as `lcn_tf.data.build.values` says: 7 is "7" and 7.0, and neither
+  "007" nor " 7 ". Loading reads the vocabularies once; encoding looks values up in dictionaries.
 
   Args:
     record_set: What the model was trained with; its shards are not read. An export carries one that has no shards:
@@ -77,18 +75,18 @@ class RequestEncoder:
 
   def __init__(self, record_set: RecordSet):
     self._schema = record_set.record_schema
-    numbering = numbering_of(record_set)
+    mapping = id_mapping_of(record_set)
     self._vocabularies: dict[str, ValueTable] = {
       name: _Lookup(table.name, table.values, table.counts, table.oov, table.seed)
-      for name, table in numbering.vocabularies.items()
+      for name, table in mapping.vocabularies.items()
     }
-    # by the text of the id: 7 is "7" (`lcn_tf.data.values.id_of`)
+    # by the text of the id: 7 is "7" (`lcn_tf.data.build.values.id_of`)
     self._rows = {
-      d: dict(zip(items["item_id"].cast(pl.String), items["row"], strict=True)) for d, items in numbering.items.items()
+      d: dict(zip(items["item_id"].cast(pl.String), items["row"], strict=True)) for d, items in mapping.items.items()
     }
 
   def encode(self, requests: Sequence[RankRequest]) -> dict[str, np.ndarray]:
-    """The tensors of `lcn_tf.serving.signatures.request_spec`, B = len(requests).
+    """The tensors of `lcn_tf.data.request_spec.request_spec`, B = len(requests).
 
     N is that of the longest list of candidates, L that of the longest history that is seen, at most the schema's
     `max_length`. Padding is 0; what the model returns for padded candidates means nothing.

@@ -12,9 +12,9 @@ from tensorflow import keras
 from lcn_tf import files, storage
 from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet, sha256
+from lcn_tf.data.request_spec import at_least_one_column, request_spec
 from lcn_tf.errors import DamagedError
 from lcn_tf.serving.checks import checked
-from lcn_tf.serving.signatures import at_least_one_column, request_spec
 
 DESCRIPTION = "assets.extra/lcn_tf.json"
 REMEDY = "Export the run again."
@@ -56,7 +56,7 @@ def save(
   module.weights = list(model.variables)
   signature = tf.function(rank, autograph=False).get_concrete_function(**request_spec(record_set.record_schema))
   output = files.make(output)
-  needs = sum(v.shape.num_elements() * v.dtype.size for v in model.variables) + record_set.numbering_bytes()
+  needs = sum(v.shape.num_elements() * v.dtype.size for v in model.variables) + record_set.id_mapping_bytes()
   with (
     files.folder_aside(output / "version") as aside,
     storage.storing("a version", output, needs=needs, intact="The versions that are there are intact."),
@@ -64,7 +64,7 @@ def save(
     tf.saved_model.save(module, files.plain(aside), signatures={"rank": signature, "serving_default": signature})
     extra = (aside / DESCRIPTION).parent
     extra.mkdir(exist_ok=True)
-    record_set.save_numbering(extra)
+    record_set.save_id_mapping(extra)
     description = {
       "name": experiment.name,
       "seed": experiment.train.seed,

@@ -11,8 +11,8 @@ from absl import logging
 from tensorflow import keras
 
 from lcn_tf import metrics
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import SettingsError
-from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training.checkpoints import Logs
 from lcn_tf.training.workers import Workers
 

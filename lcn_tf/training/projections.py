@@ -7,11 +7,11 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
+from lcn_tf.data.request_spec import example_batch
 from lcn_tf.interest.twin import TWIN
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.separate_search import SeparateSearch
 from lcn_tf.schema import DomainName
-from lcn_tf.serving.signatures import example_batch
 
 Logs = dict[str, Any]
 

@@ -14,11 +14,11 @@ from tensorflow import keras
 from lcn_tf import config as config_lib
 from lcn_tf import files, storage
 from lcn_tf.config import Experiment, Model
-from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.training import checkpoints
 from lcn_tf.training.checkpoints import Store
 from lcn_tf.training.cost import FILE as TRAINING
@@ -153,7 +153,7 @@ def read_experiment(file: pathlib.Path) -> Experiment:
 
 
 def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
-  """Makes the run folder, with the effective experiment, the facts of the records and their numbering in it.
+  """Makes the run folder, with the effective experiment, the facts of the records and their id mapping in it.
 
   A folder without a checkpoint is begun anew, whatever experiment it holds. One with a checkpoint goes on, with another
   length of the job, other checkpoints or another `on_corrupt` if the experiment says so. No checkpoint is removed.
@@ -182,8 +182,8 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
       (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
   intact = f"The checkpoints in {run} are intact." if begun else ""
-  with storage.storing("what the run is begun with", run, needs=record_set.numbering_bytes(), intact=intact):
-    record_set.copy_numbering(run)
+  with storage.storing("what the run is begun with", run, needs=record_set.id_mapping_bytes(), intact=intact):
+    record_set.copy_id_mapping(run)
     files.write_checked(file, config_lib.dump(experiment))
   return run
 

@@ -17,25 +17,18 @@ from tensorflow import keras
 from lcn_tf import config as config_lib
 from lcn_tf import files
 from lcn_tf.config import Experiment
-from lcn_tf.data.dataset import (
-  check_fingerprint,
-  check_schema,
-  evaluation_batches,
-  powers_of_two,
-  steps_per_epoch,
-  training_batches,
-)
-from lcn_tf.data.diagnosis import guard
-from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.read.dataset import evaluation_batches, powers_of_two, steps_per_epoch, training_batches
+from lcn_tf.data.read.diagnosis import guard
+from lcn_tf.data.record_set import RecordSet, check_fingerprint, check_schema
 from lcn_tf.errors import SettingsError, UserError
 from lcn_tf.models.build import build_model, check_model, needs_pretrained
+from lcn_tf.pretraining.run import item_vectors
 from lcn_tf.schema import DOMAINS
 from lcn_tf.training.callbacks import Pace, StopOnNaN, Validation
 from lcn_tf.training.checkpoints import Checkpoints, Leave, Progress, at_sigterm, begun
 from lcn_tf.training.cost import Cost, parameters
 from lcn_tf.training.history import Curves, History
 from lcn_tf.training.optimizers import make_optimizer
-from lcn_tf.training.pretraining import item_vectors
 from lcn_tf.training.projections import RefreshProjections
 from lcn_tf.training.run_folder import Run, open_run, read_run
 from lcn_tf.training.strategy import device_names, input_options, make_strategy

@@ -190,7 +190,7 @@ def test_dataset_json(place, records, run, tmp_path, campaign):
 
 
 def numbering(place, records, run, tmp_path):
-  """A folder with the numbering of items and values: of the records, or a copy."""
+  """A folder with the id mapping: of the records, or a copy."""
   if place == "records":
     shutil.copytree(records, tmp_path / "records")
     return tmp_path / "records"

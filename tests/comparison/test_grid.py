@@ -11,10 +11,10 @@ from lcn_tf.comparison import grid, report
 from lcn_tf.comparison.cells import Cell, rows_of
 from lcn_tf.comparison.compare import compare
 from lcn_tf.comparison.grid import describe
-from lcn_tf.data.pretrained import Pretrained
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import StorageError, UserError
 from lcn_tf.files import exclusive
+from lcn_tf.pretraining.vectors import Pretrained
 from tests.comparison.stubs import Stub, load
 from tests.support.record_sets import small_schema, write_record_set
 

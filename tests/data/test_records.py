@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies
 
-from lcn_tf.data import records, validity
+from lcn_tf.data import records
+from lcn_tf.data.read import validity
 from lcn_tf.schema import DOMAINS, Schema
 from tests.support.record_sets import random_request, small_schema, with_default_sizes
 

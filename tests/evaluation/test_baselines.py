@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lcn_tf.data import dataset
+from lcn_tf.data.read import dataset
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import baselines, paired

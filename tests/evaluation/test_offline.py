@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from lcn_tf import files, metrics
-from lcn_tf.data import dataset
+from lcn_tf.data.read import dataset
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import evaluate, report, scoring

@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from lcn_tf.data import records
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.models.base import click_loss
 from lcn_tf.models.build import build_model
 from lcn_tf.serving import export
-from lcn_tf.serving.signatures import request_spec
 from tests.support.experiments import small_experiment
 from tests.support.record_sets import random_request, small_schema
 

@@ -1,4 +1,4 @@
-"""Twin of lcn_tf/data/item2vec.py: pairs one by one, and a dense SVD."""
+"""Twin of lcn_tf/pretraining/item2vec.py: pairs one by one, and a dense SVD."""
 
 import math
 

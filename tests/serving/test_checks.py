@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.data import records
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.models.build import build_model
 from lcn_tf.schema import DOMAINS
 from lcn_tf.serving.checks import checked
 from lcn_tf.serving.export import save
-from lcn_tf.serving.signatures import request_spec
 from tests.support.experiments import small_experiment
 from tests.support.record_sets import random_request, small_schema, write_record_set
 

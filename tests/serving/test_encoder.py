@@ -2,11 +2,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lcn_tf.data import builder, tables
+from lcn_tf.data.build import builder, tables
 from lcn_tf.data.record_set import SPLITS, RecordSet
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import UserError
 from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
-from lcn_tf.serving.signatures import request_spec
 from tests.data import logs
 
 SCHEMA = {
@@ -87,9 +87,9 @@ def test_a_request_is_numbered_as_its_record_is(case):
   assert met > 1000
 
 
-def test_the_numbering_that_an_export_carries_is_enough(case, tmp_path):
+def test_the_id_mapping_that_an_export_carries_is_enough(case, tmp_path):
   records, _, _ = case
-  records.save_numbering(tmp_path)
+  records.save_id_mapping(tmp_path)
   known = pl.read_parquet(records.path / "items" / "target.parquet")["item_id"].to_list()
   requests = [RankRequest(20, known, {"user_id": 1, "likes": ["a"]}, {"place": 2}, source=[Behaviour(known[2], 19)])]
   expected = RequestEncoder(records).encode(requests)

@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.data import records
-from lcn_tf.data.indexing import numbering_of
+from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS
-from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.trainer import train
 from tests.support.experiments import small_experiment
@@ -80,12 +80,12 @@ def test_a_version_is_above_all_others_whatever_the_clock_says(run, tmp_path):
   assert export_run(run[0], tmp_path).name == "100000000000"
 
 
-def test_an_export_carries_the_numbering_of_its_records(run, tmp_path):
+def test_an_export_carries_the_id_mapping_of_its_records(run, tmp_path):
   folder, _, record_set = run
   carried = RecordSet.open(export_run(folder, tmp_path) / "assets.extra")
   assert carried.fingerprint == record_set.fingerprint
   assert carried.record_schema == record_set.record_schema
-  ids, there = numbering_of(carried), numbering_of(record_set)
+  ids, there = id_mapping_of(carried), id_mapping_of(record_set)
   for d in DOMAINS:
     assert ids.items[d].equals(there.items[d])
     np.testing.assert_array_equal(ids.catalogues[d], there.catalogues[d])

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lcn_tf.config import Synthetic
-from lcn_tf.data import synthetic
+from lcn_tf.data.sources import synthetic
 from tests.shipped.workspace import succeeds
 
 BARE = {"target": {"max_length": 24}, "source": {"max_length": 32}, "candidates": 8}

@@ -10,8 +10,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from lcn_tf import config
-from lcn_tf.data import public
-from lcn_tf.data.builder import build
+from lcn_tf.data.build.builder import build
+from lcn_tf.data.sources import public
 from lcn_tf.training.trainer import train
 from tests.shipped.workspace import experiments
 from tests.support.workers import Job

@@ -20,7 +20,7 @@ import yaml
 
 from lcn_tf.comparison.config import slug
 from lcn_tf.config import Synthetic
-from lcn_tf.data import complete_journey, download, movielens, synthetic
+from lcn_tf.data.sources import complete_journey, download, movielens, synthetic
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from lcn_tf import config
 from lcn_tf.config import Experiment
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.models.base import Batch, RequestModel
 from lcn_tf.models.build import build_model
 from lcn_tf.serving.export import save
-from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training.optimizers import make_optimizer
 from tests.support.batches import SCHEMA, batch_of, candidate, catalogue, row
 from tests.support.layers import ops_without_gpu_kernel

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import tensorflow as tf
 
-from lcn_tf.data.indexing import fingerprint, numbering_of
+from lcn_tf.data.build.shards import describe
+from lcn_tf.data.id_mapping import fingerprint, id_mapping_of
 from lcn_tf.data.record_set import Part, RecordSet, SplitName
 from lcn_tf.data.records import History, Request, encode
-from lcn_tf.data.shards import describe
 from lcn_tf.schema import DOMAINS, Domain, DomainName, Feature, Schema, Vocabulary, columns, with_sizes
 
 VOCABULARY_ROWS = 12  # of every vocabulary but the items'
@@ -140,13 +140,13 @@ def write_record_set(
         for i in range(count)
       ]
       splits[split][domain] = _write_part(path, split, domain, requests, schema, shards, compression)
-  # the same whatever the seed: sets of one schema are of one numbering
+  # the same whatever the seed: sets of one schema are of one id mapping
   users = max((count for count in (records or {"train": 64}).values()), default=0)
   _write_tables(path, schema, np.random.default_rng(0), users)
   record_set = RecordSet(
     name="small", fingerprint="", schema=schema, compression=compression, splits=splits, path=path
   ).with_tables()
-  record_set = record_set.model_copy(update={"fingerprint": fingerprint(schema, numbering_of(record_set))})
+  record_set = record_set.model_copy(update={"fingerprint": fingerprint(schema, id_mapping_of(record_set))})
   record_set.save(path)
   return record_set
 

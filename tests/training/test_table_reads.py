@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf import config
-from lcn_tf.data.pretrained import Pretrained
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.models.build import build_model, needs_pretrained
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS
 from lcn_tf.serving.export import save
-from lcn_tf.serving.signatures import request_spec
 from lcn_tf.training.optimizers import make_optimizer
 from tests.support.batches import batch_of
 from tests.support.experiments import small_experiment

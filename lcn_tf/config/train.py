@@ -1,0 +1,71 @@
+"""The `train` section: one training job."""
+
+from typing import Literal
+
+import pydantic
+
+from lcn_tf.config.types import Count, Positive, Rate
+from lcn_tf.schema import Strict
+
+
+class Train(Strict):
+  """The `train` section."""
+
+  preset: Literal["lcn", "twin"] = "lcn"
+  """Optimizers: `lcn`, Adam on everything (row-wise on the tables); `twin`, AdaGrad on the tables and Adam on the
+  rest."""
+  learning_rate: Rate = 1e-3
+  """Learning rate of the dense weights."""
+  table_learning_rate: Rate | None = None
+  """Learning rate of the tables; null = the preset's (`lcn`: learning_rate, `twin`: 0.05)."""
+  global_batch_size: Positive = 2048
+  """Candidates per step, summed over replicas; a multiple of replicas x schema.candidates."""
+  source_ratio: Rate = 1.0
+  """Source-domain requests per target-domain request of a batch, for models that learn from both."""
+  epochs: Positive = 1
+  """Passes over the training records."""
+  steps_per_epoch: Count = 0
+  """Steps of an epoch; 0 = all training records."""
+  steps_per_execution: Positive = 1
+  """Steps per call into the graph."""
+  strategy: Literal["mirrored", "multi_worker"] = "mirrored"
+  """Distribution: `mirrored`, all visible GPUs of one machine, or logical CPU devices where there is none;
+  `multi_worker`, the same command in every process that TF_CONFIG names, with one run folder that all of them see."""
+  replicas: Count = 0
+  """GPUs or logical CPU devices; 0 = all GPUs, or one CPU device."""
+  mixed_precision: bool = False
+  """bfloat16 compute, without loss scaling. Softmax, losses, and sums over behaviours of one age or one item are
+  float32. Search scores are bfloat16 products, so behaviours may tie that the export, which computes in float32,
+  tells apart. SIM's frozen vectors are always compared in float32."""
+  jit_compile: bool = False
+  """Compilation with XLA."""
+  early_stopping: Count = 2
+  """Epochs without a better validation AUC after which the job stops; 0 = never."""
+  shuffle_buffer: Positive = 8192
+  """Records that are shuffled at a time, per domain."""
+  length_buckets: tuple[Positive, ...] = ()
+  """Widths of a batch's histories. A batch gets the smallest that holds its longest history. Empty = four to an octave,
+  or powers of two with `jit_compile`, which compiles every pair of widths."""
+  on_corrupt: Literal["error", "skip"] = "error"
+  """Treatment of a broken record: `error` stops the job; `skip` counts, logs and leaves it out."""
+  row_decay: float = pydantic.Field(0.0, ge=0)
+  """Decoupled weight decay of the table rows that a step reads (preset `lcn`)."""
+  checkpoint_every: Count = 0
+  """Steps between checkpoints within an epoch; 0 = at its end, and by the clock."""
+  checkpoint_minutes: float = pydantic.Field(10.0, ge=0)
+  """Minutes between checkpoints within an epoch; 0 = at its end, and by the steps."""
+  keep_checkpoints: Positive = 2
+  """Newest checkpoints that stay in `checkpoints/last`. `pipelines.consistency --stale_checkpoint` reads older ones."""
+  warm_start: str = ""
+  """Run folder of the same model whose best weights the job begins with; its records are the same, or were built
+  `--like` these. The optimizer begins anew. Empty = random weights."""
+  seed: Count = 0
+  """Seed of weights, order of the records and dropout."""
+
+  @pydantic.model_validator(mode="after")
+  def _decays(self) -> "Train":
+    if self.row_decay and self.preset == "twin":
+      raise ValueError(
+        f"row_decay {self.row_decay} is of preset 'lcn'; AdaGrad, the tables' optimizer of 'twin', has none"
+      )
+    return self

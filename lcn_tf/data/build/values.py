@@ -1,0 +1,70 @@
+"""How a single id or value is read: the rules of `lcn_tf.data.build.tables` for whole columns, one value at a time."""
+
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+MILLISECONDS = 10**11  # seconds of the year 5138, milliseconds of 1973: what is not before is no moment
+# by the name of a type of floats: from there on they do not tell whole numbers apart
+EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
+
+
+def text_of(value: Any) -> str | None:
+  """The text that a value of a field is compared by; None for a missing one.
+
+  Whole floats are their integers' text, 4.0 is "4"; the text "4.0" is itself. NaN, infinities and floats so large that
+  they do not tell whole numbers apart are missing.
+
+  Raises:
+    ValueError: It is no text, number or truth value, or a text that no file can hold.
+  """
+  if value is None:
+    return None
+  if isinstance(value, str):
+    if not value.isascii():
+      try:
+        value.encode()
+      except UnicodeEncodeError:
+        raise ValueError(f"{value!r} is not a text that UTF-8 can hold") from None
+    return str(value)
+  if isinstance(value, (bool, np.bool_)):
+    return str(bool(value)).lower()
+  if isinstance(value, (int, np.integer)):
+    return str(int(value))
+  if isinstance(value, (float, np.floating)):
+    if not abs(float(value)) < EXACT.get(np.dtype(type(value)).name, EXACT["float64"]):  # NaN neither
+      return None
+    if value == int(value):
+      return str(int(value))
+    return str(pl.Series([float(value)]).cast(pl.String)[0])
+  raise ValueError(f"{value!r} is no text, number or truth value")
+
+
+def id_of(value: Any) -> str | None:
+  """The text that an id is compared by; None for what is no id: a missing value, a truth value, a fraction, a list, a
+  float that does not tell whole numbers apart.
+
+  7, 7.0 and "7" are one id; "007", " 7 " and "7.0" are others.
+  """
+  if isinstance(value, (bool, np.bool_)) or (isinstance(value, (float, np.floating)) and not float(value).is_integer()):
+    return None
+  try:
+    return text_of(value)
+  except ValueError:
+    return None
+
+
+def seconds_of(value: Any) -> int:
+  """A moment in whole seconds since 1970.
+
+  Raises:
+    ValueError: It is no number, not finite, before 1970, or so late that it is milliseconds.
+  """
+  if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    raise ValueError(f"{value!r} is no moment: expected seconds since 1970")
+  if not 0 <= value < MILLISECONDS:  # NaN neither
+    late = ", and it is of the year 5138 or later: milliseconds?" if value >= MILLISECONDS else ""
+    raise ValueError(f"{value!r} is no moment: expected seconds since 1970{late}")
+  return math.floor(value)

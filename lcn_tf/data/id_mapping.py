@@ -1,0 +1,160 @@
+"""The id mapping of a record set: the number of every item and of every value of a field."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+
+import numpy as np
+import polars as pl
+
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, Schema
+
+NULL = 1  # the index of a missing value: the first out-of-vocabulary row
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueTable:
+  """A built vocabulary. Values are compared as strings, so 7 and '7' are the same value.
+
+  Index 0 is padding, 1..oov are out of vocabulary, then `values` in their order.
+
+  Attributes:
+    name: Of the vocabulary.
+    values: Strings `[V]`, by falling frequency in the training interactions; ties by value.
+    counts: How often each occurs there `[V]`.
+    oov: Rows that the other values share: index `1 + hash(value) % oov`; a missing value has index 1.
+    seed: Of the hash.
+  """
+
+  name: str
+  values: pl.Series
+  counts: pl.Series
+  oov: int = 1
+  seed: int = 0
+
+  @property
+  def size(self) -> int:
+    """Rows in all."""
+    return 1 + self.oov + len(self.values)
+
+  @functools.cached_property
+  def _table(self) -> pl.DataFrame:
+    index = pl.int_range(1 + self.oov, self.size, dtype=pl.Int32, eager=True)
+    return pl.DataFrame({"value": self.values, "index": index})
+
+  def indices(self, values: pl.Series, null: int = NULL) -> np.ndarray:
+    """The index of every value: `[len(values)]` int32.
+
+    Args:
+      values: Strings.
+      null: The index of a missing value.
+    """
+    frame = pl.DataFrame({"value": values.cast(pl.String)})
+    known = frame.unique().drop_nulls().join(self._table, on="value", how="left")
+    if self.oov > 1:
+      unseen = known.filter(pl.col("index").is_null()).select("value")
+      rows = pl.Series("index", [oov_index(v, self.oov, self.seed) for v in unseen["value"]], dtype=pl.Int32)
+      known = pl.concat([known.drop_nulls(), unseen.with_columns(rows)])
+    known = known.with_columns(pl.col("index").fill_null(1))
+    found = frame.join(known, on="value", how="left", maintain_order="left")["index"]
+    return found.fill_null(null).to_numpy().astype(np.int32)
+
+  def frame(self) -> pl.DataFrame:
+    """Columns `index`, `value`, `count`; padding and the out-of-vocabulary rows have no value and are not listed."""
+    return self._table.select("index", "value").with_columns(self.counts.alias("count"))
+
+
+def oov_index(value: str, oov: int, seed: int = 0) -> int:
+  """The row, 1..oov, of a value that is out of vocabulary: the same on every machine and in every version."""
+  digest = hashlib.blake2b(value.encode(), digest_size=8, key=str(seed).encode()).digest()
+  return 1 + int.from_bytes(digest, "little") % oov
+
+
+@dataclasses.dataclass(frozen=True)
+class IdMapping:
+  """What a model was trained with: which number every item and every value of a field has.
+
+  Catalogue rows are 0 = padding, 1 = unknown item (out of vocabulary in every single-valued field, no value in the
+  others), then every item of the items file by falling frequency in the training interactions, ties by id. A
+  vocabulary counts training interactions: item fields through the items met, cross and context fields row by row,
+  `user_id` too; other user fields count users who have one.
+
+  Attributes:
+    items: Per domain, `row`, `item_id` and `count`, its training interactions.
+    catalogues: Per domain, `[items, columns]` int32.
+    vocabularies: By name.
+  """
+
+  items: dict[DomainName, pl.DataFrame]
+  catalogues: dict[DomainName, np.ndarray]
+  vocabularies: dict[str, ValueTable]
+
+  def met(self, domain: DomainName) -> np.ndarray:
+    """Which rows of a catalogue some training interaction had, bool `[items]`."""
+    items = self.items[domain]
+    rows = items.filter(pl.col("count") > 0)["row"].to_numpy()
+    return np.isin(np.arange(len(self.catalogues[domain])), rows)
+
+
+def id_mapping_of(record_set: RecordSet) -> IdMapping:
+  """The id mapping that a record set was built with.
+
+  Raises:
+    UserError: A file of it is missing, or is not what was written (`DamagedError`).
+  """
+  schema, seed = record_set.record_schema, int(record_set.notes.get("seed", 0))
+  vocabularies = {}
+  for name, declared in schema.vocabularies.items():
+    file = f"vocabularies/{name}.parquet"
+    table = record_set.table(file, ["value", "count"])
+    vocabularies[name] = ValueTable(name, table["value"], table["count"], declared.oov, seed)
+    if vocabularies[name].size != declared.size:
+      raise UserError(f"{record_set.path / file}: {vocabularies[name].size} rows, dataset.json says {declared.size}")
+  items = {d: record_set.table(f"items/{d}.parquet") for d in DOMAINS}
+  return IdMapping(items, {d: record_set.catalogue(d) for d in DOMAINS}, vocabularies)
+
+
+def fingerprint(schema: Schema, mapping: IdMapping) -> str:
+  """Tells schemas with sizes, the vocabularies' values in their order, and the catalogues apart."""
+  digest = hashlib.sha256(schema.fingerprint().encode())
+  for name in sorted(mapping.vocabularies):
+    vocabulary = mapping.vocabularies[name]
+    seed = vocabulary.seed if vocabulary.oov > 1 else None  # with one row there is nothing to hash
+    digest.update(json.dumps([name, vocabulary.oov, seed, vocabulary.values.to_list()]).encode())
+  for d in DOMAINS:
+    digest.update(np.ascontiguousarray(mapping.catalogues[d], "<i4").tobytes())
+  return digest.hexdigest()[:16]
+
+
+def field_column(feature: Feature) -> str:
+  """The name of a field's column in `Checked`, apart from those of ids and times even if it is one of them."""
+  return f"field:{feature.name}"
+
+
+def field_table(frame: pl.DataFrame, features: tuple[Feature, ...], vocabularies: dict[str, ValueTable]) -> np.ndarray:
+  """The indices of several fields side by side: `[rows, columns(features)]` int32."""
+  parts = [field_indices(column_of(frame, f), f.max_values, vocabularies[f.vocabulary]) for f in features]
+  return np.concatenate(parts, axis=1) if parts else np.zeros((len(frame), 0), np.int32)
+
+
+def field_indices(column: pl.Series, max_values: int, table: ValueTable) -> np.ndarray:
+  """The indices of a field's column: `[rows, max_values]` int32.
+
+  The column is of strings or of lists of strings. Missing elements of a list are dropped, values beyond `max_values`
+  too. A single-valued field without a value has index 1, shorter lists (a missing one is empty) are padded with 0.
+  """
+  if max_values == 1:
+    first = column.list.drop_nulls().list.get(0, null_on_oob=True) if column.dtype == pl.List else column
+    return table.indices(first)[:, np.newaxis]
+  lists = column.list.drop_nulls()
+  parts = [table.indices(lists.list.get(i, null_on_oob=True), null=PADDING) for i in range(max_values)]
+  return np.stack(parts, axis=1)
+
+
+def column_of(frame: pl.DataFrame, feature: Feature) -> pl.Series:
+  """The field's values as strings; the item id has no column of its own."""
+  name = field_column(feature)
+  return frame[name] if name in frame.columns else frame[feature.name].cast(pl.String)

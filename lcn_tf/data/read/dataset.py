@@ -1,0 +1,321 @@
+"""Files -> batches.
+
+Training: shards -> this worker's share -> shuffled, grouped by size -> batches of serialized records -> parsed at once,
+as wide as the longest history of the batch needs -> one slice per replica. The order is a function of seed, epoch and
+position only, so a job that starts again at (epoch, skip) sees what an unbroken one would have seen.
+
+Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.read.diagnosis.guard` names the record.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from lcn_tf.data import records
+from lcn_tf.data.read import diagnosis, validity
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, DomainName, Schema
+
+Batch = dict[str, tf.Tensor]
+OnCorrupt = Literal["error", "skip"]
+
+_FOREVER = np.iinfo(np.int64).max
+_GROUPED = 32  # batches among which records of similar size are grouped
+_GROUPED_BEHAVIOURS = 2**23  # and of an evaluation at most so many: they are held in memory
+_OPEN_SHARDS = 8  # read in turns
+_PARSERS = max(2, min(16, os.cpu_count() or 2))  # batches at a time
+
+
+def training_batches(
+  record_set: RecordSet,
+  *,
+  domains: Sequence[DomainName] = ("target",),
+  requests: int,
+  second_requests: int | None = None,
+  replicas: int = 1,
+  seed: int,
+  epoch: int = 0,
+  skip: int = 0,
+  length_buckets: Sequence[int] = (),
+  shuffle_buffer: int = 8192,
+  on_corrupt: OnCorrupt = "error",
+  workers: int = 1,
+  worker: int = 0,
+  repeat: bool = True,
+) -> tf.data.Dataset:
+  """The training stream of one worker.
+
+  An epoch is one pass over the records of the first domain, in whole global batches: the remainder, another one in
+  each epoch, is left out. The second domain accompanies it: its records are shuffled afresh whenever they run out,
+  and at the start of each epoch.
+
+  Args:
+    record_set: Its `train` split is read.
+    domains: Whose records; the first one leads.
+    requests: Records of the first domain in a global batch, over all workers and replicas.
+    second_requests: Records of the second domain; as many if None.
+    replicas: Of this worker.
+    seed: Of the order.
+    epoch, skip: Where to start: so many global batches into that epoch. Cheap: skipped records are not parsed.
+    length_buckets: Widths that a history may get, as `buckets` says.
+    shuffle_buffer: Records that are shuffled at a time (after the shards are), per domain. They are held in memory.
+    on_corrupt: `error`: iteration fails. `skip`: broken records are looked for first, logged and left out; some other
+      records are then seen twice, so that an epoch keeps its number of steps.
+    workers, worker: The share of this worker: every record is read by exactly one.
+    repeat: Go on with the next epochs, for ever.
+
+  Returns:
+    Elements `{domain: batch}`, a batch as `records.parse` returns it, with requests // workers // replicas rows.
+    `replicas` consecutive elements are one step of this worker and equally wide.
+
+  Raises:
+    UserError: `requests` cannot be divided, a file is missing, or the records are fewer than one batch.
+  """
+  rows = {}
+  for domain in domains:
+    wanted = requests if domain == domains[0] else second_requests or requests
+    share, remainder = divmod(wanted, workers * replicas)
+    if remainder or share < 1:
+      raise UserError(
+        f"a global batch of {wanted} {domain}-domain requests cannot be shared by {workers} x {replicas} replicas "
+        "equally"
+      )
+    rows[domain] = share * replicas
+  schema = record_set.record_schema
+  steps = steps_per_epoch(record_set, requests, domains[0])
+  if repeat:
+    epoch, skip = epoch + skip // steps, skip % steps
+  sources = {}
+  for domain in domains:
+    nominal = record_set.part("train", domain).records
+    files = dataclasses.replace(_readable(record_set, "train", domain, on_corrupt), total=nominal)
+    if nominal < workers:
+      raise UserError(f"{record_set.path}: the train split has too few {domain}-domain records: {nominal}")
+    sources[domain] = _share(files, workers, worker, steps * rows[domain] if domain == domains[0] else 1)
+
+  @tf.autograph.experimental.do_not_convert
+  def one_epoch(number: tf.Tensor) -> tf.data.Dataset:
+    streams = {}
+    for domain in domains:
+      key = tf.random.fold_in(tf.constant([seed, DOMAINS.index(domain)], tf.int64), number)
+      if domain == domains[0]:
+        stream = _one_pass(sources[domain], key, shuffle_buffer)
+      else:
+        passes = tf.data.Dataset.range(_FOREVER)
+        stream = passes.flat_map(
+          lambda i, source=sources[domain], key=key: _one_pass(source, tf.random.fold_in(key, i), shuffle_buffer)
+        )
+      count = rows[domain]
+      streams[domain] = _grouped(stream.take(steps * count), count, key, max(1, min(_GROUPED, shuffle_buffer // count)))
+    return tf.data.Dataset.zip(streams)
+
+  @tf.autograph.experimental.do_not_convert
+  def parse(serialized: dict[DomainName, tf.Tensor]) -> dict[DomainName, Batch]:
+    batches = {}
+    for domain, one in serialized.items():
+      batch = _parse(tf.ensure_shape(one, [rows[domain]]), schema, domain, length_buckets)
+      if replicas > 1:
+        split = functools.partial(_per_replica, share=rows[domain] // replicas)
+        batch = tf.nest.map_structure(split, batch)
+      batches[domain] = batch
+    return batches
+
+  def _per_replica(tensor: tf.Tensor, share: int) -> tf.Tensor:
+    sliced = tf.reshape(tensor, tf.concat([[replicas, share], tf.shape(tensor)[1:]], 0))
+    return tf.ensure_shape(sliced, [replicas, share, *tensor.shape[1:]])
+
+  batches = tf.data.Dataset.range(epoch, _FOREVER if repeat else epoch + 1).flat_map(one_epoch).skip(skip)
+  batches = batches.map(parse, num_parallel_calls=_PARSERS)
+  if replicas > 1:
+    # not unbatch(): TensorFlow 2.16 crashes in it on tensors with an axis of width 0, an empty group of fields
+    batches = batches.flat_map(tf.data.Dataset.from_tensor_slices)
+  return _deterministic(batches.prefetch(2 * replicas))
+
+
+def evaluation_batches(
+  record_set: RecordSet,
+  split: str,
+  *,
+  domain: DomainName = "target",
+  requests: int,
+  length_buckets: Sequence[int] = (),
+  on_corrupt: OnCorrupt = "error",
+  grouped: bool = False,
+) -> tf.data.Dataset:
+  """Every record of a split once, in the order of the files, as batches of `requests`; the last one may be smaller.
+
+  Args:
+    grouped: Records of similar size together, sorted out among some batches: less padding to read.
+
+  Returns:
+    Elements as `records.parse` returns them, and `record` `[B]` int64: their numbers in the split, those that are left
+    out not counted. The other arguments are those of `training_batches`.
+
+  Raises:
+    UserError: There is no such split or domain, or a file is missing.
+  """
+  files = _readable(record_set, split, domain, on_corrupt)
+  serialized = tf.data.TFRecordDataset(files.paths, compression_type=files.compression)
+  serialized = serialized.apply(tf.data.experimental.assert_cardinality(files.total))
+  schema = record_set.record_schema
+  numbered = serialized.enumerate()
+  if grouped:
+    behaviours = requests * sum(schema.capacity(d) for d in DOMAINS)
+    numbered = _by_size(numbered, requests, max(1, min(_GROUPED, _GROUPED_BEHAVIOURS // behaviours)))
+  else:
+    numbered = numbered.batch(requests)
+
+  @tf.autograph.experimental.do_not_convert
+  def parse(numbers: tf.Tensor, some: tf.Tensor) -> Batch:
+    return _parse(some, schema, domain, length_buckets) | {"record": numbers}
+
+  batches = numbered.map(parse, num_parallel_calls=_PARSERS)
+  return _deterministic(batches.prefetch(2))
+
+
+def steps_per_epoch(record_set: RecordSet, requests: int, domain: DomainName = "target") -> int:
+  """Global batches of `requests` records in one pass over the train split.
+
+  Raises:
+    UserError: The split holds fewer records than one batch.
+  """
+  count = record_set.part("train", domain).records
+  if count < requests:
+    raise UserError(
+      f"{record_set.path}: the train split holds {count} {domain}-domain records, fewer than the {requests} of one "
+      f"global batch; lower train.global_batch_size to at most {count * record_set.record_schema.candidates}"
+    )
+  return count // requests
+
+
+def buckets(capacity: int, length_buckets: Sequence[int] = ()) -> list[int]:
+  """The widths that histories of up to `capacity` behaviours get, rising; `capacity` is the last.
+
+  By default multiples of 8, from 32 on four to an octave: at most a fourth of a batch's longest history is padding.
+  """
+  if not length_buckets:
+    octaves = range(5, capacity.bit_length())
+    length_buckets = [16, 24, *(2**octave * part // 4 for octave in octaves for part in (4, 5, 6, 7))]
+  return sorted({width for width in length_buckets if width < capacity}) + [capacity]
+
+
+def powers_of_two(capacity: int) -> tuple[int, ...]:
+  """Fewer widths, where each is compiled by itself: from 16 on up to `capacity`."""
+  return tuple(2**power for power in range(4, capacity.bit_length()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+  """Shards to read: their paths, the records in each, and how many records a pass takes (some twice if need be)."""
+
+  paths: list[str]
+  counts: list[int]
+  total: int
+  compression: str
+  by_record: tuple[int, int] = (1, 0)  # take one in so many, from this one on
+
+
+def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt: OnCorrupt) -> _Files:
+  part = record_set.part(split, domain)
+  paths = [str(record_set.path / shard.file) for shard in part.shards]
+  for shard, path in zip(part.shards, paths, strict=True):
+    if not tf.io.gfile.exists(path):
+      raise UserError(f"{path}: this shard is missing; {record_set.path}/dataset.json lists it")
+    if on_corrupt == "error" and not diagnosis.is_described(record_set, shard):
+      raise diagnosis.not_described(record_set, shard, domain)
+  counts = [shard.records for shard in part.shards]
+  files = _Files(paths, counts, sum(counts), "GZIP" if record_set.compression == "gzip" else "")
+  if on_corrupt == "error":
+    return files
+  repaired = diagnosis.repair(record_set, split, domain)
+  return dataclasses.replace(files, paths=repaired.paths, counts=repaired.counts, total=sum(repaired.counts))
+
+
+def _share(files: _Files, workers: int, worker: int, needed: int) -> _Files:
+  """Whole files if that gives every worker the records that it needs, else one record in `workers`."""
+  if workers == 1:
+    return files
+  by_file = [sum(files.counts[i::workers]) for i in range(workers)]
+  if len(files.paths) % workers == 0 and min(by_file) >= needed:
+    mine = slice(worker, None, workers)
+    return dataclasses.replace(files, paths=files.paths[mine], counts=files.counts[mine], total=by_file[worker])
+  return dataclasses.replace(files, by_record=(workers, worker))
+
+
+def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dataset:
+  """Serialized records, each once, in an order that `key` [2] alone decides."""
+  order = tf.argsort(tf.random.stateless_uniform([len(files.paths)], key))
+  shards = tf.data.Dataset.from_tensor_slices((tf.gather(files.paths, order), tf.gather(files.counts, order)))
+
+  def read(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
+    serialized = tf.data.TFRecordDataset(path, compression_type=files.compression)
+    return serialized.apply(tf.data.experimental.assert_cardinality(tf.cast(count, tf.int64)))
+
+  turns = min(_OPEN_SHARDS, len(files.paths))
+  serialized = shards.interleave(read, turns, block_length=8, num_parallel_calls=min(2, turns), deterministic=True)
+  if sum(files.counts) < files.total:
+    serialized = serialized.repeat().take(files.total)
+  serialized = serialized.shard(*files.by_record)
+  # Dataset.shuffle would mix the program's global seed into the order.
+  shuffled = tf.raw_ops.ShuffleDataset(
+    input_dataset=tf.data.experimental.to_variant(serialized),
+    buffer_size=shuffle_buffer,
+    seed=key[0],
+    seed2=key[1] + 1,
+    output_types=[tf.string],
+    output_shapes=[[]],
+    reshuffle_each_iteration=False,
+  )
+  return tf.data.experimental.from_variant(shuffled, serialized.element_spec)
+
+
+def _grouped(serialized: tf.data.Dataset, rows: int, key: tf.Tensor, window: int) -> tf.data.Dataset:
+  """Batches `[rows]` of records of similar size, sorted out among `window` batches; the batches are not in order."""
+
+  @tf.autograph.experimental.do_not_convert
+  def regroup(index: tf.Tensor, some: tf.Tensor) -> tf.Tensor:
+    by_size = tf.argsort(tf.strings.length(some), stable=True)
+    batches = tf.reshape(tf.gather(some, by_size), [-1, rows])
+    noise = tf.random.stateless_uniform([tf.shape(batches)[0]], tf.random.fold_in(key, -1 - index))
+    return tf.gather(batches, tf.argsort(noise))
+
+  return serialized.batch(window * rows).enumerate().map(regroup).unbatch()
+
+
+def _by_size(numbered: tf.data.Dataset, rows: int, window: int) -> tf.data.Dataset:
+  """Batches `[rows]` of numbered records of similar size, sorted out among `window`; the last may be smaller."""
+
+  @tf.autograph.experimental.do_not_convert
+  def regroup(numbers: tf.Tensor, some: tf.Tensor) -> tf.data.Dataset:
+    by_size = tf.argsort(tf.strings.length(some), stable=True)
+    return tf.data.Dataset.from_tensor_slices((tf.gather(numbers, by_size), tf.gather(some, by_size))).batch(rows)
+
+  return numbered.batch(window * rows).flat_map(regroup)
+
+
+def _parse(serialized: tf.Tensor, schema: Schema, domain: DomainName, length_buckets: Sequence[int]) -> Batch:
+  """The batch, checked, with the narrowest histories that hold it."""
+  data = records.features(serialized, schema)
+  lengths: dict[DomainName, Any] = {}
+  for d in DOMAINS:
+    widths = tf.constant(buckets(schema.capacity(d), length_buckets))
+    longest = tf.minimum(tf.reduce_max(records.values(data[f"{d}_items"], "int32")), widths[-1])
+    lengths[d] = widths[tf.searchsorted(widths, longest[tf.newaxis])[0]]
+  batch = records.tensors(data, schema, lengths)
+  validity.assert_valid(data, batch, schema, domain)
+  return {name: tf.ensure_shape(tensor, [serialized.shape[0], *tensor.shape[1:]]) for name, tensor in batch.items()}
+
+
+def _deterministic(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  options = tf.data.Options()
+  options.deterministic = True
+  # its thread sleeps for up to a minute, and an iterator ends only when it wakes
+  options.autotune.enabled = False
+  options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+  return dataset.with_options(options)

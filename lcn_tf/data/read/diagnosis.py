@@ -1,0 +1,327 @@
+"""Which record is broken, and where.
+
+Reading fast and saying what is wrong are two jobs: `lcn_tf.data.read.dataset` only notices that something is, and this
+module then reads the files again, record by record, until it finds it.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+
+import tensorflow as tf
+from absl import logging
+
+from lcn_tf.data import records
+from lcn_tf.data.id_mapping import fingerprint, id_mapping_of
+from lcn_tf.data.read import validity
+from lcn_tf.data.record_set import RecordSet, Shard, ends, sha256
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, DomainName, Schema
+
+_HEADER, _FOOTER = 12, 4  # of a TFRecord: length (8) and its checksum (4); the data's checksum (4)
+_DATA_ERRORS = (
+  tf.errors.DataLossError,
+  tf.errors.InvalidArgumentError,
+  tf.errors.FailedPreconditionError,
+  tf.errors.NotFoundError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """One record of a shard.
+
+  Attributes:
+    number: Its place in the shard, from 0.
+    offset: Of its first byte, in the uncompressed shard.
+    serialized: Its bytes; None if they cannot be read.
+    reason: Why it cannot be used, or None if it can.
+  """
+
+  number: int
+  offset: int
+  serialized: bytes | None
+  reason: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Repaired:
+  """Shards without broken records: where they lie, the records in each, and how many were left out."""
+
+  paths: list[str]
+  counts: list[int]
+  broken: int
+
+
+@contextlib.contextmanager
+def guard(record_set: RecordSet, split: str, domains: Sequence[DomainName] = ("target",)) -> Iterator[None]:
+  """Turns what TensorFlow raises for broken records of `split` into a `UserError` that says which record it was.
+
+  An error that does not come from reading records passes unchanged.
+  """
+  try:
+    yield
+  except _DATA_ERRORS as error:
+    message = _first_broken(record_set, split, domains) if _from_records(error) else None
+    if message is None:
+      raise
+    raise UserError(message) from error
+
+
+def explain(record_set: RecordSet, split: str, domains: Sequence[DomainName], error: Exception) -> UserError:
+  """The error to show for `error`, which reading `split` raised: the first broken record, if one is found.
+
+  Args:
+    record_set: What was read.
+    split: Of it.
+    domains: Whose records were read.
+    error: Its message is the last resort.
+  """
+  message = _first_broken(record_set, split, domains)
+  return UserError(message or f"{record_set.path}/{split}: reading failed, though every record is valid: {error}")
+
+
+def is_described(record_set: RecordSet, shard: Shard) -> bool:
+  """Whether a shard has the size, and the first and last bytes, that `dataset.json` says, if it says them."""
+  path = record_set.path / shard.file
+  return not shard.ends or (path.stat().st_size == shard.size and ends(path) == shard.ends)
+
+
+def not_described(record_set: RecordSet, shard: Shard, domain: DomainName) -> UserError:
+  """The error for a shard that is not the one that `dataset.json` describes: a broken record of it, if there is one."""
+  for found in scan(record_set, shard, domain):
+    if found.reason:
+      return UserError(_message(record_set, shard, found))
+  return UserError(_replaced(record_set, shard))
+
+
+def _replaced(record_set: RecordSet, shard: Shard) -> str:
+  return (
+    f"{record_set.path / shard.file}: another shard than dataset.json describes, though every record in it is valid: "
+    f"its sha256 is {sha256(record_set.path / shard.file)}, not {shard.sha256}. Put the described one there, or build "
+    "the records again."
+  )
+
+
+def scan(record_set: RecordSet, shard: Shard, domain: DomainName) -> Iterator[Found]:
+  """Every record of a shard in order, the broken ones with the reason.
+
+  After bytes that cannot be told apart into records, the last `Found` says so, and what follows them is lost.
+  """
+  path = record_set.path / shard.file
+  if not path.is_file():
+    yield Found(0, 0, None, f"this shard is missing; {record_set.path}/dataset.json lists it.")
+    return
+  count = offset = 0
+  lost = False
+  for serialized, size, reason in _frames(path, record_set.compression == "gzip"):
+    if serialized is not None:
+      reason = _reason(serialized, record_set, domain)
+    yield Found(count, offset, serialized, reason)
+    lost = not size
+    offset += size
+    count += 1
+  if count != shard.records and not lost:
+    yield Found(count, offset, None, f"the shard ends here; dataset.json says that it holds {shard.records} records.")
+
+
+def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
+  """Shards that can be read: those that are whole as they are, the others copied without their broken records.
+
+  Each broken record is logged with its reason. A shard that is not the described one, though nothing is broken in it,
+  is left out whole: it is of other records. The copies lie in a temporary folder until the program ends.
+
+  Raises:
+    UserError: Nothing is left.
+  """
+  part = record_set.part(split, domain)
+  paths, counts, broken = [], [], 0
+  check = _checker(record_set.record_schema, domain)
+  options = "GZIP" if record_set.compression == "gzip" else ""
+  for shard in part.shards:
+    path, good = record_set.path / shard.file, shard.records
+    whole = _whole(record_set, shard, check)
+    if whole and not is_described(record_set, shard):
+      logging.warning("left out: %s", _replaced(record_set, shard))
+      broken += shard.records
+      continue
+    if not whole:
+      folder = tempfile.mkdtemp(prefix="lcn_tf_repaired_")
+      atexit.register(shutil.rmtree, folder, ignore_errors=True)
+      path, good = pathlib.Path(folder) / path.name, 0
+      with tf.io.TFRecordWriter(str(path), options) as writer:
+        for found in scan(record_set, shard, domain):
+          if found.reason:
+            logging.warning("left out: %s", _message(record_set, shard, found))
+          else:
+            writer.write(found.serialized)
+            good += 1
+      broken += max(0, shard.records - good)
+    paths.append(str(path))
+    counts.append(good)
+  if broken:
+    logging.warning("%s/%s: %d of %d %s records were left out.", record_set.path, split, broken, part.records, domain)
+  if not sum(counts):
+    raise UserError(f"{record_set.path}/{split}: none of the {part.records} {domain}-domain records can be read")
+  return Repaired(paths, counts, broken)
+
+
+def verify(record_set: RecordSet) -> list[str]:
+  """Everything that is wrong with a record set, reading all of it: checksums, fingerprint, counts, every record.
+
+  Returns:
+    A message per broken record or file; empty if all is well.
+  """
+  problems = record_set.verify_tables()
+  if not problems:
+    found = fingerprint(record_set.record_schema, id_mapping_of(record_set))
+    if found != record_set.fingerprint:
+      problems.append(
+        f"{record_set.path}: schema, vocabularies and catalogues have the fingerprint {found}, dataset.json says "
+        f"{record_set.fingerprint}."
+      )
+  checks = {d: _checker(record_set.record_schema, d) for d in DOMAINS}
+  for domains in record_set.splits.values():
+    for domain, part in domains.items():
+      for shard in part.shards:
+        path = record_set.path / shard.file
+        if path.is_file() and (digest := sha256(path)) != shard.sha256:
+          problems.append(f"{path}: its sha256 is {digest}, dataset.json says {shard.sha256}.")
+        if not _whole(record_set, shard, checks[domain]):
+          problems += [_message(record_set, shard, found) for found in scan(record_set, shard, domain) if found.reason]
+  return problems
+
+
+def _first_broken(record_set: RecordSet, split: str, domains: Sequence[DomainName]) -> str | None:
+  for domain in domains:
+    check = _checker(record_set.record_schema, domain)
+    for shard in record_set.part(split, domain).shards:
+      if not _whole(record_set, shard, check):
+        for found in scan(record_set, shard, domain):
+          if found.reason:
+            return _message(record_set, shard, found)
+  return None
+
+
+def _message(record_set: RecordSet, shard: Shard, found: Found) -> str:
+  unit = "uncompressed offset" if record_set.compression == "gzip" else "offset"
+  return f"{record_set.path / shard.file}: record {found.number} ({unit} {found.offset}): {found.reason}"
+
+
+def _from_records(error: Exception) -> bool:
+  """Whether reading raised the error, rather than the model."""
+  marks = ("IteratorGetNext", "Input dataset was expected to contain", validity.FAILED)
+  return isinstance(error, tf.errors.DataLossError) or any(mark in str(error) for mark in marks)
+
+
+def _reason(serialized: bytes, record_set: RecordSet, domain: DomainName) -> str | None:
+  try:
+    request = records.decode(serialized, record_set.record_schema)
+  except ValueError as error:
+    return f"{error}."
+  return validity.problem(request, record_set.record_schema, domain)
+
+
+def _checker(schema: Schema, domain: DomainName) -> Callable[[tf.Tensor], None]:
+  """Raises InvalidArgumentError if one of some serialized records `[B]` is not valid."""
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+  def check(serialized: tf.Tensor) -> None:
+    data = records.features(serialized, schema)
+    validity.assert_valid(data, records.tensors(data, schema), schema, domain)
+
+  return check
+
+
+def _whole(record_set: RecordSet, shard: Shard, check: Callable[[tf.Tensor], None]) -> bool:
+  """Whether all records of a shard are there and valid, found out fast."""
+  compression = "GZIP" if record_set.compression == "gzip" else ""
+  serialized = tf.data.TFRecordDataset(str(record_set.path / shard.file), compression)
+  serialized = serialized.apply(tf.data.experimental.assert_cardinality(shard.records))
+  try:
+    for some in serialized.batch(64).prefetch(2):
+      check(some)
+  except _DATA_ERRORS:
+    return False
+  return True
+
+
+def _frames(path: pathlib.Path, compressed: bool) -> Iterator[tuple[bytes | None, int, str | None]]:
+  """The records of a TFRecord file: (bytes, or None if broken; bytes that it takes, 0 if unknown; the reason).
+
+  TensorFlow's reader, which checks the checksums, reads up to a broken record, and what follows it from a copy.
+  """
+  start = 0
+  damage = None
+  with tempfile.TemporaryDirectory() as folder:
+    plain = rest = str(path)
+    if compressed:
+      plain = rest = f"{folder}/plain"
+      damage = _inflate(path, plain)
+    while True:
+      try:
+        for serialized in tf.data.TFRecordDataset(rest).as_numpy_iterator():
+          size = _HEADER + len(serialized) + _FOOTER
+          start += size
+          yield serialized, size, None
+        break
+      except tf.errors.DataLossError:
+        size, reason = _broken_frame(plain, start)
+      if not size:
+        yield None, 0, damage or reason
+        return
+      yield None, size, reason
+      start += size
+      rest = f"{folder}/rest"
+      with open(plain, "rb") as file, open(rest, "wb") as copy:
+        file.seek(start)
+        shutil.copyfileobj(file, copy)
+  if damage:
+    yield None, 0, damage
+
+
+def _inflate(path: pathlib.Path, plain: str) -> str | None:
+  """Unpacks as much of a gzip file as can be; returns what is wrong with the file, if anything."""
+  engine = zlib.decompressobj(wbits=31)
+  with open(path, "rb") as file, open(plain, "wb") as copy:
+    while block := file.read(1024):
+      try:
+        copy.write(engine.decompress(block))
+      except zlib.error as error:
+        return f"the compressed data is corrupt ({error}); the rest of the file cannot be read."
+      if engine.unused_data:
+        return "bytes follow the end of the compressed data."
+  return None if engine.eof else "the file ends within it."
+
+
+def _broken_frame(plain: str, start: int) -> tuple[int, str]:
+  """The size (0 if unknown) of the record at `start` that TensorFlow cannot read, and what is wrong with it."""
+  with open(plain, "rb") as file:
+    file.seek(start)
+    header = file.read(_HEADER)
+    if len(header) < _HEADER:
+      return 0, "the file ends within it."
+    length, checksum = struct.unpack("<QI", header)
+    if checksum != _masked_crc32c(header[:8]):
+      return 0, "its length is corrupt (checksum mismatch); the rest of the file cannot be read."
+    if os.path.getsize(plain) < start + _HEADER + length + _FOOTER:
+      return 0, "the file ends within it."
+    return _HEADER + length + _FOOTER, "its data is corrupt (checksum mismatch)."
+
+
+def _masked_crc32c(data: bytes) -> int:
+  """The checksum of TFRecord files."""
+  crc = 0xFFFFFFFF
+  for byte in data:
+    crc ^= byte
+    for _ in range(8):
+      crc = (crc >> 1) ^ (0x82F63B78 & -(crc & 1))
+  crc ^= 0xFFFFFFFF
+  return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

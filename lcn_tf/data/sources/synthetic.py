@@ -1,0 +1,213 @@
+"""A seeded log with a planted cross-domain interest, whose best achievable AUC is known.
+
+Items of both domains have topics; a user cares about a few of them. Either history shows some of these interests among
+noise, the source history most of them; a few show in one history alone. An impression of item i to user u is clicked
+with probability
+
+    p(u, i) = sigmoid(base + match * [topic(i) is an interest of u] + popularity(i))
+
+so no model ranks impressions better than p itself does (`oracle_auc`), one that knows nothing of the user ranks them by
+popularity(i) (`blind_auc`), and one that knows exactly the interests that the target history shows, by E[p | those, i]
+(`target_auc`; clicks on the other interests enter the target history and may lift a model above it).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from sklearn import metrics
+
+from lcn_tf.config import Synthetic
+from lcn_tf.data.build.tables import Tables
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DomainName
+
+START = 1_600_000_000  # seconds
+DAY = 86_400
+ITEMS_PER_AUTHOR = 4
+DWELLS = 5
+SEGMENTS = 4
+COLUMNS = ("user_id", "item_id", "domain", "timestamp", "label", "probability", "dwell")
+
+
+class _Items(NamedTuple):
+  """The items of one domain, sorted by topic. `weight` is each one's share in what users meet."""
+
+  topic: np.ndarray
+  popularity: np.ndarray
+  weight: np.ndarray
+
+  def draw(self, topics: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """An item of each of the topics."""
+    edges = np.concatenate([[0.0], np.cumsum(self.weight)])
+    first = np.searchsorted(self.topic, topics, "left")
+    last = np.searchsorted(self.topic, topics, "right")
+    place = edges[first] + random.random(len(topics)) * (edges[last] - edges[first])
+    return np.clip(np.searchsorted(edges, place, "right") - 1, first, last - 1)
+
+
+def generate(options: Synthetic, seed: int = 0) -> Tables:
+  """The log, a function of its arguments.
+
+      interactions  label (1, 0; null = a behaviour that was never a candidate), probability (of a click, of
+                    impressions only: for `oracle`, no feature), dwell (0..4, longer where an interest is met)
+      items         author (of `ITEMS_PER_AUTHOR` items of one topic), topic if `options.topic_field`
+      users         segment (means nothing)
+      notes         oracle_auc, blind_auc, target_auc over all target impressions; target_impressions, click_rate
+
+  Impressions come in sessions spread over the time after the warm-up. Items of the two domains have ids of their own,
+  't12' and 's7'; users are numbers.
+  """
+  random = np.random.default_rng(seed)
+  interests = np.argsort(random.random((options.users, options.topics)), axis=1)[:, : options.interests]
+  in_target = interests[:, : options.interests - options.source_only]
+  in_source = interests[:, options.target_only :]
+  target = _items(options.target_items, options, random)
+  source = _items(options.source_items, options, random)
+  impressions = _impressions("target", options.target_impressions, target, interests, options, random)
+  parts = [
+    _history("target", options.target_length, target, in_target, options, random),
+    _history("source", options.source_length, source, in_source, options, random),
+    impressions,
+    _impressions("source", options.source_impressions, source, interests, options, random),
+  ]
+  tables = Tables(
+    interactions=pl.concat([part.select(COLUMNS) for part in parts]).sort("timestamp", maintain_order=True),
+    items=pl.concat([_item_table("target", target, options), _item_table("source", source, options)]),
+    users=pl.DataFrame({"user_id": np.arange(options.users), "segment": random.integers(SEGMENTS, size=options.users)}),
+    notes={"data": "synthetic"},
+  )
+  label = impressions["label"].to_numpy()
+  if label.min() == label.max():
+    raise UserError("records.synthetic: all target impressions have one label; more users or impressions are needed")
+  popularity = target.popularity[impressions["index"].to_numpy()]
+  known = _seen_from_target(impressions["interest"].to_numpy(), popularity, options)
+  tables.notes.update(
+    target_impressions=impressions.height,
+    click_rate=float(label.mean()),
+    oracle_auc=oracle(tables),
+    blind_auc=float(metrics.roc_auc_score(label, popularity)),
+    target_auc=float(metrics.roc_auc_score(label, known)),
+  )
+  return tables
+
+
+def oracle(tables: Tables, first_time: int | None = None, last_time: int | None = None) -> float:
+  """AUC of the generator's own probabilities against the sampled labels: no model's expected AUC is higher.
+
+  Args:
+    tables: What `generate` returned.
+    first_time, last_time: Only the target impressions within these seconds, both included; None = no bound.
+
+  Raises:
+    UserError: No clicked and unclicked target impressions there.
+  """
+  rows = tables.interactions.filter(pl.col("label").is_not_null() & (pl.col("domain") == "target"))
+  if first_time is not None:
+    rows = rows.filter(pl.col("timestamp") >= first_time)
+  if last_time is not None:
+    rows = rows.filter(pl.col("timestamp") <= last_time)
+  if rows["label"].n_unique() < 2:
+    raise UserError(
+      f"synthetic: from {first_time} to {last_time} the target impressions are not both clicked and unclicked"
+    )
+  return float(metrics.roc_auc_score(rows["label"].to_numpy(), rows["probability"].to_numpy()))
+
+
+def _items(count: int, options: Synthetic, random: np.random.Generator) -> _Items:
+  """With `sparse`, the second half of the items is of as many further topics, which no candidate has."""
+  topics = options.topics * (2 if options.sparse else 1)
+  topic = np.arange(count) * topics // count
+  weight = random.lognormal(0.0, 0.5, count)
+  return _Items(topic, random.normal(0.0, options.popularity, count), weight / weight.sum())
+
+
+def _item_table(domain: DomainName, items: _Items, options: Synthetic) -> pl.DataFrame:
+  index = np.arange(len(items.topic))
+  in_topic = index - np.searchsorted(items.topic, items.topic, "left")
+  group = pl.Series(in_topic // ITEMS_PER_AUTHOR).cast(pl.String)
+  author = domain[0] + pl.Series(items.topic).cast(pl.String) + "-" + group
+  table = pl.DataFrame({"item_id": _ids(domain, index), "author": author}).with_columns(pl.lit(domain).alias("domain"))
+  return table.with_columns(pl.Series("topic", items.topic)) if options.topic_field else table
+
+
+def _history(
+  domain: DomainName, length: int, items: _Items, interests: np.ndarray, options: Synthetic, random: np.random.Generator
+) -> pl.DataFrame:
+  """Behaviours of every user; `interests` `[users, k]` are those that this domain shows."""
+  spread = options.length_spread
+  lengths = length * random.lognormal(-(spread**2) / 2, spread, options.users)
+  user = np.repeat(np.arange(options.users), np.maximum(1, lengths.round().astype(int)))
+  follows = random.random(len(user)) >= options.noise
+  wanted = interests[user, random.integers(interests.shape[1], size=len(user))]
+  other = random.integers(options.topics, size=len(user)) + (options.topics if options.sparse else 0)
+  index = items.draw(np.where(follows, wanted, other), random)
+  moment = random.random(len(user)) * np.where(follows & options.sparse, 0.5, 1.0)
+  return pl.DataFrame(
+    {
+      "user_id": user,
+      "item_id": _ids(domain, index),
+      "timestamp": _seconds(moment, options),
+      "dwell": _dwell(follows, random),
+    }
+  ).with_columns(
+    pl.lit(domain).alias("domain"), pl.lit(None, pl.Int8).alias("label"), pl.lit(None, pl.Float64).alias("probability")
+  )
+
+
+def _impressions(
+  domain: DomainName, count: int, items: _Items, interests: np.ndarray, options: Synthetic, random: np.random.Generator
+) -> pl.DataFrame:
+  """Candidates; besides `COLUMNS`, `index` of the item and `interest`: which of the user's it meets, -1 = none."""
+  sessions = -(-count // options.session)
+  user = np.repeat(np.arange(options.users), sessions * options.session)
+  start = options.warm_up + (1 - options.warm_up) * random.random(options.users * sessions)
+  steps = random.integers(5, 60, size=(len(start), options.session)).cumsum(axis=1)
+  seconds = (_seconds(start, options)[:, None] + steps).ravel()
+  wanted = interests[user, random.integers(interests.shape[1], size=len(user))]
+  relevant = random.random(len(user)) < options.relevant
+  topic = np.where(relevant, wanted, random.integers(options.topics, size=len(user)))
+  index = items.draw(topic, random)
+  met = interests[user] == topic[:, None]
+  interest = np.where(met.any(axis=1), met.argmax(axis=1), -1)
+  probability = _probability(interest >= 0, items.popularity[index], options)
+  label = random.random(len(user)) < probability
+  dwell = np.where(label, _dwell(interest >= 0, random), 0)
+  return pl.DataFrame(
+    {
+      "user_id": user,
+      "item_id": _ids(domain, index),
+      "timestamp": seconds,
+      "dwell": dwell,
+      "label": label.astype(np.int8),
+      "probability": probability,
+      "index": index,
+      "interest": interest,
+    }
+  ).with_columns(pl.lit(domain).alias("domain"))
+
+
+def _probability(cares: np.ndarray, popularity: np.ndarray, options: Synthetic) -> np.ndarray:
+  return 1 / (1 + np.exp(-(options.base + options.match * cares + popularity)))
+
+
+def _seen_from_target(interest: np.ndarray, popularity: np.ndarray, options: Synthetic) -> np.ndarray:
+  """E[p | the interests that the target history shows, item]."""
+  hidden = options.source_only * (options.relevant / options.interests + (1 - options.relevant) / options.topics)
+  none = (1 - options.relevant) * (1 - options.interests / options.topics)
+  share = hidden / (hidden + none) if hidden + none else 0.0
+  cared, not_cared = (_probability(np.array(cares), popularity, options) for cares in (True, False))
+  seen = (interest >= 0) & (interest < options.interests - options.source_only)
+  return np.where(seen, cared, share * cared + (1 - share) * not_cared)
+
+
+def _seconds(moment: np.ndarray, options: Synthetic) -> np.ndarray:
+  return START + (moment * options.days * DAY).astype(np.int64)
+
+
+def _dwell(cares: np.ndarray, random: np.random.Generator) -> np.ndarray:
+  return np.clip(random.normal(1.5 + cares, 1.0).round(), 0, DWELLS - 1).astype(np.int64)
+
+
+def _ids(domain: DomainName, items: np.ndarray) -> pl.Series:
+  return domain[0] + pl.Series(items).cast(pl.String)

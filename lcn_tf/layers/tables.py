@@ -1,0 +1,80 @@
+"""Embedding tables: each is read once per batch, at the batch's distinct rows."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from lcn_tf.layers.masked import repeat_rows
+from lcn_tf.layers.replicas import on_replica
+
+
+class EmbeddingTables(keras.layers.Layer):
+  """One embedding table `[size, width]` per vocabulary.
+
+  Row 0 begins as zeros and stays so: whoever reads rows masks what is padding, so no gradient reaches it. The
+  out-of-vocabulary rows begin as zeros, too: where training meets no unknown value they say nothing, instead of noise.
+
+  Args:
+    sizes: Rows by vocabulary.
+    unknown: Out-of-vocabulary rows by vocabulary, which follow the padding row.
+    widths: Width by vocabulary.
+    init: See `lcn_tf.config.Embedding`.
+    deduplicate: Look up distinct rows and gather locally, so that the gradient (what replicas exchange, what the
+      optimizer updates) has one row per distinct id. Off for XLA, which has no `tf.unique`.
+  """
+
+  def __init__(
+    self,
+    sizes: Mapping[str, int],
+    unknown: Mapping[str, int],
+    widths: Mapping[str, int],
+    init: str,
+    deduplicate: bool = True,
+    **kwargs: Any,
+  ):
+    super().__init__(**kwargs)
+    self.deduplicate = deduplicate
+    self.tables = {}
+    for name, size in sizes.items():
+      width = widths[name]
+      limit = np.sqrt(6.0 / (size + width)) if init == "glorot" else width**-0.5
+      self.tables[name] = self.add_weight(
+        f"{name}/table",
+        [size, width],
+        initializer=functools.partial(_uniform_of_values, 1 + unknown[name], limit),
+        experimental_autocast=False,  # what is cast is the rows that are read
+      )
+
+  def call(self, lookups: Sequence[tuple[str, tf.Tensor]]) -> list[tf.Tensor]:
+    """Embeddings `[..., width]` of each (vocabulary, indices `[...]` int64), in order."""
+    order: dict[str, list[int]] = {}
+    for position, (name, _) in enumerate(lookups):
+      order.setdefault(name, []).append(position)
+    results: list[Any] = [None] * len(lookups)
+    for name, positions in order.items():
+      flat = [tf.reshape(lookups[position][1], [-1]) for position in positions]
+      joined = tf.concat(flat, axis=0)
+      if self.deduplicate:
+        distinct, index = tf.unique(joined, out_idx=tf.int64)
+        rows = repeat_rows(self._rows(name, distinct), index)
+      else:
+        rows = self._rows(name, joined)
+      for position, part in zip(positions, tf.split(rows, [tf.size(ids) for ids in flat], num=len(flat)), strict=True):
+        ids = lookups[position][1]
+        part = tf.reshape(part, tf.concat([tf.shape(ids), [rows.shape[-1]]], axis=0))
+        part.set_shape(ids.shape.concatenate([rows.shape[-1]]))
+        results[position] = part
+    return results
+
+  def _rows(self, name: str, indices: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.gather(on_replica(self.tables[name]), indices), self.compute_dtype)
+
+
+def _uniform_of_values(first: int, limit: float, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
+  """Uniform in [-limit, limit] from row `first` on, zeros before."""
+  rows = keras.initializers.RandomUniform(-limit, limit)(shape, dtype, **kwargs)
+  return tf.concat([tf.zeros_like(rows[:first]), rows[first:]], axis=0)

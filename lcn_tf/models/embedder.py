@@ -1,0 +1,295 @@
+"""From a batch of records to embeddings: every table is read once per batch, at the batch's distinct rows."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from lcn_tf.config import Embedding
+from lcn_tf.data.records import visibility
+from lcn_tf.errors import UserError
+from lcn_tf.layers.masked import repeat_rows
+from lcn_tf.layers.replicas import on_replica
+from lcn_tf.layers.structures import Behaviours, Candidates
+from lcn_tf.layers.tables import EmbeddingTables
+from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, columns
+
+
+class Embedded(NamedTuple):
+  """A batch as the models read it.
+
+  Attributes:
+    profile: `[B, P]` float.
+    context: Of each candidate, `[B, N, C]` float; C may be 0.
+    candidates: The items to be scored.
+    histories: By domain.
+  """
+
+  profile: tf.Tensor
+  context: tf.Tensor
+  candidates: Candidates
+  histories: dict[DomainName, Behaviours]
+
+
+class RequestEmbedding(keras.layers.Layer):
+  """Reads batches of records into embeddings.
+
+  An item is represented by its id and its inherent fields side by side (or by a linear projection of them, per domain).
+  Its fields come from the item catalogue `[items, columns]`, a variable of the model, at the batch's distinct items.
+
+  Args:
+    schema: With sizes.
+    config: Widths and initialisation.
+    histories: Domains whose histories are read; source-domain candidates need "source" among them.
+    item_dim: Width of the projection; 0 = none.
+    deduplicate: See `EmbeddingTables`.
+    pretrained: Frozen item vectors and clusters, those of them that are there; they become part of the model's weights.
+      None = none.
+    max_length: Newest behaviours of each history that a candidate sees, if the schema lets it see more; 0 = the
+      schema's.
+  """
+
+  def __init__(
+    self,
+    schema: Schema,
+    config: Embedding,
+    histories: Sequence[DomainName],
+    item_dim: int = 0,
+    deduplicate: bool = True,
+    pretrained: Pretrained | None = None,
+    max_length: int = 0,
+    **kwargs: Any,
+  ):
+    super().__init__(**kwargs)
+    self.schema = schema
+    limits = {d: schema.domain(d).max_length for d in histories}
+    self.max_lengths = {d: min(limit, max_length or limit) for d, limit in limits.items()}
+    self.config = config
+    self.histories = tuple(histories)
+    self.deduplicate = deduplicate
+    domains: list[DomainName] = [d for d in DOMAINS if d == "target" or d in self.histories]
+    cross = {f.vocabulary for d in self.histories for f in schema.domain(d).cross_fields}
+    features = [*schema.user_fields, *schema.context_fields]
+    for d in domains:
+      features += schema.catalogue_features(d)
+    used = sorted(cross | {feature.vocabulary for feature in features})
+    widths = {name: config.dims.get(name, config.cross_dim if name in cross else config.dim) for name in used}
+    sizes = {name: schema.vocabularies[name].size for name in used}
+    item_widths = {d: sum(widths[f.vocabulary] for f in schema.catalogue_features(d)) for d in domains}
+    if not item_dim and len(set(item_widths.values())) > 1:
+      raise UserError(
+        "model.item_dim is 0, so items are compared across domains by their fields' embeddings side by side, but these "
+        f"are {item_widths['target']} wide in the target domain and {item_widths['source']} in the source domain. "
+        "Set model.item_dim (64, say), or give both domains as wide fields."
+      )
+    unknown = {name: schema.vocabularies[name].oov for name in used}
+    self.tables = EmbeddingTables(sizes, unknown, widths, config.init, deduplicate, name="tables")
+    self.catalogues = {
+      d: self.add_weight(
+        f"catalogue/{d}",
+        [schema.domain(d).items, columns(schema.catalogue_features(d))],
+        # int64, since TensorFlow keeps int32 variables on the host
+        dtype=tf.int64,
+        initializer="zeros",
+        trainable=False,
+      )
+      for d in domains
+    }
+    self.recency = {
+      # zeros: an age that training never met (later data have older behaviours) says nothing, instead of noise
+      d: self.add_weight(f"recency/{d}", [config.recency_buckets, config.cross_dim], initializer="zeros")
+      for d in self.histories
+      if config.recency_buckets
+    }
+    self.vectors: dict[DomainName, tf.Variable] = {}
+    self.clusters: dict[DomainName, tf.Variable] = {}
+    if pretrained:
+      for d in domains:
+        if pretrained.vectors:
+          self.vectors[d] = self._frozen(f"vectors/{d}", pretrained.vectors[d], tf.float32)
+        if pretrained.clusters:
+          self.clusters[d] = self._frozen(f"clusters/{d}", pretrained.clusters[d], tf.int64)
+    self.projections = {d: keras.layers.Dense(item_dim, use_bias=False, name=f"item/{d}") for d in domains if item_dim}
+
+  def _frozen(self, name: str, values: np.ndarray, dtype: tf.DType) -> tf.Variable:
+    return self.add_weight(
+      name,
+      values.shape,
+      dtype,
+      initializer=lambda shape, dtype=None: tf.constant(values, dtype),
+      trainable=False,
+      experimental_autocast=False,
+    )
+
+  def set_catalogue(self, domain: DomainName, table: np.ndarray) -> None:
+    """Fills the catalogue of a domain that the model reads."""
+    if domain in self.catalogues:
+      self.catalogues[domain].assign(table.astype(np.int64))
+
+  def call(self, batches: Sequence[tuple[DomainName, dict[str, tf.Tensor]]]) -> list[Embedded]:
+    """The embedded batches.
+
+    Args:
+      batches: Pairs of the domain of the candidates and the tensors of `lcn_tf.data.records`.
+    """
+    batches = [(domain, self._cut(batch)) for domain, batch in batches]
+    plan = _Lookups()
+    items: dict[DomainName, list[tf.Tensor]] = {}
+    for domain, batch in batches:
+      items.setdefault(domain, []).append(batch["candidate_items"])
+      for d in self.histories:
+        items.setdefault(d, []).append(batch[f"{d}_items"])
+    item_parts = {}
+    for d, ids in items.items():
+      # int64 first: int32 would be joined on the host
+      flat = tf.concat([tf.reshape(tf.cast(part, tf.int64), [-1]) for part in ids], axis=0)
+      index = None
+      if self.deduplicate:
+        flat, index = tf.unique(flat, out_idx=tf.int64)
+      fields = tf.gather(on_replica(self.catalogues[d]), flat)
+      handles = plan.add(self.schema.catalogue_features(d), fields)
+      if self.clusters:
+        fields = tf.concat([fields, tf.gather(on_replica(self.clusters[d]), flat)], axis=-1)
+      item_parts[d] = (index, fields, handles)
+    batch_parts = []
+    for _, batch in batches:
+      user = plan.add(self.schema.user_fields, tf.cast(batch["user_fields"], tf.int64))
+      context = plan.add(self.schema.context_fields, tf.cast(batch["candidate_context"], tf.int64))
+      cross = {
+        d: plan.add(self.schema.domain(d).cross_fields, tf.cast(batch[f"{d}_cross"], tf.int64)) for d in self.histories
+      }
+      batch_parts.append((user, context, cross))
+    plan.run(self.tables)
+
+    item_rows: dict[DomainName, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]] = {}
+    for d, (index, fields, handles) in item_parts.items():
+      rows = tf.concat(plan.features(handles), axis=-1)
+      if self.projections:
+        rows = self.projections[d](rows)
+      if index is not None:
+        rows, fields = repeat_rows(rows, index), tf.gather(fields, index)
+      # without gradient there is nothing to gain from reading distinct rows first
+      vectors = [self._vectors(d, ids) for ids in items[d]]
+      item_rows[d] = list(zip(_split_like(rows, items[d]), _split_like(fields, items[d]), vectors, strict=True))
+
+    embedded = []
+    for (domain, batch), (user, context, cross) in zip(batches, batch_parts, strict=True):
+      embedding, fields, vectors = item_rows[domain].pop(0)
+      times = batch["candidate_times"]
+      candidates = Candidates(embedding, batch["candidate_items"], fields, times, vectors)
+      histories = {}
+      for d in self.histories:
+        embedding, fields, vectors = item_rows[d].pop(0)
+        history_items = batch[f"{d}_items"]
+        visible = visibility(
+          batch[f"{d}_first_visible"],
+          batch[f"{d}_length"],
+          self.max_lengths[d],
+          tf.shape(history_items)[1],
+        )
+        histories[d] = Behaviours(
+          embedding=embedding,
+          items=history_items,
+          fields=fields,
+          times=batch[f"{d}_times"],
+          side=_join(plan.features(cross[d]), history_items, self.compute_dtype),
+          recency=self._recency(d),
+          visible=visible,
+          vectors=vectors,
+        )
+      embedded.append(
+        Embedded(
+          profile=_join(plan.features(user), batch["user_fields"], self.compute_dtype, rank=1),
+          context=_join(plan.features(context), batch["candidate_items"], self.compute_dtype),
+          candidates=candidates,
+          histories=histories,
+        )
+      )
+    return embedded
+
+  def _cut(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Without the behaviours that no candidate sees, where the model reads less than the records hold.
+
+    How many are left is known when the step runs, so compiled steps, which do not deduplicate either, do without.
+    """
+    changed = dict(batch)
+    for d in self.histories:
+      if self.max_lengths[d] == self.schema.domain(d).max_length or not self.deduplicate:
+        continue
+      width = tf.reduce_max(batch[f"{d}_first_visible"]) + self.max_lengths[d]
+      for part in ("items", "times", "cross"):
+        history = batch[f"{d}_{part}"]
+        # as int64: int32 would be cut on the host
+        changed[f"{d}_{part}"] = tf.cast(tf.cast(history, tf.int64)[:, :width], history.dtype)
+    return changed
+
+  def _vectors(self, domain: DomainName, items: tf.Tensor) -> tf.Tensor:
+    """Frozen vectors of catalogue rows, `[..., P]`; P = 0 if there are none."""
+    if not self.vectors:
+      return tf.zeros(tf.concat([tf.shape(items), [0]], axis=0))
+    return tf.gather(on_replica(self.vectors[domain]), tf.cast(items, tf.int64))
+
+  def _recency(self, domain: DomainName) -> tf.Tensor:
+    table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])
+    return tf.convert_to_tensor(tf.cast(table, tf.float32))
+
+
+class _Lookups:
+  """Collects the table look-ups of a batch, so that each table is read once."""
+
+  def __init__(self) -> None:
+    self.requests: list[tuple[str, tf.Tensor]] = []
+
+  def add(self, features: tuple[Feature, ...], indices: tf.Tensor) -> list[tuple[int, bool]]:
+    """Registers the columns of `indices` `[..., columns]`; returns handles for `features`."""
+    handles, column = [], 0
+    for feature in features:
+      many = feature.max_values > 1
+      part = indices[..., column : column + feature.max_values] if many else indices[..., column]
+      handles.append((len(self.requests), many))
+      self.requests.append((feature.vocabulary, part))
+      column += feature.max_values
+    return handles
+
+  def run(self, tables: EmbeddingTables) -> None:
+    self.results = tables(self.requests) if self.requests else []
+
+  def features(self, handles: list[tuple[int, bool]]) -> list[tf.Tensor]:
+    """The embeddings of each feature; those of several values averaged."""
+    parts = []
+    for position, many in handles:
+      rows = self.results[position]
+      if many:
+        real = tf.cast(self.requests[position][1] != 0, rows.dtype)
+        share = real / tf.maximum(tf.reduce_sum(real, axis=-1, keepdims=True), 1)
+        rows = tf.matmul(share[..., tf.newaxis, :], rows)[..., 0, :]
+      parts.append(rows)
+    return parts
+
+
+def _join(parts: list[tf.Tensor], like: tf.Tensor, dtype: Any, rank: int = 2) -> tf.Tensor:
+  """Embeddings side by side; of width 0 where there are none."""
+  if parts:
+    return tf.concat(parts, axis=-1)
+  zeros = tf.zeros(tf.concat([tf.shape(like)[:rank], [0]], axis=0), dtype)
+  zeros.set_shape(like.shape[:rank].concatenate([0]))
+  return zeros
+
+
+def _split_like(rows: tf.Tensor, parts: list[tf.Tensor]) -> list[tf.Tensor]:
+  """Rows `[sum of sizes, ...]` cut and shaped like `parts`, with the rows' own axes behind."""
+  sizes = [tf.size(part) for part in parts]
+  if rows.dtype.is_floating:
+    pieces = tf.split(rows, sizes, num=len(parts))
+  else:  # tf.split has no GPU kernel for integers; its gradient is what slices lack
+    ends = tf.cumsum(tf.stack([0, *sizes]))
+    pieces = [rows[ends[i] : ends[i + 1]] for i in range(len(parts))]
+  result = []
+  for piece, part in zip(pieces, parts, strict=True):
+    piece = tf.reshape(piece, tf.concat([tf.shape(part), tf.shape(rows)[1:]], axis=0))
+    piece.set_shape(part.shape.concatenate(rows.shape[1:]))
+    result.append(piece)
+  return result

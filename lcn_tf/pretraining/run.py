@@ -1,0 +1,202 @@
+"""The frozen item vectors that some extractors search with: made from training records, kept beside the run."""
+
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+import polars as pl
+from absl import logging
+
+from lcn_tf.config import Experiment, Pretraining
+from lcn_tf.data.read.dataset import OnCorrupt, evaluation_batches
+from lcn_tf.data.read.diagnosis import guard
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM
+
+_REQUESTS = 256  # records read at a time
+_PENDING = 4_000_000  # behaviours held before repeated ones are dropped
+
+
+def pretrain(config: Pretraining, record_set: RecordSet, on_corrupt: OnCorrupt = "error") -> Pretrained:
+  """Makes item vectors of both domains in one space, and their clusters, from the training records alone.
+
+  Both histories of a user are merged in the order of time, so an item of one domain is the context of those of the
+  other, and <p_target, p_source> means something. See `lcn_tf.pretraining.item2vec` for the formulas. The same records
+  and config give the same vectors.
+
+  Args:
+    config: Its `path` does not matter here.
+    record_set: Only the shards of its `train` split are opened, those of source-domain candidates included.
+    on_corrupt: As in `lcn_tf.data.read.dataset`.
+
+  Raises:
+    UserError: A record is broken, or no training record holds a behaviour.
+  """
+  began = time.monotonic()
+  events = training_behaviours(record_set, on_corrupt)
+  logging.info("read %d behaviours in %.1f seconds", len(events), time.monotonic() - began)
+  return vectors_of(events, config, record_set)
+
+
+def vectors_of(events: pl.DataFrame, config: Pretraining, record_set: RecordSet) -> Pretrained:
+  """The vectors and clusters that behaviours, as `training_behaviours` returns them, give; arguments as `pretrain`."""
+  if events.is_empty():
+    raise UserError(f"{record_set.path}: no training record holds a behaviour, so there is nothing to make vectors of")
+  from lcn_tf.pretraining import item2vec  # scikit-learn takes most of a second to load, and few models need vectors
+
+  began = time.monotonic()
+  rows, items = np.unique(events["row"].to_numpy(), return_inverse=True)
+  counts = item2vec.cooccurrences(events["user"].to_numpy(), items, len(rows), config.window)
+  vectors = item2vec.factorise(item2vec.shifted_ppmi(counts), config.dim, config.seed)
+  factorised = time.monotonic()
+
+  known = int(np.any(vectors != 0, axis=1).sum())
+  sizes = [min(count, max(1, known // 10)) for count in config.clusters]
+  by_size = {size: item2vec.cluster(vectors, size, config.seed) for size in set(sizes)}
+  clusters = np.stack([by_size[size] for size in sizes], axis=1)
+  ends = np.cumsum([0] + [record_set.record_schema.domain(d).items for d in DOMAINS])
+  parts = {d: slice(ends[number], ends[number + 1]) for number, d in enumerate(DOMAINS)}
+  all_vectors, all_clusters = (_at(rows, made, ends[-1]) for made in (vectors, clusters))
+
+  notes: dict[str, Any] = {
+    "settings": config.settings(),
+    "records": {"name": record_set.name, "path": str(record_set.path)},
+    "users": events["user"].n_unique(),
+    "behaviours": len(events),
+    "last_time": events["time"].max(),
+    "pairs": int(counts.nnz),
+    "seen": {d: int(np.sum((rows >= part.start) & (rows < part.stop))) for d, part in parts.items()},
+    "with_vector": {d: int(np.any(all_vectors[part] != 0, axis=1).sum()) for d, part in parts.items()},
+    "columns_used": min(config.dim, len(rows) - 1),
+    "clusters_asked": list(config.clusters),
+    "clusters": sizes,
+    "clusters_not_empty": [len(np.unique(made[made > 0])) for made in clusters.T],
+    "clusters_alike": sizes[0] == sizes[1],
+    "seconds": {"vectors": round(factorised - began, 1), "clusters": round(time.monotonic() - factorised, 1)},
+  }
+  _log(notes)
+  by_domain = [{d: made[part] for d, part in parts.items()} for made in (all_vectors, all_clusters)]
+  return Pretrained(by_domain[0], by_domain[1], notes, record_set.fingerprint)
+
+
+def _at(rows: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+  """`values` at `rows` of `size` rows, zeros elsewhere."""
+  spread = np.zeros((size, *values.shape[1:]), values.dtype)
+  spread[rows] = values
+  return spread
+
+
+def item_vectors(experiment: Experiment, record_set: RecordSet, folder: pathlib.Path) -> Pretrained:
+  """The vectors of a run: those in its `folder`, else a copy of those that the experiment names, else new ones.
+
+  What lies in the folder but was made with other settings, or knows later behaviours than the training records do, is
+  made anew. They lie in the run's folder afterwards, so a run is whole without the `model.pretraining.path` of its
+  experiment.
+
+  Raises:
+    UserError: They are broken, of other records, or know what came after the training records.
+  """
+  config = experiment.model.pretraining
+  if Pretrained.there(folder):
+    found = Pretrained.open(folder, record_set.fingerprint)
+    if config.path or (found.made_with(config.settings()) and _last_time(found, record_set) < _newest(record_set)):
+      return found
+    logging.info("%s: made for another job; made anew", folder)
+  if config.path:
+    found = Pretrained.open(config.path, record_set.fingerprint)
+    _check_foreign(found, config, record_set)
+  else:
+    found = pretrain(config, record_set, experiment.train.on_corrupt)
+  found.save(folder)
+  return found
+
+
+def training_behaviours(record_set: RecordSet, on_corrupt: OnCorrupt = "error") -> pl.DataFrame:
+  """Every behaviour that a training record holds, each once, by user, then newest first.
+
+  The histories of a user's records overlap; a behaviour is told by (domain, item, time). Of behaviours of one second,
+  target ones come first, and those of one domain stay in the order of the records.
+
+  Returns:
+    `user`, `row` (of the catalogues, the target's and then the source's) and `time`, all int64.
+  """
+  keys = ["user", "time", "domain", "place", "row"]
+  found = pl.DataFrame(schema={key: pl.Int64 for key in keys})
+  pending: list[pl.DataFrame] = []
+  for candidates in DOMAINS:
+    if candidates not in record_set.splits.get("train", {}):
+      continue
+    with guard(record_set, "train", (candidates,)):
+      batches = evaluation_batches(record_set, "train", domain=candidates, requests=_REQUESTS, on_corrupt=on_corrupt)
+      for batch in batches:
+        offset = 0
+        for number, d in enumerate(DOMAINS):
+          part = _behaviours(*(batch[name].numpy() for name in ("user", f"{d}_items", f"{d}_times", f"{d}_length")))
+          pending.append(part.with_columns(pl.col("row") + offset, domain=pl.lit(number, pl.Int64)).select(keys))
+          offset += record_set.record_schema.domain(d).items
+        if sum(map(len, pending)) > max(_PENDING, len(found)):
+          found, pending = pl.concat([found, *pending]).unique(), []
+  found = pl.concat([found, *pending]).sort(
+    ["user", "time", "domain", "place", "row"], descending=[False, True] + 3 * [False]
+  )
+  return found.unique(["user", "row", "time"], keep="first", maintain_order=True).select("user", "row", "time")
+
+
+def _behaviours(users: np.ndarray, items: np.ndarray, times: np.ndarray, lengths: np.ndarray) -> pl.DataFrame:
+  """The known behaviours of a batch, `[B, L]`: user, row, time, and the place among those of the same second.
+
+  The newest one's place is 0. A record holds the whole second or its newest part, so the place is the same in all.
+  """
+  slots = np.arange(items.shape[1])
+  begins = np.ones(items.shape, bool)
+  begins[:, 1:] = times[:, 1:] != times[:, :-1]
+  place = slots - np.maximum.accumulate(np.where(begins, slots, 0), axis=1)
+  real = (slots < lengths[:, np.newaxis]) & (items > UNKNOWN_ITEM)
+  user = np.broadcast_to(users[:, np.newaxis], items.shape)
+  columns = {"user": user, "row": items, "time": times, "place": place}
+  return pl.DataFrame({name: column[real].astype(np.int64) for name, column in columns.items()})
+
+
+def _check_foreign(found: Pretrained, config: Pretraining, record_set: RecordSet) -> None:
+  """Vectors that another command made: they may know nothing newer than the training candidates."""
+  newest, last = _newest(record_set), _last_time(found, record_set)
+  if last >= newest:
+    raise UserError(
+      f"{config.path}: these vectors were made from behaviours up to {last}, but the last training "
+      f"candidate of {record_set.path} is of {newest}. Run pipelines.pretrain on these records."
+    )
+  asked = config.settings()
+  if not found.made_with(asked):
+    logging.warning(
+      "%s: made with %s; what else model.pretraining says, %s, has no effect",
+      config.path,
+      found.notes["settings"],
+      asked,
+    )
+
+
+def _newest(record_set: RecordSet) -> int:
+  """The moment of the last training candidate."""
+  return max(part.last_time for part in record_set.splits["train"].values())
+
+
+def _last_time(found: Pretrained, record_set: RecordSet) -> int:
+  """Of the behaviours that the vectors were made from; older than all candidates where nothing is said of it."""
+  last: int = found.notes.get("last_time", _newest(record_set) - 1)
+  return last
+
+
+def _log(notes: dict[str, Any]) -> None:
+  names = ("behaviours", "users", "seen", "with_vector", "clusters", "seconds")
+  logging.info("item vectors: %s", ", ".join(f"{name} {notes[name]}" for name in names))
+  if notes["clusters_alike"]:
+    logging.warning(
+      "SIM Cluster and SIM Cluster+ search the same %d clusters: model.pretraining.clusters asks for %s, but "
+      "at most a tenth of the %d items with a vector are made",
+      notes["clusters"][0],
+      notes["clusters_asked"],
+      sum(notes["with_vector"].values()),
+    )
