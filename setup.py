@@ -25,7 +25,15 @@ setuptools.setup(
     "tqdm>=4.66",
   ],
   extras_require={
-    "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff==0.17.*", "mypy==2.4.*", "types-PyYAML"],
+    "dev": [
+      "pytest>=8",
+      "pytest-xdist>=3.5",
+      "hypothesis>=6.100",
+      "ruff==0.17.*",
+      "mypy==2.4.*",
+      "types-PyYAML",
+      "import-linter>=2.3,<3",
+    ],
     "gpu": ["tensorflow[and-cuda]>=2.16.2,<2.17"],
     "kafka": ["confluent-kafka>=2.4"],
     "beam": ["apache-beam[tfrecord]>=2.60,<3"],

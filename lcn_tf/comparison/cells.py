@@ -90,7 +90,7 @@ class Cell:
     """
     file = self.folder / "experiment.yaml"
     if file.is_file():
-      there = config.with_train(config.load(str(file)), self.experiment, config.NOT_RESULTS)
+      there = config.with_asked(config.load(str(file)), self.experiment, config.NOT_RESULTS)
       difference = config.differs(self.experiment, there)
       if difference:
         raise UserError(f"{self.folder} holds another comparison: {difference}. Use another --output.")

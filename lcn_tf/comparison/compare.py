@@ -75,9 +75,8 @@ def compare(
 
 def _check_experiments(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row]) -> None:
   # TensorFlow takes seconds to load, and --dry_run needs none of it
-  from lcn_tf.data.record_set import check_schema
+  from lcn_tf.data.record_set import check_schema, warn_of_other_settings
   from lcn_tf.models.build import check_model
-  from lcn_tf.training.trainer import warn_of_other_records
 
   for label, experiment in loaded.experiments.items():
     try:
@@ -90,7 +89,7 @@ def _check_experiments(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row
     except UserError as error:
       tuned = f", tuning {cell.tuned}" if cell.tuned else ""
       raise UserError(f"models.{cell.label}{tuned}: {error}") from None
-  warn_of_other_records(next(iter(loaded.experiments.values())), record_set)
+  warn_of_other_settings(next(iter(loaded.experiments.values())).records, record_set)
 
 
 def select(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:

@@ -1,15 +1,16 @@
 """The experiment: one YAML file, read into one typed object. No TensorFlow here."""
 
-from lcn_tf.config.experiment import NOT_RESULTS, Experiment, differs, dump, from_tree, load, with_train
+from lcn_tf.config.experiment import NOT_RESULTS, Experiment, differs, dump, from_tree, load, with_asked
 from lcn_tf.config.model import CRP, MLP, Embedding, Model, Pretraining
 from lcn_tf.config.reading import assign, difference, override, read_tree, validated
-from lcn_tf.config.records import Labels, Records, Split, Synthetic
+from lcn_tf.config.records import NOT_CONTENTS, Labels, Records, Split, Synthetic
 from lcn_tf.config.train import Train
 from lcn_tf.config.types import Count, Positive, Rate, Share
 
 __all__ = [
   "CRP",
   "MLP",
+  "NOT_CONTENTS",
   "NOT_RESULTS",
   "Count",
   "Embedding",
@@ -33,5 +34,5 @@ __all__ = [
   "override",
   "read_tree",
   "validated",
-  "with_train",
+  "with_asked",
 ]

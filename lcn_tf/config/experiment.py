@@ -8,7 +8,7 @@ import yaml
 
 from lcn_tf.config.model import Model
 from lcn_tf.config.reading import difference, override, read_tree, validated
-from lcn_tf.config.records import Records
+from lcn_tf.config.records import NOT_CONTENTS, Records
 from lcn_tf.config.train import Train
 from lcn_tf.errors import nearest
 from lcn_tf.schema import Schema, Strict
@@ -76,14 +76,15 @@ def dump(experiment: Experiment) -> str:
   return yaml.safe_dump(experiment.model_dump(mode="json", by_alias=True), sort_keys=False)
 
 
-# of `train`: no weight and no choice depends on it, so what is there already may have had it otherwise
+# of `train`: settings that change no weight and no choice
 NOT_RESULTS = ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "on_corrupt")
 
 
-def with_train(experiment: Experiment, asked: Experiment, names: typing.Sequence[str]) -> Experiment:
-  """`experiment`, with these fields of `train` as `asked` has them."""
+def with_asked(experiment: Experiment, asked: Experiment, names: typing.Sequence[str]) -> Experiment:
+  """`experiment`, with these fields of `train`, and the places of log and shards, as `asked` has them."""
   train = experiment.train.model_copy(update={name: getattr(asked.train, name) for name in names})
-  return experiment.model_copy(update={"train": train})
+  records = experiment.records.model_copy(update={name: getattr(asked.records, name) for name in NOT_CONTENTS})
+  return experiment.model_copy(update={"train": train, "records": records})
 
 
 def differs(asked: Experiment, there: Experiment) -> str:

@@ -125,6 +125,10 @@ class Synthetic(Strict):
     return self
 
 
+# of `records`: where the log and the shards lie, not what they hold
+NOT_CONTENTS = ("raw", "shards", "compression")
+
+
 class Records(Strict):
   """The `records` section."""
 

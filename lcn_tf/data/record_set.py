@@ -19,9 +19,10 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import pydantic
+from absl import logging
 
 from lcn_tf import files, storage
-from lcn_tf.config import difference
+from lcn_tf.config import NOT_CONTENTS, Records, difference
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line, unknown
 from lcn_tf.schema import DOMAINS, DomainName, Schema, Strict, columns, with_sizes
 
@@ -256,6 +257,19 @@ def check_schema(asked: Schema, record_set: RecordSet) -> None:
     raise UserError(
       f"{record_set.path} was built with another schema: {found}. Change the config, or build records by it."
     )
+
+
+def warn_of_other_settings(asked: Records, record_set: RecordSet) -> None:
+  """Warns if other settings than the experiment's built the records: results are compared by them."""
+  if record_set.records is None:
+    return
+  asked_tree, there = (
+    {name: value for name, value in tree.items() if name not in NOT_CONTENTS}
+    for tree in (asked.model_dump(mode="json"), record_set.records)
+  )
+  found = difference(asked_tree, there, "records", "record set")
+  if found:
+    logging.warning("%s was built by other settings: %s", record_set.path, found)
 
 
 def check_fingerprint(record_set: RecordSet, fingerprint: str, where: str) -> None:

@@ -13,7 +13,7 @@ from tensorflow import keras
 from lcn_tf import metrics
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import SettingsError
-from lcn_tf.training.checkpoints import Logs
+from lcn_tf.training.progress import Logs
 from lcn_tf.training.workers import Workers
 
 
@@ -61,7 +61,7 @@ class Validation(keras.callbacks.Callback):
     )
 
 
-class Pace(keras.callbacks.Callback):
+class ProgressLog(keras.callbacks.Callback):
   """Logs where the epoch is, once a minute: what a job without a terminal is watched by.
 
   Args:

@@ -10,12 +10,12 @@ from typing import Any
 from tensorflow import keras
 
 from lcn_tf import files
-from lcn_tf.training.checkpoints import Logs, Progress
+from lcn_tf.training.progress import Logs, Progress
 
 FILE = "training.json"
 
 
-class Cost(keras.callbacks.Callback):
+class CostRecord(keras.callbacks.Callback):
   """Keeps `training.json` in the run folder. It comes after `Checkpoints` in the list of callbacks.
 
   The file is written with every checkpoint, so what an interrupted job did after its last one, and does again, counts

@@ -12,7 +12,7 @@ from tensorflow import keras
 
 from lcn_tf import files
 from lcn_tf.errors import one_line
-from lcn_tf.training.checkpoints import Logs, Progress
+from lcn_tf.training.progress import Logs, Progress
 
 FILE = "history.csv"
 _ROWS = "epoch_"  # heads the names of the curves, as Keras' own callback has it

@@ -19,14 +19,14 @@ from lcn_tf.errors import DamagedError, UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.pretraining.vectors import Pretrained
-from lcn_tf.training import checkpoints
-from lcn_tf.training.checkpoints import Store
+from lcn_tf.training import checkpoint_store
+from lcn_tf.training.checkpoint_store import Store
 from lcn_tf.training.cost import FILE as TRAINING
 from lcn_tf.training.cost import read as read_costs
 
 EXPERIMENT = "experiment.yaml"
-# of `train`: what a job that goes on may have changed
-_NOT_LEARNED = ("epochs", "early_stopping", *config_lib.NOT_RESULTS)
+# of `train`: settings that a job may have changed when it goes on
+_NOT_LEARNED = ("epochs", "early_stopping", "replicas", "steps_per_execution", *config_lib.NOT_RESULTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Run:
     keras.mixed_precision.set_global_policy("float32")
     pretrained = Pretrained.open(self.path / "pretrained") if needs_pretrained(config) else None
     model = build_model(self.record_set.record_schema, config, pretrained=pretrained, training=training)
-    reason = checkpoints.read(tf.train.Checkpoint(model=model), checkpoint, partly=True)
+    reason = checkpoint_store.read(tf.train.Checkpoint(model=model), checkpoint, partly=True)
     if reason:
       raise DamagedError(
         f"{checkpoint}: damaged, or of another model: {reason}. Take it from a backup, or train again."
@@ -164,7 +164,7 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
   """
   run = pathlib.Path(run_dir)
   file = run / EXPERIMENT  # written last: a folder with it is whole
-  begun = checkpoints.begun(run)
+  begun = checkpoint_store.begun(run)
   there = _experiment_there(file, begun)
   if begun and not there:
     raise UserError(
@@ -204,7 +204,7 @@ def _experiment_there(file: pathlib.Path, begun: bool) -> Experiment | None:
 def _check_same(experiment: Experiment, there: Experiment, record_set: RecordSet, run: pathlib.Path) -> None:
   """Checks that a job with a checkpoint goes on with what it was begun with."""
   other = "Use another --run_dir; --set train.warm_start=RUN begins with the weights of this one."
-  difference = config_lib.differs(experiment, config_lib.with_train(there, experiment, _NOT_LEARNED))
+  difference = config_lib.differs(experiment, config_lib.with_asked(there, experiment, _NOT_LEARNED))
   if difference:
     raise UserError(f"{run} holds another experiment: {difference}. {other}")
   before = RecordSet.open(run)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import sys
 import tempfile
@@ -10,39 +9,45 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
-from lcn_tf import config as config_lib
 from lcn_tf import files
 from lcn_tf.config import Experiment
-from lcn_tf.data.read.dataset import evaluation_batches, powers_of_two, steps_per_epoch, training_batches
 from lcn_tf.data.read.diagnosis import guard
-from lcn_tf.data.record_set import RecordSet, check_fingerprint, check_schema
-from lcn_tf.errors import SettingsError, UserError
+from lcn_tf.data.record_set import RecordSet, check_schema, warn_of_other_settings
+from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, check_model, needs_pretrained
 from lcn_tf.pretraining.run import item_vectors
+from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS
-from lcn_tf.training.callbacks import Pace, StopOnNaN, Validation
-from lcn_tf.training.checkpoints import Checkpoints, Leave, Progress, at_sigterm, begun
-from lcn_tf.training.cost import Cost, parameters
+from lcn_tf.training.callbacks import ProgressLog, StopOnNaN, Validation
+from lcn_tf.training.checkpoint_store import begun
+from lcn_tf.training.checkpoints import Checkpoints
+from lcn_tf.training.cost import CostRecord, parameters
 from lcn_tf.training.history import Curves, History
 from lcn_tf.training.optimizers import make_optimizer
+from lcn_tf.training.preemption import LeaveOnSigterm, at_sigterm
+from lcn_tf.training.progress import Progress
 from lcn_tf.training.projections import RefreshProjections
-from lcn_tf.training.run_folder import Run, open_run, read_run
-from lcn_tf.training.strategy import device_names, input_options, make_strategy
+from lcn_tf.training.run_folder import Run, open_run
+from lcn_tf.training.strategy import device_names, make_strategy
+from lcn_tf.training.streams import StepSize, training_stream, validation_stream
+from lcn_tf.training.warm_start import earlier_run
 from lcn_tf.training.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What a finished job leaves in memory; its files are in the run folder.
+  """A finished job in memory; its files are in the run folder.
 
   Attributes:
-    steps, seconds, candidates_per_second: Of this call; padding counts as candidates.
-    cost: Of the job over all the calls that it took; see `lcn_tf.training.cost.Cost`.
-    workers: Who trained it together.
+    model: The trained model.
+    steps: Steps of this call.
+    seconds: Seconds of this call.
+    candidates_per_second: Candidates per second of this call, padding included.
+    cost: Cost of the job over all calls that it took; see `lcn_tf.training.cost.CostRecord`.
+    workers: Processes that trained it together.
   """
 
   model: keras.Model
@@ -60,39 +65,49 @@ def train(
   callbacks: tuple[keras.callbacks.Callback, ...] = (),
   then: Callable[[Job], None] | None = None,
 ) -> Job:
-  """Trains `experiment` on the `train` split; calling it again with the same arguments takes up where it stopped.
+  """Trains `experiment` on the `train` split. The same call again takes up where the last one stopped.
 
-  With `train.strategy: multi_worker` every process that TF_CONFIG names calls it; the chief alone writes `run_dir`,
-  from which all of them read what an interrupted job left.
+  With `train.strategy: multi_worker` every process that TF_CONFIG names calls it. The chief alone writes `run_dir`,
+  and all of them read an interrupted job's files from there.
 
   Args:
-    callbacks: The caller's own, run after the job's. One that sets `model.stop_training` stops the job where it is; the
+    experiment: The effective experiment.
+    record_set: Records with the experiment's schema.
+    run_dir: Run folder, made if it is missing.
+    callbacks: Callbacks of the caller, run after the job's own. One that sets `model.stop_training` stops the job; the
       next call goes on from there.
-    then: What is to be done while the folder is still held: no other job begins there before that.
+    then: Work to do while the folder is still held, before another job can begin there.
 
   Raises:
     UserError: The records have another schema, or no candidates to train on or to validate with; the folder holds
       another experiment, or another job is at work there; a broken record; a loss that is not finite.
   """
   check_schema(experiment.record_schema, record_set)
-  warn_of_other_records(experiment, record_set)
+  warn_of_other_settings(experiment.records, record_set)
   check_model(record_set.record_schema, experiment.model, experiment.train.jit_compile)
   record_set.part("train")
   if reason := record_set.part("validation").undefined():
     logging.warning("the validation split of %s: %s", record_set.path, reason)
-  # its own checkpoints say what a job that was begun goes on with
-  warm = _earlier_run(experiment, record_set) if experiment.train.warm_start and not begun(run_dir) else None
-  run = own = files.local(run_dir)
+  # the checkpoints of a job that was begun hold all that it goes on with
+  warm = earlier_run(experiment, record_set) if experiment.train.warm_start and not begun(run_dir) else None
+  run = files.local(run_dir)
   workers = Workers(make_strategy(experiment.train))
-  with contextlib.ExitStack() as stack:
-    if workers.chief:
-      stack.enter_context(files.exclusive(run, "another training job"))
-    else:
-      own = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lcn_tf-")))
+  with _held(run, workers) as own:
     job = _train(experiment, record_set, workers, run, own, callbacks, warm)
     if then:
       then(job)
     return job
+
+
+@contextlib.contextmanager
+def _held(run: pathlib.Path, workers: Workers) -> Iterator[pathlib.Path]:
+  """Holds the run folder; yields the folder that this process writes: the chief's is the run folder."""
+  if workers.chief:
+    with files.exclusive(run, "another training job"):
+      yield run
+  else:
+    with tempfile.TemporaryDirectory(prefix="lcn_tf-") as own:
+      yield pathlib.Path(own)
 
 
 def _train(
@@ -104,51 +119,14 @@ def _train(
   callbacks: tuple[keras.callbacks.Callback, ...],
   warm: Run | None,
 ) -> Job:
-  """`own`: Where this process writes: the chief's is the run folder."""
-  config, schema, strategy = experiment.train, record_set.record_schema, workers.strategy
-  # the checkpoint's own model is gone before this job's is made
-  weights = warm.weights() if warm else {}
+  config, strategy = experiment.train, workers.strategy
+  weights = warm.weights() if warm else {}  # before this job's model is made: two do not fit beside each other
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
-  requests = config.global_batch_size // schema.candidates
-  if requests % strategy.num_replicas_in_sync:
-    raise SettingsError(
-      f"train.global_batch_size {config.global_batch_size} is {requests} requests of {schema.candidates} candidates, "
-      f"which {strategy.num_replicas_in_sync} replicas cannot share equally"
-    )
-  steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
-  pretrained = None
-  with workers.chief_first():
-    # what is wrong with the experiment is told before the folder holds it
-    if workers.chief:
-      open_run(experiment, record_set, run)
-    if needs_pretrained(experiment.model):
-      pretrained = item_vectors(experiment, record_set, run / "pretrained")
-  # a whole share for each replica
-  each = strategy.num_replicas_in_sync
-  second = max(1, round(requests * config.source_ratio / each)) * each
+  size = StepSize.of(config, record_set, strategy.num_replicas_in_sync)
+  pretrained = _begin(experiment, record_set, workers, run)
   with strategy.scope():
-    model = build_model(
-      schema,
-      experiment.model,
-      seed=config.seed,
-      deduplicate=not config.jit_compile,
-      catalogues={d: record_set.catalogue(d) for d in DOMAINS},
-      pretrained=pretrained,
-    )
-    model.compile(
-      optimizer=make_optimizer(model, config),
-      steps_per_execution=config.steps_per_execution,
-      jit_compile=config.jit_compile,
-    )
-  logging.info(
-    "%s: %s%s, %d requests x %d candidates a step, %d weights in tables, %d elsewhere",
-    experiment.name,
-    f"worker {workers.index} of {workers.count}, " if workers.count > 1 else "",
-    device_names(strategy),
-    requests,
-    schema.candidates,
-    *parameters(model).values(),
-  )
+    model = _compiled(experiment, record_set, pretrained)
+  _log_job(experiment, size, model, workers)
 
   progress = Progress()
   checkpoints = Checkpoints(
@@ -156,130 +134,119 @@ def _train(
     own,
     progress,
     workers,
-    config.checkpoint_every,
-    config.early_stopping,
-    config.keep_checkpoints,
-    config.checkpoint_minutes,
+    every=config.checkpoint_every,
+    minutes=config.checkpoint_minutes,
+    patience=config.early_stopping,
+    keep=config.keep_checkpoints,
   )
   checkpoints.set_model(model)
   resumed = checkpoints.restore()
   for variable in model.trainable_variables if weights and not resumed else []:
     variable.assign(weights[variable.name].pop(0))
   part = record_set.part("train")
-  cost = Cost(own, progress, requests * part.candidates / max(part.records, 1), resumed)
+  cost = CostRecord(own, progress, size.requests * part.candidates / max(part.records, 1), resumed)
   cost.set_model(model)
-
-  widths = config.length_buckets
-  if config.jit_compile and not widths:
-    widths = powers_of_two(max(schema.capacity(d) for d in DOMAINS))
-
-  def stream(context: tf.distribute.InputContext) -> tf.data.Dataset:
-    return training_batches(
-      record_set,
-      domains=model.domains,
-      requests=requests,
-      second_requests=second,
-      replicas=strategy.num_replicas_in_sync // context.num_input_pipelines,
-      seed=config.seed,
-      skip=int(progress.epoch) * steps + int(progress.step),
-      length_buckets=widths,
-      shuffle_buffer=config.shuffle_buffer,
-      on_corrupt=config.on_corrupt,
-      workers=context.num_input_pipelines,
-      worker=context.input_pipeline_id,
-    )
-
-  @functools.cache
-  def validation_batches() -> tf.data.Dataset:
-    share = max(requests // each, 64)  # one replica's: one device scores
-    return evaluation_batches(record_set, "validation", requests=share, on_corrupt=config.on_corrupt, grouped=True)
-
-  def validation() -> Iterator[dict[str, tf.Tensor]]:
-    with guard(record_set, "validation"):
-      yield from validation_batches()
+  if not _ended(experiment, run, progress, checkpoints) and workers.chief:
+    (run / "metrics.json").unlink(missing_ok=True)  # of weights that will no longer be the last
 
   history = History(own, progress)
-  curves = Curves(own / "tensorboard", history, progress)
-  if checkpoints.stopped_early and int(progress.epoch) < config.epochs:
+  own_callbacks = (
+    StopOnNaN(),
+    RefreshProjections(experiment.model.projection_refresh),
+    Validation(validation_stream(record_set, config, size, strategy.num_replicas_in_sync), workers),
+    history,
+    checkpoints,
+    Curves(own / "tensorboard", history, progress),
+    cost,
+  )
+  began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
+  with workers.together(), at_sigterm(checkpoints.ask):
+    while int(progress.epoch) < config.epochs and not checkpoints.stopped_early and not model.stop_training:
+      told = ProgressLog(size.steps, int(progress.step), size.candidates)
+      everything = [*own_callbacks, told, *callbacks, LeaveOnSigterm(checkpoints)]
+      _fit(experiment, record_set, size, model, workers, progress, everything)
+  done, seconds = int(model.optimizer.iterations.numpy()) - before, time.monotonic() - began
+  rate = done * size.candidates / max(seconds, 1e-9)
+  logging.info("%d steps in %.1f s, validation included: %.0f candidates/s, padding included", done, seconds, rate)
+  over = checkpoints.stopped_early or int(progress.epoch) >= config.epochs
+  return Job(model, done, seconds, rate, cost.finish(over), workers)
+
+
+def _begin(experiment: Experiment, record_set: RecordSet, workers: Workers, run: pathlib.Path) -> Pretrained | None:
+  """Opens the run folder; returns the frozen item vectors, if the model searches with them."""
+  with workers.chief_first():
+    # a wrong experiment is refused before the folder holds it
+    if workers.chief:
+      open_run(experiment, record_set, run)
+    if needs_pretrained(experiment.model):
+      return item_vectors(experiment, record_set, run / "pretrained")
+  return None
+
+
+def _compiled(experiment: Experiment, record_set: RecordSet, pretrained: Pretrained | None) -> RequestModel:
+  """The model with its optimizer, ready for `fit`; called in the scope of the strategy."""
+  config = experiment.train
+  model = build_model(
+    record_set.record_schema,
+    experiment.model,
+    seed=config.seed,
+    deduplicate=not config.jit_compile,
+    catalogues={d: record_set.catalogue(d) for d in DOMAINS},
+    pretrained=pretrained,
+  )
+  model.compile(
+    optimizer=make_optimizer(model, config),
+    steps_per_execution=config.steps_per_execution,
+    jit_compile=config.jit_compile,
+  )
+  return model
+
+
+def _log_job(experiment: Experiment, size: StepSize, model: RequestModel, workers: Workers) -> None:
+  logging.info(
+    "%s: %s%s, %d requests x %d candidates a step, %d weights in tables, %d elsewhere",
+    experiment.name,
+    f"worker {workers.index} of {workers.count}, " if workers.count > 1 else "",
+    device_names(workers.strategy),
+    size.requests,
+    size.candidates // size.requests,
+    *parameters(model).values(),
+  )
+
+
+def _ended(experiment: Experiment, run: pathlib.Path, progress: Progress, checkpoints: Checkpoints) -> bool:
+  """Whether there is nothing left to train."""
+  if int(progress.epoch) >= experiment.train.epochs:
+    return True
+  if checkpoints.stopped_early:
     logging.warning(
       "%s stopped early, after epoch %d: nothing is trained. --set train.early_stopping=0 goes on",
       run,
       int(progress.epoch),
     )
-  if workers.chief and int(progress.epoch) < config.epochs and not checkpoints.stopped_early:
-    (run / "metrics.json").unlink(missing_ok=True)  # it will be of weights that are no longer the last
-  began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
-  with workers.together(), guard(record_set, "train", model.domains), at_sigterm(checkpoints.ask):
-    while int(progress.epoch) < config.epochs and not checkpoints.stopped_early:
-      epoch, within = int(progress.epoch), int(progress.step)
-      model.fit(
-        strategy.distribute_datasets_from_function(stream, input_options(strategy)),
-        initial_epoch=epoch,
-        # what an interrupted job left of an epoch is a fit of its own: Keras knows one length of epochs
-        epochs=epoch + 1 if within else config.epochs,
-        steps_per_epoch=steps - within,
-        verbose=1 if sys.stderr.isatty() else 2,
-        callbacks=[
-          StopOnNaN(),
-          RefreshProjections(experiment.model.projection_refresh),
-          Validation(validation, workers),
-          history,
-          checkpoints,
-          curves,
-          cost,
-          Pace(steps, within, requests * schema.candidates),
-          *callbacks,
-          Leave(checkpoints),
-        ],
-      )
-      if model.stop_training:
-        break
-  done = int(model.optimizer.iterations.numpy()) - before
-  seconds = time.monotonic() - began
-  rate = done * requests * schema.candidates / max(seconds, 1e-9)
-  logging.info("%d steps in %.1f s, validation included: %.0f candidate slots/s", done, seconds, rate)
-  over = checkpoints.stopped_early or int(progress.epoch) >= config.epochs
-  return Job(model, done, seconds, rate, cost.finish(over), workers)
+  return checkpoints.stopped_early
 
 
-def _earlier_run(experiment: Experiment, record_set: RecordSet) -> Run:
-  """The run whose weights the job begins with.
+def _fit(
+  experiment: Experiment,
+  record_set: RecordSet,
+  size: StepSize,
+  model: RequestModel,
+  workers: Workers,
+  progress: Progress,
+  callbacks: list[keras.callbacks.Callback],
+) -> None:
+  """Trains to the end of the job, or of the epoch that an interrupted job has begun.
 
-  Raises:
-    UserError: It holds no checkpoint, another model, one of other vocabularies, or one that knows validation clicks.
+  The rest of an epoch is a `fit` of its own: Keras knows one length of epochs.
   """
-  run = read_run(experiment.train.warm_start)
-  check_fingerprint(record_set, run.record_set.fingerprint, f"train.warm_start: {run.path}")
-  run.checkpoints()
-  newest = max(part.last_time for part in run.record_set.splits.get("train", {}).values())
-  first = record_set.part("validation").first_time
-  if newest >= first:
-    raise UserError(
-      f"train.warm_start: {run.path} has learned from clicks up to {newest}, but the validation split of "
-      f"{record_set.path} begins at {first}: its scores would be of clicks that the weights know"
+  config, epoch, within = experiment.train, int(progress.epoch), int(progress.step)
+  with guard(record_set, "train", model.domains):
+    model.fit(
+      training_stream(record_set, config, size, model, workers.strategy, progress),
+      initial_epoch=epoch,
+      epochs=epoch + 1 if within else config.epochs,
+      steps_per_epoch=size.steps - within,
+      verbose=1 if sys.stderr.isatty() else 2,
+      callbacks=callbacks,
     )
-  asked, there = (e.model.model_dump(mode="json") for e in (experiment, run.experiment))
-  # what has no weights may differ, and CRP's may be left behind
-  for tree in (asked, there):
-    del tree["mlp"]["dropout"], tree["projection_refresh"], tree["pretraining"]
-    tree["auxiliary_seed"] = tree["auxiliary_seed"] is not None
-    tree["crp"] = tree["crp"] and {"units": tree["crp"]["units"]}
-  if asked["crp"] is None:
-    there["crp"] = None
-  found = config_lib.difference(asked, there, "model", "run")
-  if found:
-    raise UserError(f"train.warm_start: {run.path} holds another model: {found}")
-  return run
-
-
-def warn_of_other_records(experiment: Experiment, record_set: RecordSet) -> None:
-  """Warns if the records were built by another `records` section, which is part of what results are compared by."""
-  asked, there = experiment.records.model_dump(mode="json"), record_set.records
-  if there is None:
-    return
-  for name in ("raw", "shards", "compression"):  # the same records, elsewhere
-    asked.pop(name)
-    there = {key: value for key, value in there.items() if key != name}
-  difference = config_lib.difference(asked, there, "records", "record set")
-  if difference:
-    logging.warning("%s was built by other settings: %s", record_set.path, difference)

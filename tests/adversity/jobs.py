@@ -17,7 +17,8 @@ import polars as pl
 import tensorflow as tf
 
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.training.checkpoints import Kind, Store
+from lcn_tf.training.checkpoint_store import Store
+from lcn_tf.training.checkpoints import Kind
 from tests.data.logs import file_bytes
 from tests.shipped.workspace import ROOT, once, succeeds
 from tests.support import children

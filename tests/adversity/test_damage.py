@@ -14,8 +14,9 @@ from lcn_tf.schema import DOMAINS
 from lcn_tf.serving.encoder import RequestEncoder
 from lcn_tf.serving.export import describe
 from lcn_tf.training import cost
-from lcn_tf.training.checkpoints import Progress, Store, begun
+from lcn_tf.training.checkpoint_store import Store, begun
 from lcn_tf.training.optimizers import make_optimizer
+from lcn_tf.training.progress import Progress
 from lcn_tf.training.run_folder import open_run, read_run
 from tests.adversity import jobs
 from tests.data.logs import file_bytes

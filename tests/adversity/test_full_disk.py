@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lcn_tf.serving.export import describe
-from lcn_tf.training.checkpoints import Store
+from lcn_tf.training.checkpoint_store import Store
 from tests.adversity import jobs
 from tests.data.logs import file_bytes
 from tests.shipped.workspace import ROOT, succeeds

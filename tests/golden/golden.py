@@ -30,7 +30,7 @@ STEPS = 10
 LOG = {"users": 160, "target_items": 60, "source_items": 60, "topics": 8, "interests": 3, "source_only": 1}
 LOG |= {"target_only": 1, "target_length": 40, "source_length": 60}
 RECORDS = [f"records.synthetic.{name}={value}" for name, value in LOG.items()]
-TRAIN = [f"train.steps_per_epoch={STEPS}", "train.epochs=1", "train.global_batch_size=128"]
+TRAIN = [f"train.steps_per_epoch={STEPS}", "train.epochs=1", "train.global_batch_size=128", "train.learning_rate=0.02"]
 
 
 def build(folder: pathlib.Path) -> RecordSet:

@@ -20,7 +20,7 @@ def records(tmp_path_factory):
 def test_ten_losses_and_the_predictions_are_as_they_were(file, records, tmp_path):
   found, expected = golden.numbers(file, records, tmp_path / "run"), EXPECTED[file.stem]
   assert len(found["losses"]) == golden.STEPS
-  np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-4)
+  np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-3)
   np.testing.assert_allclose(found["predictions"], expected["predictions"], rtol=1e-3, atol=1e-3)
 
 

@@ -15,7 +15,9 @@ from tensorflow import keras
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.records import encode
 from lcn_tf.errors import DamagedError, StorageError, UserError
-from lcn_tf.training.checkpoints import Checkpoints, Progress, Store
+from lcn_tf.training.checkpoint_store import Store
+from lcn_tf.training.checkpoints import Checkpoints
+from lcn_tf.training.progress import Progress
 from lcn_tf.training.run_folder import read_run
 from lcn_tf.training.trainer import train
 from lcn_tf.training.workers import Workers

@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.training.callbacks import Validation
-from lcn_tf.training.checkpoints import Checkpoints, Progress
+from lcn_tf.training.checkpoints import Checkpoints
 from lcn_tf.training.history import Curves, History
+from lcn_tf.training.progress import Progress
 from lcn_tf.training.trainer import train
 from tests.support.callbacks import Stop
 from tests.support.damage import truncate

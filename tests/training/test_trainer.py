@@ -19,18 +19,18 @@ from tensorflow import keras
 
 from lcn_tf import config, files
 from lcn_tf.data.read import diagnosis
-from lcn_tf.data.record_set import RecordSet, check_schema
+from lcn_tf.data.record_set import RecordSet, check_schema, warn_of_other_settings
 from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
-from lcn_tf.training import callbacks, checkpoints, job, trainer
-from lcn_tf.training.callbacks import Pace, Validation
+from lcn_tf.training import callbacks, job, preemption, trainer
+from lcn_tf.training.callbacks import ProgressLog, Validation
 from lcn_tf.training.export_run import exported
 from lcn_tf.training.job import run_job
 from lcn_tf.training.run_folder import read_run
 from lcn_tf.training.strategy import make_strategy
-from lcn_tf.training.trainer import train, warn_of_other_records
+from lcn_tf.training.trainer import train
 from tests.support.callbacks import Losses, Stop
 from tests.support.experiments import small_experiment
 from tests.support.networks import network_experiment
@@ -93,10 +93,10 @@ def test_records_that_other_settings_made_are_told(record_set, tmp_path, caplog)
   made = small_experiment().records.model_dump(mode="json")
   made["labels"]["at_least"] = 2.0
   others = record_set.model_copy(update={"records": made})
-  warn_of_other_records(small_experiment(), others)
+  warn_of_other_settings(small_experiment().records, others)
   assert "labels.at_least is" in caplog.text
   caplog.clear()
-  warn_of_other_records(small_experiment(), record_set.model_copy(update={"records": made | {"shards": 3}}))
+  warn_of_other_settings(small_experiment().records, record_set.model_copy(update={"records": made | {"shards": 3}}))
   assert "shards" not in caplog.text
 
 
@@ -465,8 +465,8 @@ def test_a_job_saves_before_it_ends_on_sigterm(unbroken, record_set, tmp_path, s
 
 def test_the_first_sigterm_may_come_twice_and_a_later_one_ends_at_once(monkeypatch):
   asked, clock = [], [10.0]
-  monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
-  with checkpoints.at_sigterm(lambda: asked.append(clock[0])):
+  monkeypatch.setattr(preemption.time, "monotonic", lambda: clock[0])
+  with preemption.at_sigterm(lambda: asked.append(clock[0])):
     for clock[0] in (10.0, 10.0, 11.9):
       os.kill(os.getpid(), signal.SIGTERM)
     assert asked == [10.0]
@@ -479,7 +479,7 @@ def test_the_first_sigterm_may_come_twice_and_a_later_one_ends_at_once(monkeypat
 
 def test_an_epoch_tells_where_it_is(record_set, tmp_path, caplog, monkeypatch):
   caplog.set_level("INFO", logger="absl")
-  monkeypatch.setattr(trainer, "Pace", functools.partial(Pace, seconds=0.0))
+  monkeypatch.setattr(trainer, "ProgressLog", functools.partial(ProgressLog, seconds=0.0))
   # two minutes from one look at it to the next: a step
   monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=itertools.count(0, 120).__next__))
   experiment = small_experiment("none", checkpoint_every=1)
@@ -497,7 +497,7 @@ def test_an_epoch_tells_where_it_is_once_a_minute(caplog, monkeypatch):
   caplog.set_level("INFO", logger="absl")
   clock = [1_000.0]
   monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-  pace = Pace(steps=100, done=10, candidates=6_000)
+  pace = ProgressLog(steps=100, done=10, candidates=6_000)
   pace.on_epoch_begin(0)
   for batch in range(40):  # 3 s each, after 10 steps of an earlier call
     clock[0] += 3

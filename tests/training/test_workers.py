@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.errors import UserError
-from lcn_tf.training.checkpoints import Store
+from lcn_tf.training.checkpoint_store import Store
 from lcn_tf.training.strategy import make_strategy, tasks
 from lcn_tf.training.trainer import train
 from tests.support.experiments import small_experiment

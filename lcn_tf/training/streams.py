@@ -1,0 +1,103 @@
+"""The batches that a job reads: its share of the training records, and the validation split."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+from lcn_tf.config import Train
+from lcn_tf.data.read.dataset import evaluation_batches, powers_of_two, steps_per_epoch, training_batches
+from lcn_tf.data.read.diagnosis import guard
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import SettingsError
+from lcn_tf.models.base import RequestModel
+from lcn_tf.schema import DOMAINS
+from lcn_tf.training.progress import Progress
+from lcn_tf.training.strategy import input_options
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSize:
+  """The size of a step, summed over replicas.
+
+  Attributes:
+    requests: Target-domain requests.
+    second_requests: Source-domain requests, for models that read them; a whole share for each replica.
+    candidates: Candidates of the target-domain requests, padding included.
+    steps: Steps of an epoch.
+  """
+
+  requests: int
+  second_requests: int
+  candidates: int
+  steps: int
+
+  @classmethod
+  def of(cls, config: Train, record_set: RecordSet, replicas: int) -> "StepSize":
+    """The size that a config asks for.
+
+    Raises:
+      SettingsError: The replicas cannot share it equally.
+      UserError: The training split holds fewer records.
+    """
+    each = record_set.record_schema.candidates
+    requests = config.global_batch_size // each
+    if requests % replicas:
+      raise SettingsError(
+        f"train.global_batch_size {config.global_batch_size} is {requests} requests of {each} candidates, "
+        f"which {replicas} replicas cannot share equally"
+      )
+    second = max(1, round(requests * config.source_ratio / replicas)) * replicas
+    steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
+    return cls(requests, second, requests * each, steps)
+
+
+def training_stream(
+  record_set: RecordSet,
+  config: Train,
+  size: StepSize,
+  model: RequestModel,
+  strategy: tf.distribute.Strategy,
+  progress: Progress,
+) -> tf.distribute.DistributedDataset:
+  """Endless training batches from the position of the job on, dealt to the replicas."""
+  widths = config.length_buckets
+  if config.jit_compile and not widths:
+    schema = record_set.record_schema
+    widths = powers_of_two(max(schema.capacity(d) for d in DOMAINS))
+
+  def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    return training_batches(
+      record_set,
+      domains=model.domains,
+      requests=size.requests,
+      second_requests=size.second_requests,
+      replicas=strategy.num_replicas_in_sync // context.num_input_pipelines,
+      seed=config.seed,
+      skip=int(progress.epoch) * size.steps + int(progress.step),
+      length_buckets=widths,
+      shuffle_buffer=config.shuffle_buffer,
+      on_corrupt=config.on_corrupt,
+      workers=context.num_input_pipelines,
+      worker=context.input_pipeline_id,
+    )
+
+  return strategy.distribute_datasets_from_function(share, input_options(strategy))
+
+
+def validation_stream(
+  record_set: RecordSet, config: Train, size: StepSize, replicas: int
+) -> Callable[[], Iterator[dict[str, tf.Tensor]]]:
+  """A function that reads the validation split from its start; broken records are looked for once."""
+
+  @functools.cache
+  def batches() -> tf.data.Dataset:
+    share = max(size.requests // replicas, 64)  # one replica's: one device scores
+    return evaluation_batches(record_set, "validation", requests=share, on_corrupt=config.on_corrupt, grouped=True)
+
+  def read() -> Iterator[dict[str, tf.Tensor]]:
+    with guard(record_set, "validation"):
+      yield from batches()
+
+  return read
