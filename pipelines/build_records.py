@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
   builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like)
 
 
-def _tables(records: config.Records) -> tables.Tables:
+def _tables(records: config.Records) -> tables.RawTables:
   if _INTERACTIONS.value and _ITEMS.value:
     return tables.read(_INTERACTIONS.value, _ITEMS.value, _USERS.value)
   if _INTERACTIONS.value or _ITEMS.value or _USERS.value:

@@ -155,7 +155,7 @@ class _Reader(NamedTuple):
   behaviours: Behaviours
 
 
-class Found(NamedTuple):
+class Ranking(NamedTuple):
   """What is compared of one history.
 
   Attributes:
@@ -171,7 +171,7 @@ class Found(NamedTuple):
   visible: tf.Tensor
 
 
-def _find(extractor: Extractor, candidates: Candidates, behaviours: Behaviours, readers: Sequence[_Reader]) -> Found:
+def _find(extractor: Extractor, candidates: Candidates, behaviours: Behaviours, readers: Sequence[_Reader]) -> Ranking:
   """What the readers find, the newest of them first, for the final attention of `extractor`."""
   orders: dict[str, tf.Tensor] = {}
   drifts: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
@@ -187,7 +187,7 @@ def _find(extractor: Extractor, candidates: Candidates, behaviours: Behaviours, 
         orders |= {f"after {level.upper()}{age}": one.search_scores(own, past, level=level) for level in levels}
       else:
         orders[f"search{age}"] = one.search_scores(own, past)
-  return Found(orders, drifts, extractor.exact_scores(candidates, behaviours), behaviours.visible)
+  return Ranking(orders, drifts, extractor.exact_scores(candidates, behaviours), behaviours.visible)
 
 
 def _alphas(readers: Sequence[_Reader]) -> dict[str, tf.Tensor]:
@@ -251,7 +251,7 @@ def analyse(
   spec = request_spec(record_set.record_schema)
 
   @tf.function(input_signature=[spec], autograph=False)
-  def scores(request: dict[str, tf.Tensor]) -> dict[DomainName, Found]:
+  def scores(request: dict[str, tf.Tensor]) -> dict[DomainName, Ranking]:
     own = model.embedder([("target", request)])[0]
     searchers = [(age, _searcher(one)) for age, one in models]
     read = [own if one is model else one.embedder([("target", request)])[0] for _, one in searchers]

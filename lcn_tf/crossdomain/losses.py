@@ -2,12 +2,12 @@
 
 import tensorflow as tf
 
-from lcn_tf.layers.unit import unit
+from lcn_tf.layers.normalize import l2_normalize
 
 
 def cosines(queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
   """`[A, D]`, `[M, D]` -> `[A, M]`; 0 with a zero vector."""
-  return tf.matmul(unit(queries), unit(keys), transpose_b=True)
+  return tf.matmul(l2_normalize(queries), l2_normalize(keys), transpose_b=True)
 
 
 def info_nce(
@@ -32,7 +32,7 @@ def info_nce(
   Reference: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
     https://arxiv.org/abs/2002.05709, Eq. (1).
   """
-  positive = tf.reduce_sum(unit(queries)[:, tf.newaxis] * unit(positives), axis=-1) / temperature
+  positive = tf.reduce_sum(l2_normalize(queries)[:, tf.newaxis] * l2_normalize(positives), axis=-1) / temperature
   logits = cosines(queries, negatives) / temperature + tf.where(keep, 0.0, -1e30)
   return tf.nn.softplus(tf.reduce_logsumexp(logits, axis=-1, keepdims=True) - positive)
 

@@ -8,7 +8,7 @@ from tensorflow import keras
 
 from lcn_tf.errors import positive
 from lcn_tf.interest.base import Extractor, every_bucket, in_float32, kept_buckets, kept_rows, static_rows
-from lcn_tf.layers.masked import Picked, attend, gather_rows, masked_softmax, masked_top_k
+from lcn_tf.layers.masked import KeptColumns, attend, gather_rows, masked_softmax, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.target_attention import target_attention
 
@@ -165,13 +165,13 @@ class LAP(Extractor):
     rows_BLX, query_BNX = static_rows(behaviours), self._msa_query(candidates)
     recency = tf.cast(behaviours.recency, query_BNX.dtype)
     all_scores_BNL = tf.matmul(query_BNX[..., : rows_BLX.shape[-1]], rows_BLX, transpose_b=True)
-    picked = Picked(all_scores_BNL, indices_BNK)
+    picked = KeptColumns(all_scores_BNL, indices_BNK)
     # float32: in the gradient many behaviours meet in one bucket
     scores_BNK = tf.cast(picked.pick(all_scores_BNL), tf.float32)
     if recency.shape[0]:
       bucket_scores_BNR = tf.matmul(query_BNX[..., rows_BLX.shape[-1] :], recency, transpose_b=True)
       bucket_scores_BNR = tf.cast(bucket_scores_BNR, tf.float32)
-      buckets = Picked(bucket_scores_BNR, kept_buckets(candidates, behaviours, indices_BNK))
+      buckets = KeptColumns(bucket_scores_BNR, kept_buckets(candidates, behaviours, indices_BNK))
       scores_BNK += buckets.pick(bucket_scores_BNR)
     weights_BNK = tf.cast(masked_softmax(scores_BNK, valid_BNK), query_BNX.dtype)
     pooled_BNX = tf.matmul(picked.place(weights_BNK), rows_BLX)

@@ -9,9 +9,9 @@ from lcn_tf.errors import positive
 from lcn_tf.interest.average_pooling import age_bucket_shares
 from lcn_tf.interest.base import static_rows
 from lcn_tf.interest.two_stage import TwoStage
+from lcn_tf.layers.normalize import inverse_length, l2_normalize
 from lcn_tf.layers.simhash import SimHash, bucket_sums, signatures
 from lcn_tf.layers.structures import Behaviours, Candidates
-from lcn_tf.layers.unit import inverse_length, unit
 
 MODES = ("pool", "ta")
 _WIDEST = 8  # the table has 2 ** width sums of each round
@@ -162,12 +162,12 @@ class SDIM(TwoStage):
     by_all_BL, by_some_BL = _who_sees(visible)
 
     def all_see_the_same() -> tf.Tensor:
-      unit_BMCX = unit(bucket_sums(past, self.width, rows_BLX, by_all_BL))
+      unit_BMCX = l2_normalize(bucket_sums(past, self.width, rows_BLX, by_all_BL))
       table = tf.reshape(unit_BMCX, [tf.shape(unit_BMCX)[0], self.hashes * 2**self.width, unit_BMCX.shape[-1]])
       return tf.matmul(_flat(self._one_hot(own)), table) * _sees(visible) / self.hashes
 
     def some_see_more() -> tf.Tensor:
-      return tf.reduce_mean(unit(self._sums(own, past, rows_BLX, visible, by_all_BL, by_some_BL)), axis=1)
+      return tf.reduce_mean(l2_normalize(self._sums(own, past, rows_BLX, visible, by_all_BL, by_some_BL)), axis=1)
 
     return tf.cond(tf.reduce_any(by_some_BL > 0.0), some_see_more, all_see_the_same)
 

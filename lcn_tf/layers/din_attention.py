@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf.layers.masked import Picked, masked_softmax, repeat_rows
+from lcn_tf.layers.masked import KeptColumns, masked_softmax, repeat_rows
 
 Recency = tuple[tf.Tensor, tf.Tensor]
 NORMS = ("softmax", "none")
@@ -108,7 +108,7 @@ class DINAttention(keras.layers.Layer):
       return pooled
     table, buckets_BNK = recency
     shape = tf.shape(buckets_BNK)
-    shares_BNR = Picked(tf.zeros([shape[0], shape[1], table.shape[0]]), buckets_BNK).place(weights_BNK)
+    shares_BNR = KeptColumns(tf.zeros([shape[0], shape[1], table.shape[0]]), buckets_BNK).place(weights_BNK)
     return tf.concat([pooled, tf.matmul(shares_BNR, tf.cast(table, pooled.dtype))], axis=-1)
 
   def attention(

@@ -124,7 +124,7 @@ def gather_rows(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
   return repeat_rows(tf.reshape(values, tf.concat([[-1], size[2:]], axis=0)), indices + offsets)
 
 
-class Picked:
+class KeptColumns:
   """Which of L columns each row keeps, to pick scores from `[B, N, L]` and to place weights back there.
 
   Args:

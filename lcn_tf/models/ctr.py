@@ -13,7 +13,7 @@ from lcn_tf.interest.din import DIN
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.models.base import Batch, RequestModel, Terms, concat_per_candidate
 from lcn_tf.models.embedder import Embedded
-from lcn_tf.models.options import typed
+from lcn_tf.models.options import checked_options
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema, other_domain
 
@@ -93,12 +93,12 @@ def make_extractor(config: Model, schema: Schema, domain: DomainName) -> Extract
   """
   where = f"model.options of {config.extractor!r}"
   if config.extractor == "none":
-    typed(where, lambda: None, [], config.options)
+    checked_options(where, lambda: None, [], config.options)
     return None
   if config.extractor not in EXTRACTORS:
     raise unknown("model.extractor", "extractor", config.extractor, ["none", *EXTRACTORS])
   make = EXTRACTORS[config.extractor]
-  options = typed(where, make, make.options(), config.options)
+  options = checked_options(where, make, make.options(), config.options)
   try:
     read = config.model_copy(update={"options": options})
     extractor = make.for_history(read, schema, domain, name=f"interest_{domain}")

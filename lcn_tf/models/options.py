@@ -9,7 +9,9 @@ import pydantic
 from lcn_tf.errors import UserError, unknown
 
 
-def typed(where: str, taker: Callable[..., Any], known: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+def checked_options(
+  where: str, taker: Callable[..., Any], known: Sequence[str], given: Mapping[str, Any]
+) -> dict[str, Any]:
   """The options, each as the type that its annotation names: YAML reads 1e2 as a string, and "false" as true.
 
   Args:

@@ -9,7 +9,7 @@ from lcn_tf.config import Model
 from lcn_tf.errors import UserError
 from lcn_tf.models.base import Batch, RequestModel, Terms, click_loss
 from lcn_tf.models.embedder import Embedded
-from lcn_tf.models.options import typed
+from lcn_tf.models.options import checked_options
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema
 
@@ -54,7 +54,7 @@ class TwoDomain(RequestModel):
         f"model.network {config.network!r} reads both histories, but model.histories is {list(config.histories)}"
       )
     where = f"model.options of {config.network!r}"
-    options = typed(where, self.make_layers, self.options(), config.options)
+    options = checked_options(where, self.make_layers, self.options(), config.options)
     self.source_weight = 1.0
     try:
       self.make_layers(**options)

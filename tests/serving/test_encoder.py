@@ -31,7 +31,7 @@ def case(request, tmp_path_factory):
   users = pl.DataFrame({"user_id": range(6), "likes": [["a", "b"], [], ["c"], None, ["b", None, "a", "c"], ["d"]]})
   experiment = logs.experiment(SCHEMA, labels={"kind": "given"})
   folder = tmp_path_factory.mktemp("encoder") / "records"
-  return builder.build(experiment, tables.Tables(log, items, users), folder), log, dict(users.iter_rows())
+  return builder.build(experiment, tables.RawTables(log, items, users), folder), log, dict(users.iter_rows())
 
 
 def _history(log, user, domain):
@@ -160,7 +160,9 @@ def test_whole_floats_are_the_numbers_that_a_column_of_them_was_read_as(tmp_path
   log = log.with_columns(place=place)
   users = pl.DataFrame({"user_id": range(6), "likes": [["a"]] * 6})
   experiment = logs.experiment(SCHEMA, labels={"kind": "given"})
-  encoder = RequestEncoder(builder.build(experiment, tables.Tables(log, logs.items(12), users), tmp_path / "records"))
+  encoder = RequestEncoder(
+    builder.build(experiment, tables.RawTables(log, logs.items(12), users), tmp_path / "records")
+  )
 
   def places(*values):
     rows = [RankRequest(time=50, candidates=[0], context={"place": value}) for value in values]
@@ -198,7 +200,7 @@ IDS = [*SEVEN, "007", " 7 ", "7 ", "\u0667", "7.0", "+7", "-0", "1e1", True, Non
 def test_an_id_is_the_same_item_to_the_encoder_as_to_the_builder(tmp_path, kind):
   """Whatever the items file holds, numbers or texts; a later log of texts is numbered `--like` it."""
   log = logs.random_log(np.random.default_rng(0), 400, span=90)
-  first = tables.Tables(log, logs.items(12).with_columns(pl.col("item_id").cast(kind)))
+  first = tables.RawTables(log, logs.items(12).with_columns(pl.col("item_id").cast(kind)))
   experiment = logs.experiment({"target": {"max_length": 3}, "source": {"max_length": 3}}, labels={"kind": "given"})
   records = builder.build(experiment, first, tmp_path / "records")
   encoder = RequestEncoder(records)
@@ -212,7 +214,7 @@ def test_an_id_is_the_same_item_to_the_encoder_as_to_the_builder(tmp_path, kind)
   items = pl.DataFrame({"item_id": texts, "domain": "target"}).unique("item_id")
   split = {"split": {"boundaries": [0, 1]}}
   like = logs.experiment({"target": {"max_length": 3}, "source": {"max_length": 3}}, labels={"kind": "given"}, **split)
-  again = builder.build(like, tables.Tables(later, items), tmp_path / "later", like=records)
+  again = builder.build(like, tables.RawTables(later, items), tmp_path / "later", like=records)
   built = {}
   for record in logs.requests(again, "test") + logs.requests(again, "validation"):
     built |= dict(zip(record.times.tolist(), record.items.tolist(), strict=True))

@@ -26,8 +26,8 @@ from lcn_tf import files, storage
 from lcn_tf.config import Experiment, Labels, Records, Split
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.indexing import Indexed, index
-from lcn_tf.data.build.negatives import Log, sample_negatives
-from lcn_tf.data.build.requests import Behaviours, Candidates, record_spans
+from lcn_tf.data.build.negatives import ItemLog, sample_negatives
+from lcn_tf.data.build.requests import CandidateColumns, EventColumns, record_spans
 from lcn_tf.data.build.shards import Plan, UserLog, write_parts
 from lcn_tf.data.id_mapping import field_table, fingerprint, id_mapping_of
 from lcn_tf.data.record_set import REPLACED, SPLITS, RecordSet, check_schema, replaced_by
@@ -39,7 +39,7 @@ _INTACT = "Nothing was put there, and what was there before is intact."
 
 def build(
   experiment: Experiment,
-  tables: raw.Tables,
+  tables: raw.RawTables,
   output: str | pathlib.Path,
   strict: bool = False,
   overwrite: bool = False,
@@ -218,7 +218,7 @@ def _user_log(
     if records.labels.kind == "given":
       done = rows.filter(pl.col("label").is_null() | (pl.col("label") == 1))
     done = done.sort("user", maintain_order=True)
-    log.behaviours[d] = Behaviours(
+    log.behaviours[d] = EventColumns(
       done["item"].to_numpy(),
       done["timestamp"].to_numpy(),
       field_table(done, schema.domain(d).cross_fields, indexed.mapping.vocabularies),
@@ -241,7 +241,7 @@ def _candidates(
   train_end: int,
   met: np.ndarray,
   rng: np.random.Generator,
-) -> tuple[np.ndarray, Candidates, int]:
+) -> tuple[np.ndarray, CandidateColumns, int]:
   """One domain's candidates, by user, then time: their users, the candidates, and how many negatives are missing.
 
   Args:
@@ -268,7 +268,7 @@ def _candidates(
   shown = np.flatnonzero(shown)
   shown = shown[np.argsort(users[shown], kind="stable")]
   if labels.kind == "sampled":
-    log = Log(users, items, times, len(met))
+    log = ItemLog(users, items, times, len(met))
     drawn = sample_negatives(log, shown, labels.negatives, labels.popularity_exponent, rng, known)
     grouped = np.concatenate([items[shown][:, np.newaxis], drawn], axis=1)
     label = np.zeros(grouped.shape, np.float32)
@@ -281,7 +281,7 @@ def _candidates(
   kept = grouped > 0
   groups, _ = np.nonzero(kept)
   row = shown[groups]
-  candidates = Candidates(
+  candidates = CandidateColumns(
     grouped[kept].astype(np.int32), times[row], context[row], label[kept], weights[row].astype(np.float32), groups
   )
   return users[row], candidates, int((drawn == 0).sum())

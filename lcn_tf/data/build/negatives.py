@@ -10,7 +10,7 @@ _MAX_CELLS = 20_000_000  # of the tables of item counts by block
 
 
 @dataclasses.dataclass(frozen=True)
-class Log:
+class ItemLog:
   """Interactions of one domain in the order of time.
 
   Attributes:
@@ -27,7 +27,7 @@ class Log:
 
 
 def sample_negatives(
-  log: Log,
+  log: ItemLog,
   positives: np.ndarray,
   count: int,
   exponent: float,
@@ -77,7 +77,7 @@ def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
 class _Earlier:
   """Exponent 1: the item of a uniformly random earlier interaction."""
 
-  def __init__(self, log: Log):
+  def __init__(self, log: ItemLog):
     self._items = log.items
 
   def draw(self, before: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,7 @@ class _Earlier:
 class _Envelope:
   """Any exponent: draws by the counts when the moment's block of the log ends, accepts by those at the moment."""
 
-  def __init__(self, log: Log, exponent: float):
+  def __init__(self, log: ItemLog, exponent: float):
     self._exponent = exponent
     total = len(log.items)
     blocks = max(min(BLOCKS, total, _MAX_CELLS // log.num_items), 1)

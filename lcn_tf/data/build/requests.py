@@ -10,7 +10,7 @@ from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 
 @dataclasses.dataclass(frozen=True)
-class Behaviours:
+class EventColumns:
   """Behaviours of one domain, each user's oldest first. Those of one second keep the order of the log.
 
   Attributes:
@@ -23,12 +23,12 @@ class Behaviours:
   times: np.ndarray
   cross: np.ndarray
 
-  def __getitem__(self, part: slice) -> "Behaviours":
-    return Behaviours(self.items[part], self.times[part], self.cross[part])
+  def __getitem__(self, part: slice) -> "EventColumns":
+    return EventColumns(self.items[part], self.times[part], self.cross[part])
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidates:
+class CandidateColumns:
   """Candidates of one domain, each user's oldest first.
 
   Attributes:
@@ -47,8 +47,8 @@ class Candidates:
   weights: np.ndarray
   groups: np.ndarray
 
-  def __getitem__(self, part: slice | np.ndarray) -> "Candidates":
-    return Candidates(
+  def __getitem__(self, part: slice | np.ndarray) -> "CandidateColumns":
+    return CandidateColumns(
       self.items[part],
       self.times[part],
       self.context[part],
@@ -99,8 +99,8 @@ def record_spans(
 def make_request(
   user: int,
   user_fields: np.ndarray,
-  behaviours: Mapping[DomainName, Behaviours],
-  candidates: Candidates,
+  behaviours: Mapping[DomainName, EventColumns],
+  candidates: CandidateColumns,
   schema: Schema,
 ) -> Request:
   """The record of `candidates`, which are those of one span of `record_spans`.
@@ -134,8 +134,8 @@ def make_request(
 def user_requests(
   user: int,
   user_fields: np.ndarray,
-  behaviours: Mapping[DomainName, Behaviours],
-  candidates: Candidates,
+  behaviours: Mapping[DomainName, EventColumns],
+  candidates: CandidateColumns,
   schema: Schema,
 ) -> list[Request]:
   """One user's records of one split and candidate domain.

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tqdm
 
 from lcn_tf import processes
-from lcn_tf.data.build.requests import Behaviours, Candidates, make_request
+from lcn_tf.data.build.requests import CandidateColumns, EventColumns, make_request
 from lcn_tf.data.record_set import Part, Shard, SplitName, ends, sha256
 from lcn_tf.data.records import encode
 from lcn_tf.schema import DOMAINS, DomainName, Schema
@@ -35,12 +35,12 @@ class UserLog:
   """
 
   fields: np.ndarray
-  behaviours: dict[DomainName, Behaviours]
+  behaviours: dict[DomainName, EventColumns]
   behaviour_offsets: dict[DomainName, np.ndarray]
-  candidates: dict[DomainName, Candidates]
+  candidates: dict[DomainName, CandidateColumns]
   candidate_offsets: dict[DomainName, np.ndarray]
 
-  def of_user(self, user: int) -> dict[DomainName, Behaviours]:
+  def of_user(self, user: int) -> dict[DomainName, EventColumns]:
     """The user's behaviours (views)."""
     return {
       d: behaviours[self.behaviour_offsets[d][user] : self.behaviour_offsets[d][user + 1]]
@@ -53,7 +53,7 @@ class Plan:
   """The records of one split and candidate domain.
 
   Attributes:
-    spans: `[records, 3]` int64: user, first candidate, end of the candidates (positions in the domain's `Candidates`).
+    spans: `[records, 3]` int64: user, first candidate, end of the candidates (positions in `candidates`).
   """
 
   split: SplitName
@@ -120,7 +120,7 @@ def write_parts(
   return parts
 
 
-def _part(plan: Plan, candidates: Candidates, shards: list[Shard]) -> Part:
+def _part(plan: Plan, candidates: CandidateColumns, shards: list[Shard]) -> Part:
   starts, stops = plan.spans[:, 1], plan.spans[:, 2]
   positives = np.append(0, np.cumsum(candidates.labels > 0.5))
   total = np.append(0.0, np.cumsum(candidates.weights, dtype=np.float64))
@@ -213,8 +213,8 @@ def _load(folder: pathlib.Path) -> UserLog:
 
   return UserLog(
     array("fields"),
-    {d: Behaviours(*fields(Behaviours, f"{d}.behaviours")) for d in DOMAINS},
+    {d: EventColumns(*fields(EventColumns, f"{d}.behaviours")) for d in DOMAINS},
     {d: array(f"{d}.behaviours") for d in DOMAINS},
-    {d: Candidates(*fields(Candidates, f"{d}.candidates")) for d in DOMAINS},
+    {d: CandidateColumns(*fields(CandidateColumns, f"{d}.candidates")) for d in DOMAINS},
     {d: array(f"{d}.candidates") for d in DOMAINS},
   )

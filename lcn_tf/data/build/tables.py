@@ -20,7 +20,7 @@ MANY = 0.2  # share of what matches nothing from which on it is told
 
 
 @dataclasses.dataclass(frozen=True)
-class Tables:
+class RawTables:
   """Raw tables; README.md lists the columns.
 
   Attributes:
@@ -70,7 +70,7 @@ class Checked:
     }
 
 
-def read(interactions: str, items: str, users: str | None = None) -> Tables:
+def read(interactions: str, items: str, users: str | None = None) -> RawTables:
   """Reads Parquet files, or folders of them; see `lcn_tf.data.build.parquet.read`.
 
   Raises:
@@ -83,10 +83,10 @@ def read(interactions: str, items: str, users: str | None = None) -> Tables:
     notes |= {f"{kind}_files": len(source.files), f"{kind}_rows": len(source.frame), f"{kind}_bytes": source.size}
   frames = {kind: source.frame for kind, source in sources.items()}
   names = (interactions, items, users or "users")
-  return Tables(frames["interactions"], frames["items"], frames.get("users"), notes, names, sources)
+  return RawTables(frames["interactions"], frames["items"], frames.get("users"), notes, names, sources)
 
 
-def check(tables: Tables, schema: Schema, labels: Labels) -> Checked:
+def check(tables: RawTables, schema: Schema, labels: Labels) -> Checked:
   """Checks the columns and sorts out the bad rows.
 
   Raises:

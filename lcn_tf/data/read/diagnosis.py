@@ -35,7 +35,7 @@ _DATA_ERRORS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ScannedRecord:
   """One record of a shard.
 
   Attributes:
@@ -110,26 +110,28 @@ def _replaced(record_set: RecordSet, shard: Shard) -> str:
   )
 
 
-def scan(record_set: RecordSet, shard: Shard, domain: DomainName) -> Iterator[Found]:
+def scan(record_set: RecordSet, shard: Shard, domain: DomainName) -> Iterator[ScannedRecord]:
   """Every record of a shard in order, the broken ones with the reason.
 
-  After bytes that cannot be told apart into records, the last `Found` says so, and what follows them is lost.
+  After bytes that cannot be told apart into records, the last `ScannedRecord` says so, and what follows them is lost.
   """
   path = record_set.path / shard.file
   if not path.is_file():
-    yield Found(0, 0, None, f"this shard is missing; {record_set.path}/dataset.json lists it.")
+    yield ScannedRecord(0, 0, None, f"this shard is missing; {record_set.path}/dataset.json lists it.")
     return
   count = offset = 0
   lost = False
   for serialized, size, reason in _frames(path, record_set.compression == "gzip"):
     if serialized is not None:
       reason = _reason(serialized, record_set, domain)
-    yield Found(count, offset, serialized, reason)
+    yield ScannedRecord(count, offset, serialized, reason)
     lost = not size
     offset += size
     count += 1
   if count != shard.records and not lost:
-    yield Found(count, offset, None, f"the shard ends here; dataset.json says that it holds {shard.records} records.")
+    yield ScannedRecord(
+      count, offset, None, f"the shard ends here; dataset.json says that it holds {shard.records} records."
+    )
 
 
 def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
@@ -210,7 +212,7 @@ def _first_broken(record_set: RecordSet, split: str, domains: Sequence[DomainNam
   return None
 
 
-def _message(record_set: RecordSet, shard: Shard, found: Found) -> str:
+def _message(record_set: RecordSet, shard: Shard, found: ScannedRecord) -> str:
   unit = "uncompressed offset" if record_set.compression == "gzip" else "offset"
   return f"{record_set.path / shard.file}: record {found.number} ({unit} {found.offset}): {found.reason}"
 

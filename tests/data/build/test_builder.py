@@ -21,7 +21,7 @@ def build(
   folder, log, schema=None, items=None, users=None, strict=False, overwrite=False, name="out", like=None, **records
 ):
   items = logs.items(12) if items is None else items
-  table = tables.Tables(log, items, users, notes={"origin": "test"})
+  table = tables.RawTables(log, items, users, notes={"origin": "test"})
   return builder.build(logs.experiment(schema, **records), table, folder / name, strict, overwrite, like)
 
 
@@ -489,7 +489,7 @@ def test_records_like_others_without_any_candidate_are_an_error(tmp_path, log):
 
 def test_a_bucket_is_no_output(tmp_path, log, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  table = tables.Tables(log, logs.items(12), None)
+  table = tables.RawTables(log, logs.items(12), None)
   with pytest.raises(UserError, match=r"^s3://bucket/records: only local or mounted paths"):
     builder.build(logs.experiment(), table, "s3://bucket/records")
   assert not list(tmp_path.iterdir())

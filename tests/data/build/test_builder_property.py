@@ -52,7 +52,7 @@ def test_every_candidate_occurs_once_and_sees_exactly_the_newest_strictly_older_
     shards=2,
   )
   with tempfile.TemporaryDirectory() as folder:
-    records = builder.build(experiment, tables.Tables(log, logs.items(ITEMS)), pathlib.Path(folder) / "out")
+    records = builder.build(experiment, tables.RawTables(log, logs.items(ITEMS)), pathlib.Path(folder) / "out")
     expected = logs.Expected(records, log, kind)
     for split, (first, last) in WINDOWS.items():
       for domain in DOMAINS if split == "train" else DOMAINS[:1]:
@@ -99,7 +99,7 @@ def test_a_history_holds_more_than_max_length_only_within_the_extra_length(tmp_p
     split={"boundaries": [22, 23]},
     source_records=False,
   )
-  table = tables.Tables(logs.interactions(rows), logs.items(ITEMS))
+  table = tables.RawTables(logs.interactions(rows), logs.items(ITEMS))
   records = builder.build(experiment, table, tmp_path / "out")
   (request,) = logs.requests(records, "train")
   assert list(request.times) == [18, 19, 20, 21]

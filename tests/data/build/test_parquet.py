@@ -32,7 +32,7 @@ def checked(folder, *series, column="user_id"):
     rows = [(1, 0, "target", 10 + 10 * number + i, 1.0) for i in range(len(values))]
     logs.interactions(rows).with_columns(values.alias(column)).write_parquet(folder / f"day{number}.parquet")
   source = parquet.read(str(folder))
-  table = tables.Tables(source.frame, logs.items(1), names=(str(folder), "items", "users"))
+  table = tables.RawTables(source.frame, logs.items(1), names=(str(folder), "items", "users"))
   table.sources["interactions"] = source
   return tables.check(table, Schema(target={"cross_fields": ["event"]}), Labels())
 
@@ -346,7 +346,7 @@ def test_a_column_that_cannot_be_read_and_nobody_needs_is_left_out(tmp_path, cap
   assert source.frame.columns == ["user_id", "item_id", "domain", "timestamp", "label", "event"]
   assert source.frame["timestamp"].to_list() == [10, 11]
   assert f"{tmp_path}/day0.parquet: columns that cannot be read: comment" in caplog.text
-  table = tables.Tables(source.frame, logs.items(1), sources={"interactions": source})
+  table = tables.RawTables(source.frame, logs.items(1), sources={"interactions": source})
   assert len(tables.check(table, Schema(), Labels()).interactions) == 2
 
 
@@ -360,7 +360,9 @@ def test_a_column_that_cannot_be_read_and_is_needed_is_told_with_its_file(tmp_pa
     frame.write_parquet(tmp_path / f"day{number}.parquet")
   damage(tmp_path / f"day{bad}.parquet", "damage this")
   source = parquet.read(str(tmp_path))
-  table = tables.Tables(source.frame, logs.items(1), names=("log", "items", "users"), sources={"interactions": source})
+  table = tables.RawTables(
+    source.frame, logs.items(1), names=("log", "items", "users"), sources={"interactions": source}
+  )
   with pytest.raises(UserError) as error:
     tables.check(table, Schema(target={"cross_fields": ["event"]}), Labels())
   head, _, reason = str(error.value).partition(" cannot be read: ")
@@ -374,7 +376,7 @@ def test_weights_that_cannot_be_read_are_not_those_of_a_log_without_weights(tmp_
   damage(tmp_path / "day0.parquet", "damage this")
   source = parquet.read(str(tmp_path / "day0.parquet"))
   assert "weight" not in source.frame.columns
-  table = tables.Tables(source.frame, logs.items(1), sources={"interactions": source})
+  table = tables.RawTables(source.frame, logs.items(1), sources={"interactions": source})
   with pytest.raises(
     UserError, match=r"^interactions: column 'weight' \(.*\) cannot be read: .*/day0\.parquet: damaged"
   ):

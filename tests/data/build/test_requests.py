@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lcn_tf.data.build.requests import Behaviours, Candidates, record_spans, user_requests
+from lcn_tf.data.build.requests import CandidateColumns, EventColumns, record_spans, user_requests
 from lcn_tf.schema import Schema
 
 NONE = np.zeros(0, np.int64)
@@ -44,12 +44,12 @@ def test_a_record_ends_before_its_candidates_moments_drift_apart_by_more_than_th
 
 def test_behaviours_of_one_second_keep_their_order_and_do_not_see_candidates_of_it():
   times = np.array([5, 5, 5, 7])
-  behaviours = Behaviours(np.array([2, 3, 4, 5], np.int32), times, np.zeros((4, 0), np.int32))
+  behaviours = EventColumns(np.array([2, 3, 4, 5], np.int32), times, np.zeros((4, 0), np.int32))
   ones = np.ones(3, np.float32)
-  candidates = Candidates(
+  candidates = CandidateColumns(
     np.array([2, 3, 4], np.int32), np.array([5, 6, 7]), np.zeros((3, 0), np.int32), ones, ones, np.arange(3)
   )
-  empty = Behaviours(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 0), np.int32))
+  empty = EventColumns(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, 0), np.int32))
   (request,) = user_requests(
     3, np.array([1, 2], np.int32), {"target": behaviours, "source": empty}, candidates, Schema(candidates=8)
   )

@@ -13,7 +13,7 @@ SCHEMA = Schema(target={"item_fields": ["category"], "cross_fields": ["event"]})
 
 def check(interactions, items=None, users=None, schema=SCHEMA, **labels):
   items = logs.items(3) if items is None else items
-  return tables.check(tables.Tables(interactions, items, users), schema, Labels(**labels))
+  return tables.check(tables.RawTables(interactions, items, users), schema, Labels(**labels))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_ids_match_across_integer_and_string_types(interactions_ids, items_ids, 
 def test_a_column_of_a_wrong_type_is_an_error(columns, message):
   log = logs.interactions([GOOD]).with_columns(**columns)
   with pytest.raises(UserError) as error:
-    tables.check(tables.Tables(log, logs.items(3), names=("log", "items", "users")), SCHEMA, Labels())
+    tables.check(tables.RawTables(log, logs.items(3), names=("log", "items", "users")), SCHEMA, Labels())
   assert message in str(error.value)
 
 

@@ -40,7 +40,7 @@ def of_column(name, value):
   """What the builder reads a row with that value as; None if it has none, or there is no such column."""
   log = logs.interactions([(1, 0, "target", 10, 1.0)]).with_columns(pl.Series(name, [value]))
   try:
-    checked = tables.check(tables.Tables(log, logs.items(1)), SCHEMA, Labels())
+    checked = tables.check(tables.RawTables(log, logs.items(1)), SCHEMA, Labels())
   except UserError as error:
     if f"column {name!r} holds" in str(error) or f"null {name}: 1" in str(error):
       return None
@@ -114,7 +114,7 @@ def test_a_text_that_no_file_can_hold_is_told():
 @pytest.mark.parametrize("value", [0, 0.9, 1_700_000_000, 1_700_000_000.75, np.int64(5), np.float64(5.5)])
 def test_a_moment_is_the_same_second_in_a_column_as_alone(value):
   log = logs.interactions([(1, 0, "target", 10, 1.0)]).with_columns(timestamp=pl.Series([value]))
-  checked = tables.check(tables.Tables(log, logs.items(1)), SCHEMA, Labels())
+  checked = tables.check(tables.RawTables(log, logs.items(1)), SCHEMA, Labels())
   assert checked.interactions["timestamp"].to_list() == [seconds_of(value)] == [int(value)]
 
 
@@ -122,6 +122,6 @@ def test_a_moment_is_the_same_second_in_a_column_as_alone(value):
 def test_what_is_no_moment_in_a_column_is_none_alone(value):
   log = logs.interactions([(1, 0, "target", 10, 1.0)]).with_columns(timestamp=pl.Series([value]))
   with pytest.raises(UserError, match="timestamp"):
-    tables.check(tables.Tables(log, logs.items(1)), SCHEMA, Labels())
+    tables.check(tables.RawTables(log, logs.items(1)), SCHEMA, Labels())
   with pytest.raises(ValueError, match="is no moment: expected seconds since 1970"):
     seconds_of(value)

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def unit(vectors: tf.Tensor) -> tf.Tensor:
+def l2_normalize(vectors: tf.Tensor) -> tf.Tensor:
   """At length 1 along the last axis, float32.
 
   A zero vector, as out-of-vocabulary rows begin, and any shorter than 1e-6 becomes zero and gets no gradient: it has no
@@ -14,7 +14,7 @@ def unit(vectors: tf.Tensor) -> tf.Tensor:
 
 
 def inverse_length(vectors: tf.Tensor) -> tf.Tensor:
-  """What brings vectors to length 1, `[..., 1]`; 0 for those that `unit` makes zero.
+  """What brings vectors to length 1, `[..., 1]`; 0 for those that `l2_normalize` makes zero.
 
   Args:
     vectors: `[..., X]` float32.
