@@ -20,6 +20,7 @@ SMALLER = [
   ("train.checkpoint_every=25", "train.checkpoint_every=1", []),
   ("TWIN 25,TWIN 50,TWIN 100,TWIN 200,LCN w/o CRP 25,LCN w/o CRP 50,LCN w/o CRP 100,LCN w/o CRP 200", "TWIN 200", []),
   ("LCN,MiNet,SIM Soft,SIM Cluster,TWIN", "LCN", []),
+  ("train.epochs=8", "train.epochs=2", []),
 ]
 OTHERS = experiments("amazon", "complete_journey", "movielens_rating", "synthetic_sparse")
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
@@ -54,17 +55,36 @@ def quickstart():
   return [re.sub(r"\$\((\w+)\)", lambda m: values[m[1]], line.replace("$(BIN)/", "")) for line in lines]
 
 
+def follow(documents, folder, done):
+  """Runs what documents have their reader run, in their order; a command that was run is not run again."""
+  for document in documents:
+    for kind, text in workspaces.blocks(document):
+      if kind != "command":
+        workspaces.runs(kind, text, folder)
+      elif text not in done:
+        command, more = smaller(text)
+        succeeds(command, folder, *more)
+        done.append(text)
+
+
 @pytest.mark.config
-def test_commands_of_the_documents_run_in_their_order(tmp_path):
+def test_the_guides_run_in_the_order_in_which_they_are_read(tmp_path):
   folder = workspaces.make(tmp_path / "workspace")
-  lines = quickstart()
-  assert len(lines) == 2
-  for document in workspaces.DOCUMENTS:
-    lines += commands(document)
-  assert len(lines) > 30
-  for line in lines:
-    command, more = smaller(line)
-    succeeds(command, folder, *more)
+  done = []
+  for line in quickstart():
+    succeeds(line, folder)
+    done.append(line)
+  assert len(done) == 2
+  follow(workspaces.GUIDES, folder, done)
+  assert len(done) > 40
+
+
+@pytest.mark.config
+@pytest.mark.parametrize("page", workspaces.RESULTS, ids=lambda page: page.stem)
+def test_a_page_of_results_prints_all_commands_that_it_needs(page, tmp_path):
+  done = []
+  follow([page], workspaces.make(tmp_path / "workspace"), done)
+  assert done
 
 
 @pytest.mark.config

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import polars as pl
@@ -24,7 +24,10 @@ from lcn_tf.data.sources import complete_journey, download, movielens, synthetic
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-DOCUMENTS = [ROOT / "README.md"]
+_PAGES = ("data", "models", "training", "serving", "evaluation", "comparing", "faq", "glossary")
+GUIDES = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in _PAGES)]  # in the order that they are read
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
+DOCUMENTS = [*GUIDES, *RESULTS]
 STEPS = 3  # of an epoch
 _PLANTED = {"users": 120, "target_items": 60, "source_items": 60, "topics": 8, "interests": 3, "source_only": 1}
 _PLANTED |= {"target_only": 1, "target_length": 40, "source_length": 60}
@@ -63,8 +66,36 @@ def head_commands(file: pathlib.Path) -> list[str]:
 
 def commands(document: pathlib.Path) -> list[str]:
   """The `python -m ...` lines of a document, without their comments."""
-  found = re.findall(r"^ *(python -m .*)$", document.read_text(), re.MULTILINE)
-  return [shlex.join(shlex.split(line, comments=True)) for line in found]
+  return [text for kind, text in blocks(document) if kind == "command"]
+
+
+def blocks(document: pathlib.Path) -> Iterator[tuple[str, str]]:
+  """What a document has its reader run, in order.
+
+  Yields:
+    A kind and a text: `command`, a `python -m ...` line without its comment; `shell`, another line or a heredoc for
+    bash; `python`, a block of code.
+  """
+  fence, block = "", list[str]()
+  for line in document.read_text().splitlines():
+    if line.startswith("```"):
+      if fence == "python" or (fence == "bash" and "<<" in "".join(block)):
+        yield ("python" if fence == "python" else "shell"), "\n".join(block)
+      elif fence != "text":
+        yield from filter(None, map(_block_of, block))
+      fence, block = ("" if fence else line[3:].strip() or "text"), []
+    elif fence:
+      block.append(line)
+    elif found := _block_of(line):
+      yield found
+
+
+def _block_of(line: str) -> tuple[str, str] | None:
+  """The block that one printed line is."""
+  line = line.strip()
+  if re.match(r'(CUDA_VISIBLE_DEVICES="" )?python -m ', line):
+    return "command", shlex.join(shlex.split(line.removeprefix('CUDA_VISIBLE_DEVICES="" '), comments=True))
+  return ("shell", line) if line.startswith("saved_model_cli ") else None
 
 
 def run(command: str, folder: pathlib.Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -89,6 +120,15 @@ def succeeds(command: str, folder: pathlib.Path, *more: str, **environment: str)
   done = run(command, folder, *more, **environment)
   assert done.returncode == 0, f"{command} {' '.join(more)}\nexit code {done.returncode}\n{done.stderr[-6000:]}"
   return done.stdout + done.stderr
+
+
+def runs(kind: str, text: str, folder: pathlib.Path) -> None:
+  """Runs a `shell` or `python` block of a document in the workspace; it must end with 0."""
+  words = [sys.executable, "-c", text] if kind == "python" else ["bash", "-ec", text]
+  path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+  there = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", "PATH": path}
+  done = subprocess.run(words, cwd=folder, env=there, capture_output=True, text=True, timeout=_SECONDS, check=False)
+  assert done.returncode == 0, f"{text}\nexit code {done.returncode}\n{done.stderr[-6000:]}"
 
 
 def built(command: str, folder: pathlib.Path) -> None:
