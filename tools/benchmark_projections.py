@@ -73,6 +73,7 @@ def main(argv: Sequence[str]) -> None:
     tf.ones([1, count, 1], tf.int64),
     tf.ones([1, count], tf.int64),
     tf.zeros([1, count, 0]),
+    tf.zeros([1, count, 0]),
   )
   behaviours = Behaviours(
     tf.gather(table, history),
@@ -82,6 +83,7 @@ def main(argv: Sequence[str]) -> None:
     normal(1, length, cross),
     tf.zeros([0, _CROSS]),
     tf.ones([1, 1, length], tf.bool),
+    tf.zeros([1, length, 0]),
     tf.zeros([1, length, 0]),
   )
   options: dict[str, Any] = {

@@ -75,12 +75,14 @@ def full_attention(
 
 def specified(name: str, extractor: Extractor, sizes: Sizes) -> int | None:
   """The literal equations of one extractor; None if there is no formula for it."""
-  return _of(_SPECIFIED, name, extractor, sizes)
+  own = extractor.mult_adds(sizes)
+  return own[0] if own else _of(_SPECIFIED, name, extractor, sizes)
 
 
 def implemented(name: str, extractor: Extractor, sizes: Sizes) -> int | None:
   """What the graph of one extractor must count; None if there is no formula for it."""
-  return _of(_IMPLEMENTED, name, extractor, sizes)
+  own = extractor.mult_adds(sizes)
+  return own[1] if own else _of(_IMPLEMENTED, name, extractor, sizes)
 
 
 Formula = Callable[[Any, Sizes], int]

@@ -28,6 +28,11 @@ class Extractor(keras.layers.Layer):
 
   pretrained: ClassVar[tuple[Literal["vectors", "clusters"], ...]] = ()
 
+  @property
+  def key_width(self) -> int:
+    """Width A of the learned keys that it searches with, `keys` of candidates and behaviours; 0 = it reads none."""
+    return 0
+
   def __init__(self, **kwargs: Any):
     # what `__call__` does not cast stays as it is: frozen vectors, with which to search as in serving
     super().__init__(autocast=False, **kwargs)
@@ -60,9 +65,11 @@ class Extractor(keras.layers.Layer):
       with tf.init_scope(), tf.name_scope(self.name):
         self.make_weights(item, item + side + (recency[1] if recency[0] else 0))
       self._weights_made = True
-    candidates = candidates._replace(embedding=tf.cast(candidates.embedding, self.compute_dtype))
+    candidates = candidates._replace(
+      embedding=tf.cast(candidates.embedding, self.compute_dtype), keys=tf.cast(candidates.keys, self.compute_dtype)
+    )
     # recency stays float32, since each of its few rows is used so many times
-    floats = {name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in ("embedding", "side")}
+    floats = {name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in ("embedding", "side", "keys")}
     return super().__call__(candidates, behaviours._replace(**floats), **kwargs)
 
   def search_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
@@ -78,6 +85,14 @@ class Extractor(keras.layers.Layer):
     Several heads are averaged after the softmax over the visible behaviours.
     """
     raise NotImplementedError(f"{type(self).__name__} does not search")
+
+  def mult_adds(self, sizes: Any) -> tuple[int, int] | None:
+    """Mult-adds of a request, as the paper's equations cost and as the graph must count; None = see the analysis.
+
+    Args:
+      sizes: `lcn_tf.analysis.formulas.Sizes`.
+    """
+    return None
 
   def weight(self, name: str, shape: list[int], initializer: str = "glorot_uniform") -> tf.Variable:
     return self.add_weight(name, shape, initializer=initializer)

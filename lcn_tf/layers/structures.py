@@ -1,5 +1,5 @@
 """What an interest extractor reads. Axis letters: B requests, N candidates, L behaviours, D width, F fields,
-P width of the frozen vectors."""
+P width of the frozen vectors, A width of the keys."""
 
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ class Candidates(NamedTuple):
       `[B, N, F]` int64.
     times: When each is shown, seconds `[B, N]` int64.
     vectors: Frozen pre-trained item vectors `[B, N, P]` float; P = 0: there are none.
+    keys: Learned second vectors of the items, to search with, `[B, N, A]` float; A = 0: the extractor asks for none.
   """
 
   embedding: tf.Tensor
@@ -23,6 +24,7 @@ class Candidates(NamedTuple):
   fields: tf.Tensor
   times: tf.Tensor
   vectors: tf.Tensor
+  keys: tf.Tensor
 
 
 class Behaviours(NamedTuple):
@@ -37,6 +39,7 @@ class Behaviours(NamedTuple):
     recency: Embedding per bucket of `age_buckets` `[R, d_s]` float; R = 0: age is no feature.
     visible: `[B, N, L]` bool, or `[B, 1, L]` when all candidates see the same.
     vectors: Frozen pre-trained item vectors `[B, L, P]` float, comparable with the candidates'; P may be 0.
+    keys: Learned second vectors of the items `[B, L, A]` float, as the candidates'; A may be 0.
   """
 
   embedding: tf.Tensor
@@ -47,6 +50,7 @@ class Behaviours(NamedTuple):
   recency: tf.Tensor
   visible: tf.Tensor
   vectors: tf.Tensor
+  keys: tf.Tensor
 
 
 def age_buckets(candidate_times: tf.Tensor, behaviour_times: tf.Tensor, buckets: int) -> tf.Tensor:

@@ -10,6 +10,7 @@ from tensorflow import keras
 
 from lcn_tf.config import Model
 from lcn_tf.layers.replicas import global_sum
+from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.models.embedder import Embedded, RequestEmbedding
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema
@@ -30,6 +31,8 @@ class RequestModel(tfrs.Model):
     seed: Of everything random that a step does.
     deduplicate: See `lcn_tf.layers.tables.EmbeddingTables`.
     pretrained: Frozen item vectors, for models that search with them.
+    name: Name of the Keras model.
+    key_dim: Width of the learned keys of items, for models that search with them.
   """
 
   extra_names: tuple[str, ...] = ()
@@ -42,6 +45,7 @@ class RequestModel(tfrs.Model):
     deduplicate: bool = True,
     pretrained: Pretrained | None = None,
     name: str = "model",
+    key_dim: int = 0,
   ):
     super().__init__(name=name)
     self.schema = schema
@@ -55,6 +59,7 @@ class RequestModel(tfrs.Model):
       deduplicate,
       pretrained,
       config.max_length,
+      key_dim,
       name="embedder",
     )
     self.trackers: dict[str, keras.metrics.Mean] = {}
@@ -146,8 +151,12 @@ class RequestModel(tfrs.Model):
       thread.submit(run).result()
 
   def table_variables(self) -> list[tf.Variable]:
-    """The embedding tables. Their gradients bring each row once where the embedder deduplicates."""
-    return self.embedder.tables.trainable_variables
+    """The embedding tables, whoever made them; the embedder's come first.
+
+    Their gradients bring each row once where the embedder deduplicates.
+    """
+    layers = [self.embedder.tables, *(part for part in self.submodules if isinstance(part, EmbeddingTables))]
+    return list({v.ref(): v for layer in layers for v in layer.trainable_variables}.values())
 
   def age_variables(self) -> list[tf.Variable]:
     """The embeddings of ages, whose gradients bring a row as often as behaviours have that age."""

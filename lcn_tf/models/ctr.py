@@ -44,9 +44,11 @@ class CTR(RequestModel):
     deduplicate: bool = True,
     pretrained: Pretrained | None = None,
   ):
-    super().__init__(schema, config, seed, deduplicate, pretrained, name="ctr")
     made = {d: make_extractor(config, schema, d) for d in config.histories}
-    self.extractors = {d: extractor for d, extractor in made.items() if extractor is not None}
+    extractors = {d: extractor for d, extractor in made.items() if extractor is not None}
+    key_dim = max((extractor.key_width for extractor in extractors.values()), default=0)
+    super().__init__(schema, config, seed, deduplicate, pretrained, name="ctr", key_dim=key_dim)
+    self.extractors = extractors
     recent = config.short_term
     self.short_terms = {d: DIN(recent, name=f"short_term_{d}") for d in config.histories} if recent else {}
     self.mlp = MLP(config.mlp.units, config.mlp.activation, config.mlp.dropout, name="mlp")

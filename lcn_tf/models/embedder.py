@@ -17,6 +17,8 @@ from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, columns
 
+_KEY = "/key"  # ends the names of the tables of keys
+
 
 class Embedded(NamedTuple):
   """A batch as the models read it.
@@ -50,6 +52,8 @@ class RequestEmbedding(keras.layers.Layer):
       None = none.
     max_length: Newest behaviours of each history that a candidate sees, if the schema lets it see more; 0 = the
       schema's.
+    key_dim: Width A of a second, learned vector per item, its key: the sum of its fields' rows in tables of their own,
+      which both histories and the candidates share. 0 = none.
   """
 
   def __init__(
@@ -61,6 +65,7 @@ class RequestEmbedding(keras.layers.Layer):
     deduplicate: bool = True,
     pretrained: Pretrained | None = None,
     max_length: int = 0,
+    key_dim: int = 0,
     **kwargs: Any,
   ):
     super().__init__(**kwargs)
@@ -86,6 +91,10 @@ class RequestEmbedding(keras.layers.Layer):
         "Set model.item_dim (64, say), or give both domains as wide fields."
       )
     unknown = {name: schema.vocabularies[name].oov for name in used}
+    self.key_dim = key_dim
+    for name in {f.vocabulary for d in domains for f in schema.catalogue_features(d)} if key_dim else set():
+      key = name + _KEY
+      sizes[key], unknown[key], widths[key] = sizes[name], unknown[name], key_dim
     self.tables = EmbeddingTables(sizes, unknown, widths, config.init, deduplicate, name="tables")
     self.catalogues = {
       d: self.add_weight(
@@ -150,7 +159,8 @@ class RequestEmbedding(keras.layers.Layer):
       if self.deduplicate:
         flat, index = tf.unique(flat, out_idx=tf.int64)
       fields = tf.gather(on_replica(self.catalogues[d]), flat)
-      handles = plan.add(self.schema.catalogue_features(d), fields)
+      features = self.schema.catalogue_features(d)
+      handles = plan.add(features, fields), plan.add(features, fields, _KEY) if self.key_dim else []
       if self.clusters:
         fields = tf.concat([fields, tf.gather(on_replica(self.clusters[d]), flat)], axis=-1)
       item_parts[d] = (index, fields, handles)
@@ -164,25 +174,30 @@ class RequestEmbedding(keras.layers.Layer):
       batch_parts.append((user, context, cross))
     plan.run(self.tables)
 
-    item_rows: dict[DomainName, list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]] = {}
-    for d, (index, fields, handles) in item_parts.items():
-      rows = tf.concat(plan.features(handles), axis=-1)
+    item_rows: dict[DomainName, list[tuple[tf.Tensor, ...]]] = {}
+    for d, (index, fields, (of_rows, of_keys)) in item_parts.items():
+      rows = tf.concat(plan.features(of_rows), axis=-1)
       if self.projections:
         rows = self.projections[d](rows)
+      keys = tf.add_n(plan.features(of_keys)) if of_keys else None
       if index is not None:
         rows, fields = repeat_rows(rows, index), tf.gather(fields, index)
+        keys = None if keys is None else repeat_rows(keys, index)
       # without gradient there is nothing to gain from reading distinct rows first
       vectors = [self._vectors(d, ids) for ids in items[d]]
-      item_rows[d] = list(zip(_split_like(rows, items[d]), _split_like(fields, items[d]), vectors, strict=True))
+      all_keys = [_nothing(ids) for ids in items[d]] if keys is None else _split_like(keys, items[d])
+      item_rows[d] = list(
+        zip(_split_like(rows, items[d]), _split_like(fields, items[d]), vectors, all_keys, strict=True)
+      )
 
     embedded = []
     for (domain, batch), (user, context, cross) in zip(batches, batch_parts, strict=True):
-      embedding, fields, vectors = item_rows[domain].pop(0)
+      embedding, fields, vectors, keys = item_rows[domain].pop(0)
       times = batch["candidate_times"]
-      candidates = Candidates(embedding, batch["candidate_items"], fields, times, vectors)
+      candidates = Candidates(embedding, batch["candidate_items"], fields, times, vectors, keys)
       histories = {}
       for d in self.histories:
-        embedding, fields, vectors = item_rows[d].pop(0)
+        embedding, fields, vectors, keys = item_rows[d].pop(0)
         history_items = batch[f"{d}_items"]
         visible = visibility(
           batch[f"{d}_first_visible"],
@@ -199,6 +214,7 @@ class RequestEmbedding(keras.layers.Layer):
           recency=self._recency(d),
           visible=visible,
           vectors=vectors,
+          keys=keys,
         )
       embedded.append(
         Embedded(
@@ -229,7 +245,7 @@ class RequestEmbedding(keras.layers.Layer):
   def _vectors(self, domain: DomainName, items: tf.Tensor) -> tf.Tensor:
     """Frozen vectors of catalogue rows, `[..., P]`; P = 0 if there are none."""
     if not self.vectors:
-      return tf.zeros(tf.concat([tf.shape(items), [0]], axis=0))
+      return _nothing(items)
     return tf.gather(on_replica(self.vectors[domain]), tf.cast(items, tf.int64))
 
   def _recency(self, domain: DomainName) -> tf.Tensor:
@@ -243,14 +259,20 @@ class _Lookups:
   def __init__(self) -> None:
     self.requests: list[tuple[str, tf.Tensor]] = []
 
-  def add(self, features: tuple[Feature, ...], indices: tf.Tensor) -> list[tuple[int, bool]]:
-    """Registers the columns of `indices` `[..., columns]`; returns handles for `features`."""
+  def add(self, features: tuple[Feature, ...], indices: tf.Tensor, table: str = "") -> list[tuple[int, bool]]:
+    """Registers the columns of `indices` `[..., columns]`; returns handles for `features`.
+
+    Args:
+      features: Fields of the columns, in order.
+      indices: Rows of the tables.
+      table: End of the tables' names.
+    """
     handles, column = [], 0
     for feature in features:
       many = feature.max_values > 1
       part = indices[..., column : column + feature.max_values] if many else indices[..., column]
       handles.append((len(self.requests), many))
-      self.requests.append((feature.vocabulary, part))
+      self.requests.append((feature.vocabulary + table, part))
       column += feature.max_values
     return handles
 
@@ -268,6 +290,11 @@ class _Lookups:
         rows = tf.matmul(share[..., tf.newaxis, :], rows)[..., 0, :]
       parts.append(rows)
     return parts
+
+
+def _nothing(items: tf.Tensor) -> tf.Tensor:
+  """Vectors of width 0 for items `[...]`."""
+  return tf.zeros(tf.concat([tf.shape(items), [0]], axis=0))
 
 
 def _join(parts: list[tf.Tensor], like: tf.Tensor, dtype: Any, rank: int = 2) -> tf.Tensor:

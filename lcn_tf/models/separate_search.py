@@ -113,9 +113,6 @@ class SeparateSearch(CTR):
       _copy(self.auxiliary.extractors[d].variables, searcher.variables)
     _copy(self.auxiliary.embedder.variables, self.searcher.embedder.variables)
 
-  def table_variables(self) -> list[tf.Variable]:
-    return super().table_variables() + (self.auxiliary.table_variables() if self.auxiliary else [])
-
   def age_variables(self) -> list[tf.Variable]:
     return super().age_variables() + (self.auxiliary.age_variables() if self.auxiliary else [])
 

@@ -28,14 +28,20 @@ def _toy(users, items, labels=None, own_item=90, table=None, mask=None):
     row = np.full([requests, 1], item, np.int32)
     empty = np.zeros([requests, 1, 0], np.float32)
     visible = np.ones([requests, candidates, 1], bool)
-    return Behaviours(
-      table[row], row, row[..., None].astype(np.int64), row.astype(np.int64), empty, np.zeros([0, 2]), visible, empty
-    )
+    fields, times = row[..., None].astype(np.int64), row.astype(np.int64)
+    return Behaviours(table[row], row, fields, times, empty, np.zeros([0, 2]), visible, empty, empty)
 
   return DomainBatch(
     np.array(users, np.int64),
     np.zeros([requests, 1], np.float32),
-    Candidates(table[items], items, items[..., np.newaxis].astype(np.int64), items.astype(np.int64), table[items]),
+    Candidates(
+      table[items],
+      items,
+      items[..., None].astype(np.int64),
+      items.astype(np.int64),
+      table[items],
+      table[items][..., :0],
+    ),
     np.ones_like(items, bool) if mask is None else np.array(mask),
     np.ones(items.shape, np.float32) if labels is None else np.array(labels, np.float32),
     np.ones(items.shape, np.float32),

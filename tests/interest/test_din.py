@@ -25,7 +25,7 @@ def _take(behaviours, order):
   """The behaviours at the given positions, with all that belongs to them."""
   parts = {
     name: np.take(getattr(behaviours, name), order, axis=1)
-    for name in ("embedding", "items", "fields", "times", "side", "vectors")
+    for name in ("embedding", "items", "fields", "times", "side", "vectors", "keys")
   }
   return behaviours._replace(**parts, visible=np.take(behaviours.visible, order, axis=2))
 

@@ -46,6 +46,7 @@ def _toy(rows, candidate, visible=None):
         np.ones([1, 1, 1], np.int64),
         [[9]],
         np.zeros([1, 1, 0]),
+        np.zeros([1, 1, 0], np.float32),
       ),
       Behaviours(
         rows,
@@ -55,6 +56,7 @@ def _toy(rows, candidate, visible=None):
         np.zeros([1, length, 0], np.float32),
         np.zeros([0, 2], np.float32),
         visible,
+        np.zeros([1, length, 0], np.float32),
         np.zeros([1, length, 0], np.float32),
       ),
     )

@@ -54,6 +54,7 @@ def _one_request(candidate, rows):
         np.ones([1, 1, 1], np.int64),
         np.full([1, 1], 9, np.int64),
         np.zeros([1, 1, 0], np.float32),
+        np.zeros([1, 1, 0], np.float32),
       ),
       Behaviours(
         rows,
@@ -63,6 +64,7 @@ def _one_request(candidate, rows):
         np.zeros([1, length, 0], np.float32),
         np.zeros([0, 2], np.float32),
         np.ones([1, 1, length], bool),
+        np.zeros([1, length, 0], np.float32),
         np.zeros([1, length, 0], np.float32),
       ),
     )

@@ -145,6 +145,7 @@ def _toy(rows, candidate, side):
         np.ones([1, 1, 1], np.int64),
         [[9]],
         np.zeros([1, 1, 0], np.float32),
+        np.zeros([1, 1, 0], np.float32),
       ),
       Behaviours(
         np.array([rows], np.float32),
@@ -154,6 +155,7 @@ def _toy(rows, candidate, side):
         np.array([side], np.float32)[..., np.newaxis],
         np.zeros([0, 2], np.float32),
         np.ones([1, 1, length], bool),
+        np.zeros([1, length, 0], np.float32),
         np.zeros([1, length, 0], np.float32),
       ),
     )

@@ -187,3 +187,32 @@ def test_a_checkpoint_holds_what_is_read(extractor, kind, tmp_path):
   tf.train.Checkpoint(model=restored).read(path).expect_partial().assert_existing_objects_matched()
   for (kind, d), variable in frozen_of(restored).items():
     np.testing.assert_array_equal(variable, getattr(made, kind)[d])
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_the_key_of_an_item_is_the_sum_of_its_fields_keys(deduplicate):
+  embedder = RequestEmbedding(SCHEMA, Embedding(dim=4, cross_dim=2), DOMAINS, 4, deduplicate, key_dim=3)
+  rng = np.random.default_rng(3)
+  for d in DOMAINS:
+    table = rng.integers(1, 12, embedder.catalogues[d].shape) * (np.arange(SCHEMA.domain(d).items) > 0)[:, np.newaxis]
+    table[::5, -1] = 0  # a list that is not full
+    embedder.set_catalogue(d, table)
+  tables = {name: table.numpy() for name, table in embedder.tables.tables.items()}
+  keyed = {feature.vocabulary for d in DOMAINS for feature in SCHEMA.catalogue_features(d)}
+  assert {name for name in tables if name.endswith("/key")} == {f"{name}/key" for name in keyed}
+  for (domain, _), embedded in zip(batches := [(d, batch_of(d, 1)) for d in DOMAINS], embedder(batches), strict=True):
+    for d, part in [(domain, embedded.candidates)] + [(d, embedded.histories[d]) for d in DOMAINS]:
+      expected, column = 0.0, 0
+      for feature in SCHEMA.catalogue_features(d):
+        ids = embedder.catalogues[d].numpy()[part.items.numpy(), column : column + feature.max_values]
+        expected = expected + _mean_of_real(tables[f"{feature.vocabulary}/key"], ids)
+        column += feature.max_values
+      assert part.keys.shape[-1] == 3
+      np.testing.assert_allclose(part.keys, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_wish_for_keys_there_are_none():
+  embedder = embedder_of()
+  assert not any("key" in name for name in embedder.tables.tables)
+  (embedded,) = embedder([("target", batch_of())])
+  assert embedded.candidates.keys.shape[-1] == embedded.histories["source"].keys.shape[-1] == 0

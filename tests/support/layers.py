@@ -20,11 +20,11 @@ from lcn_tf.layers.structures import Behaviours, Candidates
 
 CATALOGUE = 40
 NEWEST = 1_500_000_000
-PER_BEHAVIOUR = ("embedding", "items", "fields", "times", "side", "vectors")
+PER_BEHAVIOUR = ("embedding", "items", "fields", "times", "side", "vectors", "keys")
 
 
 def random_inputs(
-  seed: int, B: int = 3, N: int = 4, L: int = 11, D: int = 6, S: int = 3, R: int = 5, F: int = 2, P: int = 5
+  seed: int, B: int = 3, N: int = 4, L: int = 11, D: int = 6, S: int = 3, R: int = 5, F: int = 2, P: int = 5, A: int = 4
 ) -> tuple[Candidates, Behaviours]:
   """Random arrays (NumPy, for the twins) as a request batch has them: newest first, padded at the end, each candidate
   seeing from its own first visible behaviour on; the last candidate of request 0 sees none."""
@@ -44,10 +44,19 @@ def random_inputs(
   # a behaviour's own deviation from its item, so that no two behaviours tie
   embedding = (table[past] + 0.1 * random.normal(size=(B, L, D))) * real[..., np.newaxis]
   vectors = np.random.default_rng(seed + 1000).normal(size=(CATALOGUE, P)).astype(np.float32)
+  keys = np.random.default_rng(seed + 2000).normal(size=(CATALOGUE, A)).astype(np.float32)
+  own_keys = keys[past] + 0.1 * np.random.default_rng(seed + 3000).normal(size=(B, L, A)).astype(np.float32)
   newest_seen = np.take_along_axis(times, np.minimum(first, L - 1), axis=1)
   candidate_times = np.maximum(newest_seen, 1) + random.integers(1, 60, size=(B, N))
   return (
-    Candidates(table[items], items, fields[items].astype(np.int64), candidate_times.astype(np.int64), vectors[items]),
+    Candidates(
+      table[items],
+      items,
+      fields[items].astype(np.int64),
+      candidate_times.astype(np.int64),
+      vectors[items],
+      keys[items],
+    ),
     Behaviours(
       embedding.astype(np.float32),
       past.astype(np.int32),
@@ -57,6 +66,7 @@ def random_inputs(
       random.normal(size=(R, 2)).astype(np.float32),
       visible,
       vectors[past] * real[..., np.newaxis].astype(np.float32),
+      own_keys * real[..., np.newaxis].astype(np.float32),
     ),
   )
 
@@ -175,12 +185,56 @@ def check_extractor(
   _check_unknown_shapes(layer, candidates, behaviours, expected, close)
   _check_no_history(layer, candidates, behaviours)
   _check_gradient_support(layer, candidates, behaviours, all_visible_learn)
+  _check_scores(layer, candidates, behaviours)
+  _check_bfloat16(layer, candidates, behaviours, expected)
   if order_free:
     order = np.random.default_rng(0).permutation(behaviours.items.shape[1])
     permuted = _each_behaviour(behaviours, lambda array, axis: np.take(array, order, axis=axis))
     np.testing.assert_allclose(
       _extract(layer, candidates, permuted), expected, **close, err_msg="permuting the behaviours changed the result"
     )
+
+
+def _check_scores(layer, candidates, behaviours):
+  """Of a layer that searches: the order it finds, and the final attention over everything, are of what is visible."""
+  shape = (*candidates.items.shape, behaviours.items.shape[1])
+  junk, invisible = _junk(behaviours, seed=2), ~behaviours.visible.any(axis=1)
+  mixed = {}
+  for name in PER_BEHAVIOUR:
+    real = getattr(behaviours, name)
+    mixed[name] = np.where(invisible.reshape(invisible.shape + (1,) * (real.ndim - 2)), getattr(junk, name), real)
+  changed = behaviours._replace(**mixed)
+  for score in (layer.search_scores, layer.exact_scores):
+    try:
+      scores = score(*tensors((candidates, behaviours)))
+    except NotImplementedError:
+      continue
+    assert scores.dtype == tf.float32
+    seen = np.broadcast_to(behaviours.visible, shape)
+    found, other = (np.broadcast_to(s, shape) for s in (scores, score(*tensors((candidates, changed)))))
+    assert np.isfinite(found[seen]).all()
+    if score == layer.exact_scores:
+      np.testing.assert_allclose(other[seen], found[seen], rtol=1e-4, atol=1e-5, err_msg="an invisible one was read")
+      assert np.ptp(found[seen]) > 0, "the final attention tells nothing apart"
+    else:
+      for b, n in np.ndindex(*candidates.items.shape):
+        rows = seen[b, n]
+        order = [np.argsort(-one[b, n, rows], kind="stable") for one in (found, other)]
+        np.testing.assert_array_equal(order[0], order[1], err_msg="an invisible behaviour changed the order")
+
+
+def _check_bfloat16(layer, candidates, behaviours, expected):
+  """Mixed precision computes in bfloat16, near float32 where it finds the same behaviours, with weights in float32."""
+  half = type(layer)(**{**layer.get_config(), "dtype": "mixed_bfloat16"})
+  half(*tensors((candidates, behaviours)))
+  half.set_weights(layer.get_weights())
+  actual = half(*tensors((candidates, behaviours)))
+  assert actual.dtype == tf.bfloat16
+  assert all(weight.dtype == tf.float32 for weight in half.trainable_weights)
+  actual = np.broadcast_to(tf.cast(actual, tf.float32), expected.shape)
+  assert np.isfinite(actual).all()
+  far = np.abs(actual - expected).max(axis=-1) > 0.05 * np.abs(expected).max()
+  assert far.mean() <= 0.25, "bfloat16 is far from float32 for more candidates than a tie in the search explains"
 
 
 def check_glorot(weight: tf.Variable, fan_in: int, fan_out: int) -> None:
@@ -264,6 +318,7 @@ def _junk(shape_like: Behaviours, seed: int) -> Behaviours:
     times=random.integers(0, 2 * NEWEST, size=(requests, length)).astype(np.int64),
     side=(100.0 * random.normal(size=shape_like.side.shape)).astype(np.float32),
     vectors=(100.0 * random.normal(size=shape_like.vectors.shape)).astype(np.float32),
+    keys=(100.0 * random.normal(size=shape_like.keys.shape)).astype(np.float32),
   )
 
 
@@ -371,6 +426,7 @@ def _gradients(layer, candidates, behaviours):
   random = np.random.default_rng(5)
   with tf.GradientTape() as tape:
     watched = [candidates.embedding, behaviours.embedding, behaviours.side, behaviours.recency]
+    watched += [candidates.keys, behaviours.keys]
     tape.watch(watched)
     output = layer(candidates, behaviours)
     loss = tf.reduce_sum(output * random.normal(size=output.shape).astype(np.float32))
@@ -394,5 +450,5 @@ def _check_gradient_support(layer, candidates, behaviours, all_visible_learn):
   assert learns.any(), "no behaviour gets gradient"
   if all_visible_learn:
     assert learns[seen].all(), "a visible behaviour gets no gradient"
-  for variable, gradient in zip(layer.trainable_variables, gradients[4:], strict=True):
+  for variable, gradient in zip(layer.trainable_variables, gradients[6:], strict=True):
     assert (tf.convert_to_tensor(gradient).numpy() != 0).any(), f"{variable.name} gets no gradient"
