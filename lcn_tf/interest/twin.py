@@ -228,7 +228,7 @@ class TWIN(Extractor):
     return tf.transpose(self.cross_weight * scale_CH)
 
   def _query(self, candidates: Candidates) -> tf.Tensor:
-    """Queries `[B, N, H, X]` whose product with a behaviour's row [K_h, K_c] is alpha; the part for recency comes last."""
+    """Queries `[B, N, H, X]`, whose products with rows [K_h, K_c] are the alphas; the part for recency comes last."""
     query_BNHX = tf.einsum("bnhe,hxe->bnhx", self._queries(candidates), self.key_weight)
     if self.key == "raw" or not self._fields:
       return query_BNHX
