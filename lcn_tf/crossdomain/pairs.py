@@ -100,7 +100,9 @@ def row_noise(seed: tf.Tensor, sizes: tuple[tf.Tensor, ...], width: int) -> list
 
 
 def pick(eligible: tf.Tensor, noise: tf.Tensor) -> Picks:
-  """Draws eligible entries of each row, all with the same probability: the floor(noise * number eligible)-th.
+  """Draws eligible entries of each row, all with the same probability.
+
+  Of n eligible entries a draw takes number floor(noise * n), counted from 0.
 
   Args:
     eligible: Mask of the entries that may be drawn, bool `[B, A, L]`.

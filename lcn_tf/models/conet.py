@@ -122,9 +122,9 @@ class CoNet(TwoDomain):
     The mean of a history, with side information and recency, replaces the missing item. So cross connections carry
     related information and work in serving as in training. The authors' program joins rows of unrelated users, and
     evaluates without connections.
-  * Both towers share the user's profile, as its tables are shared. Logits have biases. * Dense weights start
-  Glorot-uniform. With the paper's N(0, 0.01^2), `init: paper`, the same AUC takes about three times
-    as many epochs on synthetic data. Tables start as in the rest of the project.
+  * Both towers share the user's profile, as its tables are shared. Logits have biases.
+  * Dense weights start Glorot-uniform. With the paper's N(0, 0.01^2), `init: paper`, the same AUC takes about three
+    times as many epochs on synthetic data. Tables start as in the rest of the project.
   * Gradients are not clipped, because those of a mean loss stay below a norm of 10, to which the authors' program clips
     the gradient of each variable.
 

@@ -19,7 +19,9 @@ from lcn_tf.schema import DomainName, Schema, other_domain
 
 
 class CTR(RequestModel):
-  """The skeleton as a model: `model(request)` gives logits `[B, N]`, float32.
+  """The skeleton: a click-through-rate model with a slot for an interest extractor per history.
+
+  `model(request)` gives logits `[B, N]`, float32:
 
       logit = w . MLP([profile ; context ; candidate ; interest_target ; interest_source ; short_term]) + b
 

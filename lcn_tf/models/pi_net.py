@@ -24,8 +24,9 @@ class PiNet(TwoDomain):
       s         = GRU_ST(g)                                       what the source domain hands to the target domain
       logit_T   = w . MLP([profile ; context ; candidate ; h^T_last ; s_last]) + b
 
-  For source-domain candidates the same holds with S and T exchanged and with other weights. The loss is the sum of the
-  losses of both tasks. Each step of one domain is aligned with the newest step of the other domain that is not younger.
+  For source-domain candidates the same holds with S and T exchanged and with other weights. The loss is
+  L_T + source_weight * L_S. Each step of one domain is aligned with the newest step of the other domain that is not
+  younger.
 
   The states depend on the user alone, so they are computed once per request. A candidate picks the states after the
   newest behaviours that it sees. Nothing younger enters these states: the step of S is older than the candidate, and
@@ -37,13 +38,13 @@ class PiNet(TwoDomain):
   * Behaviours have their side information beside the item, as everywhere in this library. They do not have their age,
     because it differs between the candidates of a request.
   * A history is cut to the newest `max_steps` behaviours of the record, or to the largest number that one candidate
-  sees
-    if that is smaller. A candidate whose newest visible behaviour is number f of these has `max_steps - f` left. A step
-    whose partner in the other domain was cut off has no partner. In serving f is 0. In training f is up to
-    `int(extra_length * max_length)` of the schema, for candidates that share a record, so they are read with up to that
-    many fewer steps. Records that are cut in another way give other states.
-  * The recurrences have no dropout. Gradients are not clipped to +-5, because those of a mean click loss stay far
-  below.
+    sees, if that is smaller. A candidate whose newest visible behaviour has the index f among these has `max_steps - f`
+    steps left. A step whose partner in the other domain was cut off has no partner. In serving f is 0. In training the
+    candidates of a record share its history, and f is up to `int(extra_length * max_length)` of the schema. So training
+    reads a candidate with up to that many steps fewer than serving. Records that are cut in another way give other
+    states.
+  * The recurrences have no dropout. Gradients are not clipped to +-5, because those of a mean click loss stay far below
+    that.
 
   Options:
     units: Width H of all states.
