@@ -180,7 +180,7 @@ def global_positives(batch: DomainBatch) -> Positives:
   user, items, chosen = facts[:, 0], facts[:, 1 : candidate_count + 1], facts[:, candidate_count + 1 :] > 0
 
   requests = tf.cast(tf.shape(user)[0], tf.float32)
-  order = tf.range(requests)  # float32: integers have no GPU kernel for the minimum
+  order = tf.range(requests)  # float32: the minimum of integers has no GPU kernel
   same = user[:, tf.newaxis] == user[tf.newaxis, :]
   name = tf.cast(tf.reduce_min(tf.where(same, order, requests), axis=1), tf.int64)
   anchors = tf.reduce_any(chosen, axis=1)

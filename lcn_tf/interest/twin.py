@@ -18,7 +18,7 @@ from lcn_tf.schema import DomainName, Schema
 KEYS = ("split", "raw")
 PROJECTIONS = ("live", "cached")
 
-_AT_ONCE = 2**24  # alphas in memory at once, in a few copies
+_AT_ONCE = 2**24  # largest number of alphas at once; the search holds a few copies
 
 
 @keras.saving.register_keras_serializable("lcn_tf")
