@@ -27,48 +27,55 @@ NEGATIVES = ("candidates", "history_query")
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class CrossRepresentationProduction(keras.layers.Layer):
-  """Cross Representation Production: what a user liked in both domains is drawn together, in one space.
+  """Cross Representation Production: losses that draw together the items that a user likes in both domains.
 
-  An anchor is an item that the user just clicked (t in the target domain, s in the source domain); its partner is a
-  past behaviour of the same user in the same or in the other domain (t', s' for t; s', t' for s); the negatives are
-  what other users of the batch clicked in the anchor's domain. Two light heads keep predicting each domain's clicks.
+  An anchor is an item that the user just clicked: t in the target domain, s in the source domain. A partner is a past
+  behaviour of the same user, in the same domain or in the other one: t' and s' for t, s' and t' for s. The negatives
+  are items that other users of the batch clicked in the anchor's domain. Two light heads also predict the clicks of
+  each domain.
 
       L_xy  = sum_ip w_ip l_ip / max(sum_ip w_ip, 1),  l = InfoNCE of the pairs (x, y')   Eq. (16)-(19)
       L_x   = mean cross entropy of MLP([profile ; e ; mean(own history) ; mean(other history)])
       L_CRP = l1 L_tt + l2 L_ts + l3 L_ss + l4 L_st + l5 L_t + l6 L_s                Eq. (20)
 
-  w_ip is 1 if anchor i exists and has partner p and at least one negative. All losses are those of the global batch.
+  w_ip is 1 if anchor i exists and has partner p and at least one negative, else 0. All losses are those of the global
+  batch.
 
-  Departures from the paper: its equations are lost in the text at hand and are rebuilt from its sentences. Cosine,
-  temperature, removal of false negatives and of a user's repeated rows, and the form of the heads are ours.
+  Departures from the paper: the text at hand lacks its equations, so they are rebuilt from its sentences. The cosine,
+  the temperature, the removal of false negatives, the removal of a user's repeated rows, and the form of the heads are
+  choices of this project.
 
   Args:
-    contrastive: Weights of (t, t'), (t, s'), (s, s'), (s, t').
-    supervised: Weights of the target and of the source domain's own click loss.
-    temperature: tau of the contrastive losses.
-    negatives: "candidates": the anchor against other users' positives. "history_query": the partner against them, the
-      usual in-batch form, which contrasts across domains too.
-    anchors: Positives of a request that are anchors, drawn anew at each step where a request has more. 1 where every
-      request has one candidate, as in the paper's batches.
-    partners: Drawn for each anchor from each history. The paper draws one; more make the same losses less noisy, at
-      hardly any cost, since an anchor's negatives are the same for all of them: none is an item of any partner.
-    dedupe_users: Only the first request of a user (with a positive) in the global batch has anchors.
-    mask_history_negatives: Drop negatives that are among the newest 50 behaviours which the anchor sees.
-    mask_same_user: Drop negatives of the anchor's own user (off only for ablation).
+    contrastive: Weights of the contrastive losses (t, t'), (t, s'), (s, s'), (s, t').
+    supervised: Weights of the click losses of the target domain and of the source domain.
+    temperature: Temperature tau of the contrastive losses.
+    negatives: Side of a pair that is contrasted with the negatives. "candidates": the anchor. "history_query": the
+      partner, the usual in-batch form, which contrasts across domains too.
+    anchors: Anchors of a request, at most. A request with more positives draws its anchors anew at each step. The
+      paper's requests have one candidate, and so one anchor.
+    partners: Partners that are drawn for each anchor from each history. The paper draws one. More partners make the
+      same losses less noisy and cost little, because all partners of an anchor share its negatives. No negative is the
+      item of any partner.
+    dedupe_users: Restriction of the anchors to the first request of a user, among the user's requests with a positive
+      in the global batch.
+    mask_history_negatives: Removal of negatives that are among the newest 50 behaviours that the anchor sees.
+    mask_same_user: Removal of negatives of the anchor's own user. False is for ablations only.
     units: Hidden widths of the two heads.
 
   Call arguments:
-    target: `DomainBatch` of target-domain requests, item embeddings `[.., D]` in both histories and the candidates.
-    source: `DomainBatch` of source-domain requests; it may have another B, N and L.
-    seed: int32 `[2]`, the same on all replicas, another at every step.
+    target: `DomainBatch` of target-domain requests, with item embeddings `[.., D]` in the candidates and both
+      histories.
+    source: `DomainBatch` of source-domain requests. Its B, N and L may differ from those of `target`.
+    seed: Seed, int32 `[2]`, the same on all replicas and different at every step.
 
   Returns:
-    Scalars "tt", "ts", "ss", "st", "t", "s", and "total" = Eq. (20). Under a strategy with several replicas each
-    returns the share of its own rows: their SUM is the loss of the global batch. 0 if there is nothing to learn from.
+    Scalars "tt", "ts", "ss", "st", "t", "s", and "total" = Eq. (20). Each replica returns the share of its own rows,
+    and the sum over replicas is the loss of the global batch. A loss without a pair or a candidate is 0.
 
   Raises:
-    ValueError: A weight is negative, `temperature` or a width is not positive, `negatives` is unknown, or the items of
-      the two domains differ in width.
+    ValueError: `contrastive` or `supervised` has a negative weight or another number of weights; `temperature`,
+      `anchors`, `partners` or a width is not positive; `negatives` is unknown; or the items of the two domains differ
+      in width.
 
   Reference: Hou et al., "Cross-Domain LifeLong Sequential Modeling for Online Click-Through Rate Prediction",
     KDD 2024, https://arxiv.org/abs/2312.06424, section 3.4.
@@ -150,7 +157,7 @@ class CrossRepresentationProduction(keras.layers.Layer):
     return keras.Sequential([hidden, logit], name=f"{domain}_head")
 
   def _contrastive_losses(self, batch: DomainBatch, pairs: Pairs) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of the pairs with the own and with the other domain's history."""
+    """Losses of the pairs with the own domain's history and of the pairs with the other domain's history."""
     positives = global_positives(batch)
     keep = negatives_of(batch, pairs, positives, self.mask_same_user, self.mask_history_negatives)
     anchors = pairs.anchor.found
@@ -170,8 +177,8 @@ class CrossRepresentationProduction(keras.layers.Layer):
   def _contrastive_loss(
     self, anchor: tf.Tensor, partners: tf.Tensor, positives: Positives, keep: tf.Tensor, paired: tf.Tensor
   ) -> tf.Tensor:
-    """Of `[B, A, D]` anchors and `[B, A, P, D]` partners."""
-    # anchors in one axis: einsum's gradient by an ellipsis takes twenty times as long
+    """Loss of anchors `[B, A, D]` and their partners `[B, A, P, D]`."""
+    # one axis for all anchors: the gradient of an einsum with an ellipsis takes twenty times as long
     count, width = self.partners, anchor.shape[-1]
     query, key = tf.reshape(anchor, [-1, width]), tf.reshape(partners, [-1, count, width])
     paired, keep = tf.reshape(paired, [-1, count]), tf.reshape(keep, [-1, tf.shape(keep)[-1]])

@@ -1,4 +1,4 @@
-"""The two kinds of losses in CRP; float32 whatever the policy."""
+"""The two kinds of losses in CRP, float32 under every dtype policy."""
 
 import tensorflow as tf
 
@@ -6,28 +6,28 @@ from lcn_tf.layers.normalize import l2_normalize
 
 
 def cosines(queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-  """`[A, D]`, `[M, D]` -> `[A, M]`; 0 with a zero vector."""
+  """Cosines `[A, M]` of vectors `[A, D]` and `[M, D]`; 0 for a zero vector."""
   return tf.matmul(l2_normalize(queries), l2_normalize(keys), transpose_b=True)
 
 
 def info_nce(
   queries: tf.Tensor, positives: tf.Tensor, negatives: tf.Tensor, keep: tf.Tensor, temperature: float
 ) -> tf.Tensor:
-  """How much more alike each query is to each of its positives than to its negatives.
+  """InfoNCE loss of each query and positive: small if the query is closer to the positive than to its negatives.
 
       l_ip = -log( exp(c(x_i, h_ip) / tau) / (exp(c(x_i, h_ip) / tau) + sum_{j in N_i} exp(c(x_i, x_j) / tau)) )
 
-  with c the cosine, which is what NT-Xent of SimCLR uses.
+  c is the cosine, as in NT-Xent of SimCLR.
 
   Args:
-    queries: x `[A, D]`.
-    positives: h `[A, P, D]`.
-    negatives: `[M, D]`.
-    keep: `[A, M]` bool, the set N_i.
-    temperature: tau.
+    queries: Queries x, `[A, D]`.
+    positives: Positives h of each query, `[A, P, D]`.
+    negatives: Negatives of all queries, `[M, D]`.
+    keep: Mask of the negatives N_i of each query, bool `[A, M]`.
+    temperature: Temperature tau.
 
   Returns:
-    float32 `[A, P]`; 0 where no negative is kept.
+    Losses, float32 `[A, P]`; 0 where no negative is kept.
 
   Reference: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
     https://arxiv.org/abs/2002.05709, Eq. (1).

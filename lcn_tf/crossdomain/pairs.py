@@ -1,8 +1,9 @@
-"""Which items CRP pairs, and which it holds against each other.
+"""The pairs of CRP and their in-batch negatives.
 
-Under `tf.distribute` each replica holds an equal share of the global batch, replica r its rows
-`r * B .. (r + 1) * B - 1`. What depends on other rows (an anchor's negatives, which request of a user comes first)
-is decided on the global batch, and the noise is drawn for all of its rows, so the number of replicas changes nothing.
+Under `tf.distribute` each replica holds an equal share of the global batch: replica r has the rows
+`r * B .. (r + 1) * B - 1`. Two results depend on other rows: the negatives of an anchor, and which request of a user
+comes first. Both are decided on the global batch, and the noise is drawn for all of its rows. So the number of replicas
+changes nothing.
 """
 
 from typing import NamedTuple
@@ -17,15 +18,15 @@ RECENT = 50
 
 
 class DomainBatch(NamedTuple):
-  """The requests of one domain as CRP reads them: the candidates are of that domain.
+  """Requests of one domain as CRP reads them. The candidates are of that domain.
 
   Attributes:
-    user: Whose request it is `[B]` int64.
-    profile: Embedded fields of the user `[B, P]` float.
-    candidates: `Candidates`.
-    mask: Candidates that are real `[B, N]` bool.
-    label: `[B, N]` float32, 1 = positive.
-    weight: Of the candidate in the supervised loss `[B, N]` float32.
+    user: User of each request, `[B]` int64.
+    profile: Embedded fields of the user, `[B, P]` float.
+    candidates: `Candidates` of each request.
+    mask: Mask of the real candidates, bool `[B, N]`.
+    label: Labels, `[B, N]` float32, 1 = positive.
+    weight: Weights of the candidates in the supervised loss, `[B, N]` float32.
     own: `Behaviours` in the candidates' domain.
     other: `Behaviours` in the other domain.
   """
@@ -41,11 +42,11 @@ class DomainBatch(NamedTuple):
 
 
 class Picks(NamedTuple):
-  """What was drawn: `[B, A]` anchors, `[B, A, P]` partners.
+  """Drawn anchors `[B, A]`, or drawn partners `[B, A, P]`.
 
   Attributes:
-    index: int64; 0 where there is none.
-    found: bool.
+    index: Position of each draw, int64; 0 where nothing was found.
+    found: Mask of the draws, bool.
   """
 
   index: tf.Tensor
@@ -53,7 +54,7 @@ class Picks(NamedTuple):
 
 
 class Pairs(NamedTuple):
-  """Per request A anchors among its positive candidates, and each anchor's P partners in either history."""
+  """Anchors of each request, A among its positive candidates, and P partners of each anchor from either history."""
 
   anchor: Picks
   own: Picks
@@ -61,15 +62,16 @@ class Pairs(NamedTuple):
 
 
 class Positives(NamedTuple):
-  """The positive candidates of the global batch of one domain, M = requests x N.
+  """Candidates of the global batch of one domain, with a mask of the usable positives; M = requests x N.
 
   Attributes:
-    embedding: `[M, D]` float32.
-    items: Catalogue rows `[M]` int64.
-    users: Index of the first request of the same user `[M]` int64: a name for the user.
-    usable: `[M]` bool: positive, and the first of its (user, item).
-    own_users: `users` of this replica's own requests `[B]`.
-    first_of_user: `[B]` bool: no earlier request of the global batch with a positive is of the same user.
+    embedding: Item embeddings, `[M, D]` float32.
+    items: Catalogue rows, `[M]` int64.
+    users: Index of the user's first request, `[M]` int64. It identifies the user.
+    usable: Mask of the positives that are the first of their (user, item), bool `[M]`.
+    own_users: `users` of the requests of this replica, `[B]`.
+    first_of_user: Mask of this replica's requests, bool `[B]`. True if no earlier request of the global batch with a
+      positive is of the same user.
   """
 
   embedding: tf.Tensor
@@ -84,12 +86,12 @@ def row_noise(seed: tf.Tensor, sizes: tuple[tf.Tensor, ...], width: int) -> list
   """Uniform noise in [0, 1) for this replica's rows of several batches.
 
   Args:
-    seed: int32 `[2]`, the same on all replicas; every step its own.
+    seed: Seed, int32 `[2]`, the same on all replicas and different at every step.
     sizes: Requests of each batch on this replica.
-    width: Numbers per request.
+    width: Random numbers per request.
 
   Returns:
-    `[size, width]` float32 each.
+    Noise of each batch, `[size, width]` float32.
   """
   count, _ = replicas()
   noise = tf.random.stateless_uniform([count * tf.add_n(sizes), width], seed, alg="philox")
@@ -98,11 +100,16 @@ def row_noise(seed: tf.Tensor, sizes: tuple[tf.Tensor, ...], width: int) -> list
 
 
 def pick(eligible: tf.Tensor, noise: tf.Tensor) -> Picks:
-  """Of each row some eligible entries, all with the same probability: the floor(noise * eligible)-th.
+  """Draws eligible entries of each row, all with the same probability.
+
+  Of n eligible entries a draw takes number floor(noise * n), counted from 0.
 
   Args:
-    eligible: `[B, A, L]` bool.
-    noise: `[B, A, P]` in [0, 1).
+    eligible: Mask of the entries that may be drawn, bool `[B, A, L]`.
+    noise: Random numbers in [0, 1), one per draw, `[B, A, P]`.
+
+  Returns:
+    Draws `[B, A, P]`; not found where a row has no eligible entry.
   """
   position = tf.cumsum(tf.cast(eligible, tf.float32), axis=-1)
   count = position[..., -1:]
@@ -114,32 +121,36 @@ def pick(eligible: tf.Tensor, noise: tf.Tensor) -> Picks:
 
 
 def seen_by(behaviours: Behaviours, candidates: tf.Tensor) -> tf.Tensor:
-  """What the candidates `[B, A]` of each request see, `[B, A, L]` bool."""
+  """Behaviours that the candidates at the positions `[B, A]` see, bool `[B, A, L]`."""
   last = tf.shape(behaviours.visible, out_type=tf.int64)[1] - 1
   return gather_rows(behaviours.visible, tf.minimum(candidates, last))
 
 
 def positive(batch: DomainBatch) -> tf.Tensor:
-  """`[B, N]` bool."""
+  """Mask of the real, positive candidates, bool `[B, N]`."""
   return batch.mask & (batch.label > 0.5)
 
 
 def noises(candidates: int, anchors: int, partners: int) -> int:
-  """How many random numbers `sample_pairs` needs per request."""
+  """Random numbers per request that `sample_pairs` needs."""
   return candidates + 2 * anchors * partners
 
 
 def sample_pairs(batch: DomainBatch, noise: tf.Tensor, anchors: int, partners: int) -> Pairs:
-  """Anchors and partners, drawn uniformly.
+  """Draws anchors and partners uniformly.
 
-  Anchors are different positive candidates, all of them if there are no more than `anchors`; partners are behaviours
-  that the anchor may see, in the own domain such whose item is not the anchor's; one may be drawn several times.
+  Anchors are different positive candidates: all of them, if a request has at most `anchors`. Partners are behaviours
+  that the anchor may see. In the own domain the partner's item differs from the anchor's. One behaviour may be drawn
+  several times.
 
   Args:
     batch: B requests of N candidates.
-    noise: `[B, noises(N, A, P) or more]` in [0, 1).
-    anchors: A of a request.
-    partners: P of an anchor, in each history.
+    noise: Random numbers in [0, 1), `[B, noises(N, A, P) or more]`.
+    anchors: Anchors A of a request.
+    partners: Partners P of an anchor in each history.
+
+  Returns:
+    Pairs of each request.
   """
   size = batch.label.shape[1]
   anchors = min(anchors, size)
@@ -156,7 +167,10 @@ def sample_pairs(batch: DomainBatch, noise: tf.Tensor, anchors: int, partners: i
 
 
 def global_positives(batch: DomainBatch) -> Positives:
-  """What all replicas know of each other's positives. Ties every replica of the strategy together."""
+  """Candidates of all replicas, with the usable positives among them.
+
+  This is a collective operation, so every replica of the strategy must call it.
+  """
   size = tf.shape(batch.user)[0]
   candidate_count = tf.shape(batch.label)[1]
   chosen = positive(batch)
@@ -185,7 +199,7 @@ def global_positives(batch: DomainBatch) -> Positives:
 
 
 def first_occurrence(keys: tf.Tensor) -> tf.Tensor:
-  """Whether no earlier entry is equal: `[M]` int64 -> `[M]` bool. Sorts, so that nothing is M x M."""
+  """Whether no earlier entry is equal, bool `[M]` for keys `[M]` int64. It sorts, so no tensor is M x M."""
   size = tf.shape(keys)[0]
   falling, order = tf.math.top_k(keys, size)  # the lower index first among equals
   new = tf.concat([tf.ones_like(falling[:1], tf.bool), falling[1:] != falling[:-1]], axis=0)
@@ -196,10 +210,10 @@ def first_occurrence(keys: tf.Tensor) -> tf.Tensor:
 def negatives_of(
   batch: DomainBatch, pairs: Pairs, positives: Positives, mask_same_user: bool, mask_history: bool
 ) -> tf.Tensor:
-  """Which positives of the global batch may be held against each anchor, `[B, A, M]` bool.
+  """In-batch negatives of each anchor among the positives of the global batch, bool `[B, A, M]`.
 
-  They are of other users and other items, once per (user, item), and, with `mask_history`, not among the newest 50
-  behaviours that the anchor sees.
+  They are items other than the anchor's, once per (user, item). With `mask_same_user` they are of other users. With
+  `mask_history` they are not among the newest 50 behaviours of the own domain that the anchor sees.
   """
   item = tf.cast(gather_rows(batch.candidates.items, pairs.anchor.index), tf.int64)
   keep = positives.usable & (positives.items != item[..., tf.newaxis])
@@ -214,9 +228,13 @@ def negatives_of(
 
 
 def is_among(items: tf.Tensor, lists: tf.Tensor) -> tf.Tensor:
-  """Whether item m is in list b, a: `[M]`, `[B, A, K]` int64 -> `[B, A, M]` bool.
+  """Whether item m is in the list of anchor (b, a), bool `[B, A, M]`.
 
-  Looks each entry of the lists up among the items, of which there are far more than K.
+  The entries of the lists are looked up among the items, because there are far more items than the K entries of a list.
+
+  Args:
+    items: Items, `[M]` int64.
+    lists: List of each anchor, `[B, A, K]` int64.
   """
   size = tf.shape(items)[0]
   rising = -tf.math.top_k(-items, size).values

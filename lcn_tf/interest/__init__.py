@@ -1,4 +1,4 @@
-"""Interest extractors, one per file: what fills the skeleton's slot."""
+"""Interest extractors, one per file. An extractor fills the slot of the skeleton."""
 
 from lcn_tf.interest.average_pooling import AveragePooling
 from lcn_tf.interest.base import Extractor

@@ -1,4 +1,4 @@
-"""Average pooling: the interest that does not look at its candidate."""
+"""Average pooling: an interest that does not depend on the candidate item."""
 
 import tensorflow as tf
 from tensorflow import keras
@@ -10,15 +10,15 @@ from lcn_tf.layers.structures import Behaviours, Candidates, age_buckets
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class AveragePooling(Extractor):
-  """The mean of the behaviours that a candidate sees: the baseline with no level of attention.
+  """Mean of the behaviours that a candidate sees: the baseline without attention.
 
-  It reads the same features of a behaviour as the attention models do, side information and recency included.
+  It reads the same features of a behaviour as the attention models, side information and recency included.
 
       a_j    = [e_j ; s_j ; r_bucket(j)]
       output = sum_{j visible} a_j / max(number visible, 1)
 
-  Only recency depends on the candidate's time, so it is pooled as (share of the visible behaviours in each age bucket)
-  times (embedding of each bucket); nothing of shape `[B, N, L, S]` is made.
+  Only recency depends on the candidate's time. It is pooled as the share of the visible behaviours in each age bucket,
+  times the embedding of the bucket. No tensor of shape `[B, N, L, S]` is made.
 
   Departures from the paper: none; LCN compares with "Avg-Pooling" and gives no formula.
 
@@ -27,8 +27,9 @@ class AveragePooling(Extractor):
     behaviours: `Behaviours`, embedding `[B, L, D]`, side `[B, L, S]`, recency `[R, S']`, visible `[B, N | 1, L]`.
 
   Returns:
-    Interest `[B, N, D + S + S']`, or `[B, N | 1, D + S]` (as `visible`) without recency, when it is the same for all
-    candidates that see the same. Zeros for a candidate that sees no behaviour. Padding never changes the result.
+    Interest `[B, N, D + S + S']`. Without recency it is the same for all candidates that see the same behaviours, so
+    its shape is `[B, N | 1, D + S]`, as `visible`. Zeros for a candidate that sees no behaviour. Padding never changes
+    the result.
 
   Reference: Hou et al., "Cross-Domain LifeLong Sequential Modeling for Online Click-Through Rate Prediction",
     KDD 2024, https://arxiv.org/abs/2312.06424, table 4.
@@ -48,16 +49,16 @@ class AveragePooling(Extractor):
 def age_bucket_shares(
   candidate_times: tf.Tensor, behaviour_times: tf.Tensor, visible: tf.Tensor, buckets: int
 ) -> tf.Tensor:
-  """Which share of the behaviours that a candidate sees falls into each bucket of `age_buckets`.
+  """Share of the behaviours that a candidate sees in each bucket of `age_buckets`.
 
   Args:
-    candidate_times: Seconds `[B, N]` int64.
-    behaviour_times: Seconds `[B, L]` int64.
-    visible: `[B, N | 1, L]` bool, or how much each behaviour counts.
-    buckets: R.
+    candidate_times: Times of the candidates, seconds, `[B, N]` int64.
+    behaviour_times: Times of the behaviours, seconds, `[B, L]` int64.
+    visible: Mask of the behaviours, bool `[B, N | 1, L]`, or their weights.
+    buckets: Number R of buckets.
 
   Returns:
-    float32 `[B, N, R]`; each row sums to 1, or is zero where nothing is visible.
+    Shares, float32 `[B, N, R]`. Each row sums to 1, or is zero where nothing is visible.
   """
   bucket = age_buckets(candidate_times[:, :, tf.newaxis], behaviour_times[:, tf.newaxis, :], buckets)
   shape = tf.shape(bucket, out_type=tf.int64)

@@ -1,4 +1,4 @@
-"""What extractors with weights share."""
+"""The common part of all interest extractors."""
 
 import inspect
 from typing import Any, ClassVar, Literal, Self
@@ -15,15 +15,15 @@ _KERAS_ARGUMENTS = ("trainable", "name", "dtype", "dynamic", "args", "kwargs")
 
 
 class Extractor(keras.layers.Layer):
-  """(candidates, one history) -> interest per candidate, `[B, N, W]`.
+  """An extractor turns candidates and one history into an interest per candidate, `[B, N, W]`.
 
-  Keras builds a layer from the shapes of its first argument alone; an extractor needs those of both, so it makes its
-  weights in `make_weights(item_width, row_width)`, called once at the first call. `row_width` is the width of a
-  behaviour with its side information.
+  Keras builds a layer from the shapes of its first argument alone. An extractor needs the shapes of both arguments, so
+  it makes its weights in `make_weights(item_width, row_width)`, once, at the first call. `row_width` is the width of a
+  behaviour with its side information and recency.
 
   Attributes:
-    pretrained: What it reads of the frozen item vectors, which have to be made first: `vectors`, or the `clusters`, the
-      last two columns of `fields`.
+    pretrained: Frozen item data that the extractor reads and that must be made before training: `vectors`, or the
+      `clusters`, which are the last two columns of `fields`.
   """
 
   pretrained: ClassVar[tuple[Literal["vectors", "clusters"], ...]] = ()
@@ -34,24 +34,25 @@ class Extractor(keras.layers.Layer):
     return 0
 
   def __init__(self, **kwargs: Any):
-    # what `__call__` does not cast stays as it is: frozen vectors, with which to search as in serving
+    # no autocast: frozen vectors keep their dtype, so that training searches as serving does
     super().__init__(autocast=False, **kwargs)
 
   @property
   def compiles(self) -> bool:
-    """Whether XLA can compile it, with its options."""
+    """Whether XLA can compile the extractor with its options."""
     return True
 
   @classmethod
   def options(cls) -> list[str]:
-    """What `model.options` of an experiment may set."""
+    """Names of the options that `model.options` of an experiment may set."""
     return [name for name in inspect.signature(cls).parameters if name not in _KERAS_ARGUMENTS]
 
   @classmethod
   def for_history(cls, config: Model, schema: Schema, domain: DomainName, name: str) -> Self | None:
-    """The extractor of one domain's history for target-domain candidates; None if it could not find anything there.
+    """The extractor of one domain's history for target-domain candidates; None if it cannot find anything there.
 
-    Those that take more than their options (columns of the catalogue, widths of the cross fields) read it here.
+    An extractor that needs more than its options overrides this, to read columns of the catalogue or widths of cross
+    fields.
     """
     return cls(**config.options, name=name)
 
@@ -68,19 +69,19 @@ class Extractor(keras.layers.Layer):
     candidates = candidates._replace(
       embedding=tf.cast(candidates.embedding, self.compute_dtype), keys=tf.cast(candidates.keys, self.compute_dtype)
     )
-    # recency stays float32, since each of its few rows is used so many times
+    # recency stays float32, because the gradient of each of its few rows is a sum of many terms
     floats = {name: tf.cast(getattr(behaviours, name), self.compute_dtype) for name in ("embedding", "side", "keys")}
     return super().__call__(candidates, behaviours._replace(**floats), **kwargs)
 
   def search_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
-    """In which order everything before the final attention finds the behaviours: float32 `[B, N, L]`, higher first.
+    """Order in which all stages before the final attention find the behaviours: float32 `[B, N, L]`, higher first.
 
-    Only the order counts; ties go to the newer behaviour. What is invisible may have any score.
+    Only the order counts, and ties go to the newer behaviour. Invisible behaviours may have any score.
     """
     raise NotImplementedError(f"{type(self).__name__} does not search")
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
-    """What the final attention would give every behaviour, had it read all of them: float32 `[B, N, L]`, higher first.
+    """Scores of the final attention if it read every behaviour: float32 `[B, N, L]`, higher first.
 
     Several heads are averaged after the softmax over the visible behaviours.
     """
@@ -98,13 +99,13 @@ class Extractor(keras.layers.Layer):
     return self.add_weight(name, shape, initializer=initializer)
 
   def head_weight(self, name: str, heads: int, width: int, head_dim: int) -> tf.Variable:
-    """`[heads, width, head_dim]`, Glorot-uniform as the one `[width, heads * head_dim]` matrix that it stands for."""
+    """Weights `[heads, width, head_dim]`, Glorot-uniform as the one matrix `[width, heads * head_dim]` they replace."""
     limit = (6.0 / (width + heads * head_dim)) ** 0.5
     return self.add_weight(name, [heads, width, head_dim], initializer=keras.initializers.RandomUniform(-limit, limit))
 
 
 def in_float32(candidates: Candidates, behaviours: Behaviours) -> tuple[Candidates, Behaviours]:
-  """Both with float32 numbers, for what is computed outside of a layer's call, where weights are float32."""
+  """Both arguments with float32 numbers, for work outside of a layer's call, where weights are float32."""
 
   def cast(tensor: tf.Tensor) -> tf.Tensor:
     return tf.cast(tensor, tf.float32) if tensor.dtype.is_floating else tensor
@@ -113,7 +114,7 @@ def in_float32(candidates: Candidates, behaviours: Behaviours) -> tuple[Candidat
 
 
 def static_rows(behaviours: Behaviours) -> tf.Tensor:
-  """What is stored of each behaviour: item embedding and side information, `[B, L, D + S]`."""
+  """Stored part of each behaviour: item embedding and side information, `[B, L, D + S]`."""
   if behaviours.side.shape[-1] == 0:
     return behaviours.embedding
   return tf.concat([behaviours.embedding, behaviours.side], axis=-1)
@@ -123,14 +124,16 @@ def kept_buckets(candidates: Candidates, behaviours: Behaviours, indices: tf.Ten
   """Age bucket of each kept behaviour when its candidate is shown, `[B, N, K]` int64.
 
   Args:
-    indices: The kept behaviours, `[B, N, K]` in [0, L).
+    candidates: `Candidates`; only their times are read.
+    behaviours: `Behaviours`; their times and the number of age buckets are read.
+    indices: Kept behaviours, `[B, N, K]` in [0, L).
   """
   times = gather_rows(behaviours.times, indices)
   return age_buckets(candidates.times[..., tf.newaxis], times, behaviours.recency.shape[0])
 
 
 def kept_recency(candidates: Candidates, behaviours: Behaviours, indices: tf.Tensor) -> tf.Tensor | None:
-  """Embedded age of kept behaviours, `[B, N, K, d_s]`; None if age is no feature. Arguments as `kept_buckets`."""
+  """Embedded age of kept behaviours, `[B, N, K, d_s]`; None if age is no feature. Arguments as in `kept_buckets`."""
   if not behaviours.recency.shape[0]:
     return None
   buckets = kept_buckets(candidates, behaviours, indices)
@@ -138,7 +141,7 @@ def kept_recency(candidates: Candidates, behaviours: Behaviours, indices: tf.Ten
 
 
 def kept_rows(candidates: Candidates, behaviours: Behaviours, indices: tf.Tensor) -> tf.Tensor:
-  """Item embedding, side information and recency of kept behaviours, `[B, N, K, X]`. Arguments as `kept_buckets`."""
+  """Item embedding, side information and recency of kept behaviours, `[B, N, K, X]`; arguments as in `kept_buckets`."""
   rows = gather_rows(static_rows(behaviours), indices)
   recency = kept_recency(candidates, behaviours, indices)
   return rows if recency is None else tf.concat([rows, recency], axis=-1)
@@ -148,11 +151,11 @@ def newest(visible: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
   """The newest behaviours that each candidate sees.
 
   Args:
-    visible: `[B, N | 1, L]` bool.
-    count: How many; K = min(count, L), so short histories are not padded to it.
+    visible: Mask, bool `[B, N | 1, L]`.
+    count: Largest number of behaviours. K = min(count, L), so short histories are not padded to it.
 
   Returns:
-    Indices `[B, N | 1, K]` int64, 0 where there are no more, and which of them are real, bool.
+    Indices `[B, N | 1, K]` int64, 0 where there are no more behaviours, and the mask of the real ones, bool.
   """
   length = tf.shape(visible, out_type=tf.int64)[-1]
   indices, valid = masked_top_k(-tf.cast(tf.range(length), tf.float32), visible, count)
@@ -166,5 +169,5 @@ def every_bucket(candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
 
 
 def every_recency(candidates: Candidates, behaviours: Behaviours) -> tuple[tf.Tensor, tf.Tensor] | None:
-  """Embeddings of ages `[R, d_s]`, and which one every behaviour has, as `every_bucket`; None if age is no feature."""
+  """Embeddings of the age buckets `[R, d_s]`, and `every_bucket`; None if age is no feature."""
   return (behaviours.recency, every_bucket(candidates, behaviours)) if behaviours.recency.shape[0] else None

@@ -15,19 +15,21 @@ from lcn_tf.layers.structures import Behaviours, Candidates
 class DIN(Extractor):
   """Deep interest network: a small MLP weighs every behaviour against the candidate.
 
-  With z_j = [e_j ; s_j ; r_bucket(j)], item, side information and recency of behaviour j,
+  With z_j = [e_j ; s_j ; r_bucket(j)], the item, side information and recency of behaviour j,
 
       w_j    = MLP([e_v ; z_j ; e_v - e_j ; e_v * e_j])
       output = sum_{j visible} g_j z_j,   g = softmax(w / sqrt(D)), or g = w
 
-  The history is shared by the candidates of a request and never copied for each of them; see `DINAttention`.
+  The candidates of a request share the history, and it is never copied for each of them; see `DINAttention`.
 
-  Departures from the paper: softmax and the activation, as `DINAttention` says.
+  Departures from the paper: the softmax and the activation; see `DINAttention`.
 
   Args:
-    recent: Read the newest `recent` behaviours that the candidate sees, and no others; 0 = the whole history. The LCN
-      paper compares with DIN on whole lifelong histories, the TWIN paper on the newest 100.
-    units, activation, norm: Of `DINAttention`.
+    recent: Number of behaviours that are read, the newest that the candidate sees; 0 = the whole history. The LCN paper
+      compares with DIN on whole lifelong histories, the TWIN paper on the newest 100.
+    units: Widths of the two hidden layers of `DINAttention`.
+    activation: Activation of `DINAttention`.
+    norm: Normalisation of the weights in `DINAttention`, "softmax" or "none".
 
   Call arguments:
     candidates: `Candidates`, embedding `[B, N, D]`.
@@ -37,7 +39,7 @@ class DIN(Extractor):
     Interest `[B, N, D + S + S']`. Zeros for a candidate that sees no behaviour. Padding never changes the result.
 
   Raises:
-    ValueError: `recent` is negative, or what `DINAttention` refuses.
+    ValueError: `recent` is negative, or `DINAttention` refuses an argument.
 
   Reference: Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018,
     https://arxiv.org/abs/1706.06978.

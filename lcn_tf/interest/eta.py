@@ -18,26 +18,30 @@ class ETA(TwoStage):
       dist_j   = sum_b |bit_b(e_v) - bit_b(e_j)|,   E[dist_j] = m theta_j / pi
       kept     = the K visible behaviours of smallest distance, ties to the newer
 
-  What is hashed are the embeddings as they are now, so what is found changes as they learn. Behaviours are hashed once
-  for all candidates of a request; all distances are one matrix product of signs, dist = (m - sign_v . sign_j) / 2,
-  which was measured to be as fast as counting the differing bits of packed words, and needs no packing.
+  The current embeddings are hashed, so the search follows them as they learn. Behaviours are hashed once for all
+  candidates of a request. All distances are one matrix product of signs, dist = (m - sign_v . sign_j) / 2. In
+  measurements this was as fast as counting the differing bits of packed words, and it needs no packing.
 
   Departures from the paper: the ESU is either of the two of `TwoStage`, so that two-stage models differ in their search
-  alone ("mha" is ETA's own); only the item embedding is hashed, not the side information. All-zero embeddings, as
-  unknown items begin, have one code in common: an unknown candidate finds the unknown behaviours first.
+  alone; "mha" is ETA's own. Only the item embedding is hashed, not the side information. Unknown items start with
+  all-zero embeddings, which have one code in common, so an unknown candidate finds the unknown behaviours first.
 
   Args:
     bits: Length m of a code.
-    seed: Of R.
-    top_k, esu, num_heads, head_dim, output_dim: See `TwoStage`.
+    seed: Seed of R.
+    top_k: Behaviours K that the search keeps.
+    esu: Attention of the ESU, "din" or "mha"; see `TwoStage`.
+    num_heads: Number of heads of "mha".
+    head_dim: Width of a head of "mha".
+    output_dim: Width of the interest of "mha".
 
   Call arguments:
     candidates: `Candidates`, embedding `[B, N, D]`.
     behaviours: `Behaviours`, embedding `[B, L, D]`, visible `[B, N | 1, L]`.
 
   Returns:
-    Interest `[B, N, W]` of the ESU. Zeros for a candidate that sees no behaviour. Padding never changes the result;
-    fewer than `top_k` visible behaviours are all used.
+    Interest `[B, N, W]` of the ESU. Zeros for a candidate that sees no behaviour. Padding never changes the result.
+    Fewer than `top_k` visible behaviours are all used.
 
   Raises:
     ValueError: A size is not positive, or `esu` is unknown.
@@ -67,7 +71,7 @@ class ETA(TwoStage):
       self._simhash.build(tf.TensorShape([None, None, item_width]))
 
   def search(self, candidates: Candidates, behaviours: Behaviours) -> tuple[tf.Tensor, tf.Tensor]:
-    """m - 2 dist, `[B, N, L]`, and what is visible."""
+    """Scores m - 2 dist, `[B, N, L]`, and the mask of the visible behaviours."""
     asked_BNM = signs(self._simhash(candidates.embedding))
     past_BLM = signs(self._simhash(behaviours.embedding))
     return tf.matmul(asked_BNM, past_BLM, transpose_b=True), behaviours.visible

@@ -17,34 +17,37 @@ LEVELS = ("csa", "msa", "fsa")
 
 @keras.utils.register_keras_serializable("lcn_tf")
 class LAP(Extractor):
-  """Lifelong interest through three attentions, each over what the one before it found most relevant.
+  """Lifelong interest from three attentions, each over the most relevant behaviours of the one before.
 
-  Complete scope (CSA) weighs the whole history by plain inner products, median scope (MSA) the `top_k[0]` best of it by
-  a projected attention with side information, focused scope (FSA) the `top_k[1]` best of those by multi-head attention
-  and a feed-forward layer. The cost of each level is paid on ever fewer behaviours.
+  The complete scope attention (CSA) weighs the whole history by plain inner products. The median scope attention (MSA)
+  weighs the `top_k[0]` behaviours that CSA scores highest, by a projected attention with side information. The focused
+  scope attention (FSA) weighs the `top_k[1]` behaviours that MSA scores highest, by multi-head attention, and applies a
+  feed-forward layer. Each level costs more per behaviour than the one before and reads fewer behaviours.
 
       a_c = softmax(E e_v)                    R_c = a_c E                       Eq. (3), (4)
       s_m = (X1 W_k)(e_v W_q)^T / sqrt(d_m)   R_m = softmax(s_m) X1 W_v         Eq. (5)-(8)
       head_h = softmax((X2 W_k_h)(e_v W_q_h)^T / sqrt(d_h)) X2 W_v_h            Eq. (9)-(12)
       R_f = act(concat(head) W_o W_1 + b_1) W_2 + b_2                           Eq. (13)-(15)
 
-  where E are the behaviours' item embeddings, X1 and X2 the kept rows of [E, side information]. Keys and values are
-  never projected row by row: the query is carried through W_k^T instead and the pooled row through W_v, which gives the
-  same numbers and costs K times less.
+  E holds the item embeddings of the behaviours. X1 and X2 are the kept rows of [E, side information, recency]. Keys and
+  values are never projected row by row. The query is carried through W_k^T and the pooled row through W_v, which gives
+  the same numbers and costs K times less.
 
-  Departures from the paper: its equations are reconstructed (they are lost in the text at hand); the order of the kept
-  behaviours never matters; R_f of a candidate that sees nothing is zero although the feed-forward layer has biases.
+  Departures from the paper: its equations are reconstructed, because the text at hand lacks them. The order of the kept
+  behaviours never matters. R_f of a candidate that sees nothing is zero, although the feed-forward layer has biases.
 
   Args:
-    levels: Which of "csa", "msa", "fsa" are part of the output. CSA always ranks; without MSA, FSA reads CSA's best.
-    top_k: Behaviours that MSA and FSA read.
-    num_heads, head_dim: Of FSA.
+    levels: Levels, of "csa", "msa" and "fsa", that are part of the output. CSA always ranks. Without MSA, FSA reads the
+      best of CSA.
+    top_k: Numbers of behaviours that MSA and FSA read.
+    num_heads: Number of heads of FSA.
+    head_dim: Width d_h of a head of FSA.
     msa_dim: Width d_m of MSA's queries and keys.
     output_dim: Width of R_m and of R_f.
     ffn_dim: Hidden width of FSA's feed-forward layer.
-    csa_norm: "softmax", "none" (raw inner products) or "sigmoid".
-    fsa_side: Whether FSA reads side information.
-    activation: Of the feed-forward layer.
+    csa_norm: Weights of CSA: "softmax" or "sigmoid" of the inner products, or "none" for the raw inner products.
+    fsa_side: Switch of side information and recency in FSA. False = item embeddings alone.
+    activation: Activation of the feed-forward layer.
 
   Call arguments:
     candidates: `Candidates`, embedding `[B, N, D]`.
@@ -52,12 +55,14 @@ class LAP(Extractor):
 
   Returns:
     Interest `[R_c ; R_m ; R_f]`, `[B, N, D + 2 * output_dim]` with all levels. Zeros for a candidate that sees no
-    behaviour. Padding never changes the result; fewer than `top_k` visible behaviours are all used.
+    behaviour. Padding never changes the result. Fewer than `top_k` visible behaviours are all used.
 
   Raises:
-    ValueError: An unknown level or `csa_norm`, a size that is not positive, or `top_k` that grows.
+    ValueError: A level is unknown or named twice, or there is none; `csa_norm` or `activation` is unknown; a size is
+      not positive; or the second `top_k` is larger than the first.
 
-  Reference: LCN: Hou et al., "Cross-domain lifelong sequential modeling for online CTR prediction", arXiv 2312.06424.
+  Reference: Hou et al., "Cross-Domain LifeLong Sequential Modeling for Online Click-Through Rate Prediction",
+    KDD 2024, https://arxiv.org/abs/2312.06424.
   """
 
   def __init__(
@@ -139,14 +144,18 @@ class LAP(Extractor):
     return tf.concat(interests, axis=-1)
 
   def _msa_query(self, candidates: Candidates) -> tf.Tensor:
-    """The queries carried through W_k^T, `[B, N, X]`: their products with [E, side information, recency] are scores."""
+    """Queries carried through W_k^T, `[B, N, X]`; their products with [E, side information, recency] are the scores."""
     projected = tf.matmul(candidates.embedding, self.msa_query)
     return tf.matmul(projected, self.msa_key, transpose_b=True) * self.msa_dim**-0.5
 
   def _msa_of_rows(
     self, candidates: Candidates, behaviours: Behaviours, indices_BNK: tf.Tensor, valid_BNK: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-    """MSA's interest, the scores of the kept behaviours, and their rows: the faster way for one candidate a request."""
+    """MSA from gathered rows, the faster way for one candidate per request.
+
+    Returns:
+      Interest of MSA, scores of the kept behaviours, rows of the kept behaviours.
+    """
     rows_BNKX = kept_rows(candidates, behaviours, indices_BNK)
     query_BN1X = self._msa_query(candidates)[:, :, tf.newaxis]
     scores_BNK = tf.matmul(query_BN1X, rows_BNKX, transpose_b=True)[:, :, 0]
@@ -156,17 +165,19 @@ class LAP(Extractor):
   def _msa_of_shared_rows(
     self, candidates: Candidates, behaviours: Behaviours, indices_BNK: tf.Tensor, valid_BNK: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-    """MSA's interest, the scores of the kept behaviours, and no rows.
+    """MSA without gathered rows, the faster way for several candidates that share a history.
 
-    Scores are needed of the kept behaviours only, but where several candidates share a history, picking them from all
-    costs less than gathering `[B, N, K, X]` rows of them, above all in the gradient: two products more instead of a
-    scatter of rows.
+    Only the scores of the kept behaviours are needed. Picking them from the scores of all behaviours costs less than
+    gathering rows `[B, N, K, X]`, above all in the gradient: two more products replace a scatter of rows.
+
+    Returns:
+      Interest of MSA, scores of the kept behaviours, None in the place of rows.
     """
     rows_BLX, query_BNX = static_rows(behaviours), self._msa_query(candidates)
     recency = tf.cast(behaviours.recency, query_BNX.dtype)
     all_scores_BNL = tf.matmul(query_BNX[..., : rows_BLX.shape[-1]], rows_BLX, transpose_b=True)
     picked = KeptColumns(all_scores_BNL, indices_BNK)
-    # float32: in the gradient many behaviours meet in one bucket
+    # float32: the gradient adds many behaviours up in one bucket
     scores_BNK = tf.cast(picked.pick(all_scores_BNL), tf.float32)
     if recency.shape[0]:
       bucket_scores_BNR = tf.matmul(query_BNX[..., rows_BLX.shape[-1] :], recency, transpose_b=True)
@@ -186,7 +197,7 @@ class LAP(Extractor):
     return tf.matmul(weights * tf.cast(visible, scores_BNL.dtype), items)
 
   def _fsa_rows(self, candidates: Candidates, behaviours: Behaviours, indices_BNK: tf.Tensor) -> tf.Tensor:
-    """The rows that FSA attends to, `[B, N, K, D + S]`."""
+    """Rows that FSA attends to, `[B, N, K, X]`; X = D without `fsa_side`."""
     if not self.fsa_side:
       return gather_rows(behaviours.embedding, indices_BNK)
     return kept_rows(candidates, behaviours, indices_BNK)
@@ -198,16 +209,18 @@ class LAP(Extractor):
     return result * tf.cast(tf.reduce_any(valid_BNK, axis=-1, keepdims=True), result.dtype)
 
   def search_scores(self, candidates: Candidates, behaviours: Behaviours, level: str = "") -> tf.Tensor:
-    """As `Extractor.search_scores`: the order of the behaviours after a level, as minus their place in it.
+    """Order of the behaviours after a level, as minus their place in it; see `Extractor.search_scores`.
 
-    After CSA it is that of the inner products; after MSA the best `top_k[0]` of these come in MSA's order, the others
-    behind them as CSA had them.
+    After CSA it is the order of the inner products. After MSA the best `top_k[0]` of CSA come first, in MSA's order,
+    and then the others in CSA's order.
 
     Args:
-      level: "csa" or "msa"; empty: the last one before FSA.
+      candidates: `Candidates`, as in the call.
+      behaviours: `Behaviours`, as in the call.
+      level: Level, "csa" or "msa"; empty = the last one before FSA.
 
     Raises:
-      ValueError: `level` is no level that searches, or not one of this layer's.
+      ValueError: `level` does not search, or this layer lacks it.
     """
     level = level or ("msa" if "msa" in self.levels else "csa")
     if level not in ("csa", "msa") or (level == "msa" and "msa" not in self.levels):
@@ -227,7 +240,7 @@ class LAP(Extractor):
     return -tf.cast(tf.argsort(order_BNL), tf.float32)
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
-    """As `Extractor.exact_scores`: FSA's attention over the whole history."""
+    """Weights of FSA's attention over the whole history, averaged over the heads; see `Extractor.exact_scores`."""
     if "fsa" not in self.levels:
       raise NotImplementedError(f"LAP with levels {self.levels} has no final attention over what it found")
     candidates, behaviours = in_float32(candidates, behaviours)
@@ -245,7 +258,9 @@ def _projected_scores(candidates: Candidates, behaviours: Behaviours, query_BNHX
   """Products of queries with all behaviours, `[B, N, H, L]`.
 
   Args:
-    query_BNHX: As wide as item, side information and recency together, or as the item alone.
+    candidates: `Candidates`; only their times are read.
+    behaviours: `Behaviours`; all of them are scored.
+    query_BNHX: Queries, as wide as item, side information and recency together, or as the item alone.
   """
   rows_BLX = static_rows(behaviours)
   if query_BNHX.shape[-1] < rows_BLX.shape[-1]:
@@ -257,7 +272,7 @@ def _projected_scores(candidates: Candidates, behaviours: Behaviours, query_BNHX
   scores_BNHL = tf.reshape(scores_BML, [shape[0], shape[1], shape[2], length])
   if query_BNHX.shape[-1] == width:
     return scores_BNHL
-  # no matmul: oneDNN's of four axes by a matrix writes beside its memory where N is 1 (TensorFlow 2.16)
+  # no matmul: oneDNN writes outside of its memory for four axes times a matrix where N is 1 (TensorFlow 2.16)
   bucket_scores_BNHR = tf.einsum("bnhs,rs->bnhr", query_BNHX[..., width:], behaviours.recency)
   buckets_BNHL = tf.repeat(every_bucket(candidates, behaviours)[:, :, tf.newaxis], shape[2], axis=2)
   return scores_BNHL + tf.gather(bucket_scores_BNHR, buckets_BNHL, batch_dims=3)

@@ -19,7 +19,7 @@ _WIDEST = 8  # the table has 2 ** width sums of each round
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class SDIM(TwoStage):
-  """A behaviour matters to a candidate as often as both get the same hash signature.
+  """Weighs a behaviour by the number of rounds in which it gets the candidate's hash signature.
 
       sig_r(x) = sum_t 2^t [(x R)_{r, t} >= 0],   R [D, m, tau] fixed, r = 1 .. m
       p_j^(r)  = [sig_r(e_v) = sig_r(e_j)],   P(p_j^(r) = 1) = (1 - theta_j / pi)^tau
@@ -28,34 +28,45 @@ class SDIM(TwoStage):
       pool:    (1 / m) sum_r l2norm(sum_j p_j^(r) [e_j ; s_j]),   and recency averaged with the weights c_j
       ta:      target attention over the `top_k` behaviours of largest c_j >= 1, ties to the newer
 
-  where j runs over the visible behaviours, s_j are their cross fields, and l2norm(x) = x / |x|, or 0 below a length of
-  1e-6, so that a round adds nothing without a collision, or with such of all-zero rows alone, as unknown items begin.
-  The embeddings hashed are those of the items as they are now.
+  j runs over the visible behaviours, and s_j are their cross fields. The current embeddings are hashed. l2norm divides
+  a vector by its length and makes it 0 if it is shorter than 1e-6. So a round adds nothing without a collision, or if
+  all colliding rows are zero, as those of unknown items start.
 
-  Pooling never makes a row per candidate and behaviour: behaviours are added up once per user, round and signature, and
-  a candidate looks its m sums up. Such a table holds the behaviours that all candidates of a request see; those that
-  only some of them see are compared one by one, so it is exact for any visibility. In serving, where all candidates
-  share a moment, there are none of these.
+  With `l2` the pool of items and cross fields needs no work per pair of candidate and behaviour. Behaviours are added
+  up once per user, round and signature, and a candidate looks its m sums up. The sums hold the behaviours that all
+  candidates of a request see. The others are compared with each candidate one by one, so the result is exact for any
+  visibility. In serving there are no others, because all candidates share a moment.
 
-  Departures from the paper: recency depends on the candidate's time, which a table per user cannot hold. Without `l2`
-  its pool, sum_j (c_j / m) recency_j, is exact nevertheless; with `l2` it is averaged over all collisions, not round by
-  round. Only the item embedding is hashed. All-zero embeddings, as unknown items begin, collide in every round. XLA
-  cannot compile "pool" with `l2` (sparse products).
+  Recency (`recency_buckets` > 0) does need work per pair, with or without `l2`: the collision counts c `[B, N, L]`, at
+  m 2^tau multiply-adds each. The pool without `l2` needs these counts too.
+
+  XLA cannot compile "pool" with `l2` (sparse products).
+
+  Departures from the paper: recency depends on the candidate's time, which a table per user cannot hold. With `l2` it
+  is averaged over all collisions, not round by round. Without `l2` its pool is exact, sum_j (c_j / m) recency_j. Only
+  the item embedding is hashed. All-zero embeddings, as those of unknown items start, collide in every round.
 
   Args:
-    hashes: Rounds m.
-    width: Bits tau of a signature. Recency and "ta" make m 2^tau numbers of each behaviour: 384 by default.
-    mode: "pool", the paper's, or "ta", where TWIN's table puts target attention in the place of the pool.
-    l2: Of "pool": whether each round has the same say; if not, the result grows with the number of collisions.
-    seed: Of R.
-    top_k, esu, num_heads, head_dim, output_dim: Of "ta", see `TwoStage`.
+    hashes: Number m of rounds.
+    width: Bits tau of a signature, 1 to 8. Recency, `l2` = False and "ta" make m 2^tau numbers for each behaviour: 384
+      by default.
+    mode: Use of the collisions: "pool", the paper's, or "ta", target attention in the place of the pool, as in TWIN's
+      table.
+    l2: Normalisation of each round's sum in "pool", which gives all rounds the same weight. False = the result grows
+      with the number of collisions.
+    seed: Seed of R.
+    top_k: Behaviours K that the search of "ta" keeps.
+    esu: Attention of "ta", "din" or "mha"; see `TwoStage`.
+    num_heads: Number of heads of "mha".
+    head_dim: Width of a head of "mha".
+    output_dim: Width of the interest of "mha".
 
   Call arguments:
     candidates: `Candidates`, embedding `[B, N, D]`.
     behaviours: `Behaviours`, embedding `[B, L, D]`, visible `[B, N | 1, L]`.
 
   Returns:
-    Interest `[B, N, D + S + S']` of "pool", or what the ESU gives. Zeros for a candidate without a collision. Padding
+    Interest `[B, N, D + S + S']` of "pool", or the ESU's of "ta". Zeros for a candidate without a collision. Padding
     never changes the result.
 
   Raises:
@@ -103,7 +114,7 @@ class SDIM(TwoStage):
       self._simhash.build(tf.TensorShape([None, None, item_width]))
 
   def search(self, candidates: Candidates, behaviours: Behaviours) -> tuple[tf.Tensor, tf.Tensor]:
-    """c, `[B, N, L]`, and the visible behaviours that collide at least once."""
+    """Collision counts c, `[B, N, L]`, and the mask of the visible behaviours that collide at least once."""
     counts_BNL = self._counts(self._simhash(candidates.embedding), self._simhash(behaviours.embedding))
     return counts_BNL, behaviours.visible & (counts_BNL > 0.5)
 
@@ -121,7 +132,7 @@ class SDIM(TwoStage):
     else:
       parts.append(tf.matmul(counts_BNL, rows_BLX) / self.hashes)
     if recency.shape[0]:
-      # weights in the place of what is seen
+      # collision counts in the place of the mask
       shares_BNR = age_bucket_shares(candidates.times, behaviours.times, counts_BNL, recency.shape[0])
       if not self.l2:
         shares_BNR *= tf.reduce_sum(counts_BNL, axis=-1, keepdims=True) / self.hashes
@@ -129,8 +140,11 @@ class SDIM(TwoStage):
     return tf.cast(tf.concat(parts, axis=-1), self.compute_dtype)
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
-    """Of "ta" the ESU's; of "pool" the factor of each behaviour's row in the result: (1 / m) sum_r p_j^(r) / |sum_r|,
-    where sum_r is what the round adds up, or c_j / m without `l2`."""
+    """Scores of the ESU for "ta", or the factor of each behaviour's row in the result of "pool".
+
+    The factor is (1 / m) sum_r p_j^(r) / |sum_r| with `l2`, where sum_r is the sum of round r, and c_j / m without
+    `l2`.
+    """
     if self.mode == "ta":
       return super().exact_scores(candidates, behaviours)
     own, past = self._simhash(candidates.embedding), self._simhash(behaviours.embedding)
@@ -144,20 +158,26 @@ class SDIM(TwoStage):
     return tf.matmul(_flat(weighted_BNMC), _flat(self._one_hot(past)), transpose_b=True) * visible / self.hashes
 
   def _one_hot(self, bits: tf.Tensor) -> tf.Tensor:
-    """The signatures of bits `[B, L, m * tau]`, `[B, L, m, 2 ** tau]` float32."""
+    """Signatures of bits `[B, L, m * tau]`, as one-hot float32 `[B, L, m, 2 ** tau]`."""
     return tf.one_hot(signatures(bits, self.width), 2**self.width)
 
   def _counts(self, own: tf.Tensor, past: tf.Tensor) -> tf.Tensor:
-    """c, `[B, N, L]` float32, of bits `[B, N, m * tau]` and `[B, L, m * tau]`, whatever is visible."""
+    """Collision counts c, `[B, N, L]` float32, of visible and invisible behaviours.
+
+    Args:
+      own: Bits of the candidates, `[B, N, m * tau]`.
+      past: Bits of the behaviours, `[B, L, m * tau]`.
+    """
     return tf.matmul(_flat(self._one_hot(own)), _flat(self._one_hot(past)), transpose_b=True)
 
   def _pool(self, own: tf.Tensor, past: tf.Tensor, rows_BLX: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
-    """The mean over the rounds of what each adds up, at unit length: `[B, N, X]`.
+    """Mean over the rounds of the round's sum at unit length, `[B, N, X]`.
 
     Args:
-      own, past: Bits `[B, N, m * tau]` and `[B, L, m * tau]`.
-      rows_BLX: float32.
-      visible: bool `[B, N | 1, L]`.
+      own: Bits of the candidates, `[B, N, m * tau]`.
+      past: Bits of the behaviours, `[B, L, m * tau]`.
+      rows_BLX: Rows of the behaviours, float32.
+      visible: Mask, bool `[B, N | 1, L]`.
     """
     by_all_BL, by_some_BL = _who_sees(visible)
 
@@ -180,11 +200,20 @@ class SDIM(TwoStage):
     by_all_BL: tf.Tensor,
     by_some_BL: tf.Tensor,
   ) -> tf.Tensor:
-    """What each round adds up, `[B, m, N, X]`; arguments as `_pool`, and what `_who_sees` returns."""
+    """Sum of each round, `[B, m, N, X]`.
+
+    Args:
+      own: Bits of the candidates, `[B, N, m * tau]`.
+      past: Bits of the behaviours, `[B, L, m * tau]`.
+      rows_BLX: Rows of the behaviours, float32.
+      visible: Mask, bool `[B, N | 1, L]`.
+      by_all_BL: First result of `_who_sees`.
+      by_some_BL: Second result of `_who_sees`.
+    """
     table_BMCX = bucket_sums(past, self.width, rows_BLX, by_all_BL)
     asked_BMNC = tf.transpose(self._one_hot(own), [0, 2, 1, 3]) * _sees(visible)[:, tf.newaxis]
 
-    # the others one by one, padded to the most that a request has of them
+    # the behaviours that only some candidates see, padded to the largest number of them in a request
     most = tf.cast(tf.reduce_max(tf.reduce_sum(by_some_BL, axis=1)), tf.int32)
     chosen_BK, indices_BK = tf.math.top_k(by_some_BL, most)
     indices_BK = tf.cast(indices_BK, tf.int64)
@@ -203,20 +232,20 @@ class SDIM(TwoStage):
 
 
 def _flat(one_hot_BLMC: tf.Tensor) -> tf.Tensor:
-  """`[B, L, m * 2 ** tau]`."""
+  """One-hot signatures as `[B, L, m * 2 ** tau]`."""
   shape, (rounds, size) = tf.shape(one_hot_BLMC), one_hot_BLMC.shape[2:]
   return tf.reshape(one_hot_BLMC, [shape[0], shape[1], rounds * size])
 
 
 def _sees(visible: tf.Tensor) -> tf.Tensor:
-  """1 for candidates that see anything, else 0: `[B, N | 1, 1]`."""
+  """1 for candidates that see any behaviour, else 0: `[B, N | 1, 1]`."""
   return tf.cast(tf.reduce_any(visible, axis=-1, keepdims=True), tf.float32)
 
 
 def _who_sees(visible: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Which behaviours all candidates of a request see, and which only some of them: 0 or 1, `[B, L]` each.
+  """Behaviours that all candidates of a request see, and behaviours that only some of them see: 0 or 1, `[B, L]` each.
 
-  Candidates that see nothing, as padded ones may, are not counted: others still share a table.
+  Candidates that see nothing, as padded ones may, do not count, so the others still share a table.
   """
   readers_B1 = tf.reduce_sum(_sees(visible), axis=1)
   count_BL = tf.reduce_sum(tf.cast(visible, tf.float32), axis=1)

@@ -16,36 +16,44 @@ from lcn_tf.schema import DomainName, Feature, Schema
 
 @keras.utils.register_keras_serializable("lcn_tf")
 class SIMHard(TwoStage):
-  """Keeps the newest behaviours of the candidate's category.
+  """Keeps the newest behaviours of the candidate's category, then attends to them.
 
       findable_j = visible_j and (categories of j and categories of v share a value)
       kept       = the `top_k` newest findable
 
-  Value 0 (padding) and out-of-vocabulary values are no category: different rare categories share a row of these, and
-  matching them would find what has nothing to do with the candidate. Where an item has several values (genres), one in
-  common is enough.
+  Value 0 (padding) and out-of-vocabulary values are no category. Different rare categories share an out-of-vocabulary
+  row, and matching them would find unrelated behaviours. For an item with several values (genres), one common value is
+  enough.
 
-  Departures from the paper: several values per item; no auxiliary loss, which the paper gives weight 0 here; the ESU
-  is DIN's (TWIN's tables compare with that) unless `esu` says multi-head attention, which the paper has without
-  projections of values and results.
+  Departures from the paper: items may have several values. There is no auxiliary loss; the paper gives it weight 0 in
+  the hard search. The ESU is DIN's by default, because TWIN's tables compare with that. With `esu` "mha" it is
+  multi-head attention, as in the paper, but with projections of values and results.
 
   Args:
-    candidate_columns, columns: Where in `fields` the candidates and the behaviours have their categories.
-    first_value: The smallest value that is a category.
-    top_k, esu, num_heads, head_dim, output_dim: See `TwoStage`.
+    candidate_columns: Columns of the categories in `fields` of the candidates.
+    columns: Columns of the categories in `fields` of the behaviours.
+    first_value: Smallest value that is a category.
+    top_k: Behaviours K that the search keeps.
+    esu: Attention of the ESU, "din" or "mha"; see `TwoStage`.
+    num_heads: Number of heads of "mha".
+    head_dim: Width of a head of "mha".
+    output_dim: Width of the interest of "mha".
 
-  Options: those of `TwoStage`, and `category`, the name of an item field; the target domain's first if not given. A
-  history whose items lack the field, or have it of another vocabulary, is left out: there is no shared taxonomy.
+  Options:
+    category: Name of an item field; default = the first one of the target domain. A history is left out if its items
+      lack the field or have it with another vocabulary, because there is no shared taxonomy then. All other options are
+      those of `TwoStage`.
 
   Call arguments:
     candidates: `Candidates`, embedding `[B, N, D]`, fields `[B, N, F]`.
     behaviours: `Behaviours`, embedding `[B, L, D]`, fields `[B, L, F']`, visible `[B, N | 1, L]`.
 
   Returns:
-    See `TwoStage`.
+    Interest of the ESU; see `TwoStage`.
 
   Raises:
-    ValueError: No columns, a negative column or `first_value`, or what `TwoStage` refuses.
+    ValueError: There are no columns, a column is negative, `first_value` is not positive, or `TwoStage` refuses an
+      argument.
 
   Reference: Pi et al., "Search-based User Interest Modeling with Lifelong Sequential Behavior Data for Click-Through
     Rate Prediction", CIKM 2020, https://arxiv.org/abs/2006.05639.
@@ -107,7 +115,7 @@ class SIMHard(TwoStage):
 
 
 class _ByCluster(TwoStage):
-  """Keeps the newest behaviours of the candidate's cluster."""
+  """Keeps the newest behaviours of the candidate's cluster, then attends to them."""
 
   pretrained = ("clusters",)
   column: ClassVar[int]
@@ -122,10 +130,11 @@ class _ByCluster(TwoStage):
 class SIMCluster(_ByCluster):
   """SIM Hard with the k-means cluster of the item's frozen vector in the place of a category.
 
-  Clusters are of both domains together, so every history can be searched. Cluster 0 is that of items without a vector;
-  it matches nothing. Departures from the paper: none; TWIN's table has "SIM Cluster" (1,000 clusters) in a line.
+  Both domains share the clusters, so every history can be searched. Cluster 0 is that of items without a vector and
+  matches nothing. The search reads the last column but one of `fields`. The arguments, the result and the errors are
+  those of `TwoStage`.
 
-  Arguments, result and errors: see `TwoStage`. Of `fields`, the last column but one is read.
+  Departures from the paper: none; TWIN's table has "SIM Cluster" (1,000 clusters) in a line.
 
   Reference: Chang et al., "TWIN: TWo-stage Interest Network for Lifelong User Behavior Modeling in CTR Prediction at
     Kuaishou", KDD 2023, https://arxiv.org/abs/2302.02352, table 4.
@@ -136,24 +145,23 @@ class SIMCluster(_ByCluster):
 
 @keras.utils.register_keras_serializable("lcn_tf")
 class SIMClusterPlus(_ByCluster):
-  """`SIMCluster` with the finer clusters (10,000 in TWIN's table): the last column of `fields`."""
+  """`SIMCluster` with the finer clusters (10,000 in TWIN's table), the last column of `fields`."""
 
   column = -1
 
 
 @keras.utils.register_keras_serializable("lcn_tf")
 class SIMSoft(TwoStage):
-  """Keeps the behaviours whose frozen item vectors have the largest inner products with the candidate's.
+  """Keeps the behaviours whose frozen item vectors have the largest inner products with the candidate's, then attends.
 
       score_j = <p_v, p_j>
 
-  The vectors p are made beforehand and never learn, so the search does not follow what the model learns. An item
-  without a vector scores 0 everywhere: such a candidate keeps the newest behaviours.
+  The vectors p are made before training and never learn, so the search does not follow the model. An item without a
+  vector scores 0 everywhere. A candidate without a vector keeps its newest behaviours. The search reads `vectors`,
+  `[B, N, P]` and `[B, L, P]`. The arguments, the result and the errors are those of `TwoStage`.
 
-  Departures from the paper: how p is made is not said there; see lcn_tf/pretraining/run.py. Without an auxiliary
-  search loss, as both TWIN and LCN describe it ("pre-trained").
-
-  Arguments, result and errors: see `TwoStage`. Of candidates and behaviours, `vectors` `[B, N | L, P]` are read.
+  Departures from the paper: the paper does not say how p is made; see lcn_tf/pretraining/run.py. There is no auxiliary
+  search loss, because TWIN and LCN both describe the vectors as "pre-trained".
 
   Reference: Pi et al., "Search-based User Interest Modeling with Lifelong Sequential Behavior Data for Click-Through
     Rate Prediction", CIKM 2020, https://arxiv.org/abs/2006.05639.
@@ -167,24 +175,24 @@ class SIMSoft(TwoStage):
 
 
 def share_a_value(own: Sequence[tf.Tensor], others: Sequence[tf.Tensor], first_value: int) -> tf.Tensor:
-  """Which behaviours have a value in common with each candidate, bool `[B, N, L]`.
+  """Whether each candidate and behaviour have a value in common, bool `[B, N, L]`.
 
   Args:
-    own: The values of the candidates, each `[B, N]` int64.
-    others: Those of the behaviours, each `[B, L]` int64.
-    first_value: Smaller values never match.
+    own: Values of the candidates, each `[B, N]` int64.
+    others: Values of the behaviours, each `[B, L]` int64.
+    first_value: Smallest value that may match.
   """
   alike = []
   for value_BN in own:
     # -1 is no value
     known_BN = tf.where(value_BN >= first_value, value_BN, -1)
-    # `==` would lose the shape where sizes are not known
+    # `==` would lose the static shape where sizes are unknown
     alike += [tf.equal(known_BN[:, :, tf.newaxis], value_BL[:, tf.newaxis]) for value_BL in others]
   return functools.reduce(tf.logical_or, alike)
 
 
 def _find(schema: Schema, domain: DomainName, name: str) -> tuple[Feature | None, list[int]]:
-  """The item field of that name, and its columns of the catalogue."""
+  """The item field of that name, and its columns in the catalogue."""
   column = 1  # after the id
   for feature in schema.domain(domain).item_fields:
     if feature.name == name:

@@ -1,4 +1,4 @@
-"""TWIN: one target attention that both searches a lifelong history and pools what it found."""
+"""TWIN: one target attention that searches a lifelong history and pools the behaviours that it found."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -18,53 +18,56 @@ from lcn_tf.schema import DomainName, Schema
 KEYS = ("split", "raw")
 PROJECTIONS = ("live", "cached")
 
-_AT_ONCE = 2**24  # alphas, of which the search has a few copies
+_AT_ONCE = 2**24  # largest number of alphas at once; the search holds a few copies
 
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class TWIN(Extractor):
-  """Lifelong interest by one target attention used twice: to search all behaviours, and to pool those that it found.
+  """Lifelong interest from one target attention used twice: to search all behaviours, and to pool those that it found.
 
-  Both stages score a behaviour by the same numbers, so the search (CP-GSU) hands the pooling (ESU) exactly what the
-  pooling would have found most relevant itself. To be that cheap, a behaviour's features are split: the projection of
-  what an item inherently is (K_h) can be kept per item, and each cross field (K_c) becomes one number per behaviour.
+  Both stages score a behaviour by the same numbers. So the search (CP-GSU) hands the pooling (ESU) exactly the
+  behaviours that the pooling finds most relevant. To make the search cheap, the features of a behaviour are split. The
+  projection of the inherent features of an item (K_h) can be kept per item. Each cross field (K_c) becomes one number
+  per behaviour.
 
       alpha_a = (K_h W_h_a)(q W_q_a)^T / sqrt(E) + sum_j (K_c_j w_aj) beta_aj       Eq. (4)-(6)
       kept    = the first `top_k` behaviours that the heads' rankings, walked rank by rank, meet
       out     = concat_a(softmax(alpha_a[kept]) [K_h, K_c][kept] W_v_a) W_o         Eq. (7), (8)
 
-  Recency is one more cross field; its embedding depends on when the candidate is shown. Nothing is projected row by
-  row: the query is carried through W_h^T (with w_a beta_a as its entries for the cross fields) and the pooled row
-  through W_v. The search passes no gradient, only kept behaviours learn. Without cross fields there is no bias.
+  Recency is one more cross field, whose embedding depends on the moment of the candidate. Without cross fields there is
+  no bias. Nothing is projected row by row: the query is carried through W_h^T, with w_a beta_a as its entries for the
+  cross fields, and the pooled row through W_v. The search passes no gradient, so only kept behaviours learn.
 
-  Departures from the paper: it leaves open how ranks are broken up (head by head here), all widths and initialisations.
+  Departures from the paper: it leaves open how equal ranks of several heads are ordered (here head by head), all widths
+  and all initial values.
 
   Args:
     top_k: Behaviours K that the search keeps.
-    num_heads, head_dim: Of the attention; `head_dim` is the width of queries, keys and values.
+    num_heads: Number H of heads.
+    head_dim: Width E of queries, keys and values of a head.
     output_dim: Width of the interest.
-    bias: Whether cross fields count in alpha ("w/o bias" is False; they are pooled all the same).
-    key: "split" as above, or "raw": plain multi-head target attention, key = [K_h, K_c] W_k_a and no bias. Its
-      projections cannot be kept per item.
-    projections: What the search reads of K_h W_h. "live": this moment's weights. "cached": a table of all items
-      that `lcn_tf.training.projections.refresh` fills now and then; the pooling reads this moment's weights always.
-    cross_widths: Widths of the cross fields in `Behaviours.side`, recency not among them; None: it is one field.
+    bias: Switch of the cross fields in alpha. False is the ablation "w/o bias"; cross fields are pooled all the same.
+    key: Form of the keys: "split" as above, or "raw", plain multi-head target attention with the key [K_h, K_c] W_k_a
+      and no bias. Projections of raw keys cannot be kept per item.
+    projections: Source of K_h W_h in the search. "live": the current weights. "cached": a table of all items, which
+      `lcn_tf.training.projections.refresh` fills now and then. The pooling always reads the current weights.
+    cross_widths: Widths of the cross fields in `Behaviours.side`, without recency. None = one field of the full width.
     items: Rows of the history's item catalogue; only cached projections need it.
 
   Call arguments:
     candidates: `Candidates`, embedding `[B, N, D]`.
     behaviours: `Behaviours`, embedding `[B, L, D]`, visible `[B, N | 1, L]`.
-    kept: `(indices, valid)` `[B, N, K]`, to pool what something else found; None: search.
-    pool: Off: only search.
+    kept: Behaviours to pool, `(indices, valid)` `[B, N, K]`, from another search. None = the own search.
+    pool: Switch of the pooling. False = only the search.
 
   Returns:
-    Interest `[B, N, output_dim]`, or without `pool` what the search kept: indices int64 `[B, N, top_k]`, rising, and
-    which of them are valid. Zeros for a candidate that sees no behaviour. Padding never changes the result; at
-    most `top_k` visible behaviours are all used, which makes it plain multi-head target attention.
+    Interest `[B, N, output_dim]`. Without `pool` the kept behaviours: indices int64 `[B, N, top_k]`, rising, and the
+    mask of the valid ones. Zeros for a candidate that sees no behaviour. Padding never changes the result. If a
+    candidate sees at most `top_k` behaviours, all are used, as in plain multi-head target attention.
 
   Raises:
-    ValueError: A size is not positive, an unknown `key` or `projections`, cached projections of raw keys or without
-      `items`, or `cross_widths` that do not add up to the width of `side`.
+    ValueError: A size is not positive; `key` or `projections` is unknown; cached projections have raw keys or no
+      `items`; or `cross_widths` do not add up to the width of `side`.
 
   Reference: Chang et al., "TWIN: TWo-stage Interest Network for Lifelong User Behavior Modeling in CTR Prediction at
     Kuaishou", KDD 2023, https://arxiv.org/abs/2302.02352
@@ -138,7 +141,7 @@ class TWIN(Extractor):
       self.cached = self.add_weight("projections", [self.items, heads * head], initializer="zeros", trainable=False)
 
   def _cross_initializer(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
-    """Glorot-uniform per field and head, as the `[width, 1]` kernel that each of them is."""
+    """Glorot-uniform values per field and head, each initialised as a kernel `[width, 1]` of its own."""
     glorot = keras.initializers.GlorotUniform
     heads = [
       tf.concat([glorot()([width, 1], dtype, **kwargs) for width in self._fields], axis=0) for _ in range(shape[1])
@@ -167,8 +170,12 @@ class TWIN(Extractor):
   def _search(
     self, candidates: Candidates, behaviours: Behaviours, query_BNHX: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What the search unit keeps; one candidate of each request after the other where all alphas would be too many."""
-    # nothing of the search has a gradient
+    """Behaviours that the search unit keeps.
+
+    All candidates are searched at once, or one candidate of each request after the other if there would be more than
+    `_AT_ONCE` alphas.
+    """
+    # the search has no gradient
     query_BNHX = tf.stop_gradient(query_BNHX)
     candidates, behaviours = tf.nest.map_structure(_constant, (candidates, behaviours))
     keys = self._search_keys(behaviours)
@@ -177,7 +184,7 @@ class TWIN(Extractor):
       return union_walk(self._alphas(candidates, behaviours, query_BNHX, keys), behaviours.visible, self.top_k)
 
     def one(n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-      # a slice from a running n has no static size for XLA
+      # a gather, because a slice at a variable n has no static size for XLA
       candidate = tf.nest.map_structure(lambda part: tf.gather(part, n[tf.newaxis], axis=1), candidates)
       query_B1HX = tf.gather(query_BNHX, n[tf.newaxis], axis=1)
       seen = tf.minimum(n, tf.shape(behaviours.visible, out_type=tf.int64)[1] - 1)
@@ -203,11 +210,11 @@ class TWIN(Extractor):
     return walk_order(self.alphas(*in_float32(candidates, behaviours)), behaviours.visible)
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
-    """Minus the step at which the same walk over the final attention's rankings of all behaviours meets one."""
+    """Minus the step at which the same walk over the final attention's rankings of all behaviours meets a behaviour."""
     return walk_order(self.exact_alphas(*in_float32(candidates, behaviours)), behaviours.visible)
 
   def project(self, items: tf.Tensor) -> tf.Tensor:
-    """What is kept of items: their embeddings `[..., D]` through W_h, `[..., H * E]`."""
+    """Projections of item embeddings `[..., D]` through W_h, `[..., H * E]`: the entries of the cached table."""
     key_DHE = tf.transpose(tf.cast(self.key_weight, items.dtype), [1, 0, 2])
     return tf.matmul(items, tf.reshape(key_DHE, [-1, self.num_heads * self.head_dim]))
 
@@ -216,12 +223,12 @@ class TWIN(Extractor):
     return tf.einsum("bnd,hde->bnhe", candidates.embedding, self.query_weight) * self.head_dim**-0.5
 
   def _cross_query(self) -> tf.Tensor:
-    """w beta, so that one product with a behaviour's cross fields gives its bias, `[H, C]`."""
+    """w beta, `[H, C]`: its product with a behaviour's cross fields is the bias."""
     scale_CH = tf.repeat(self.cross_scale, self._fields, axis=0)
     return tf.transpose(self.cross_weight * scale_CH)
 
   def _query(self, candidates: Candidates) -> tf.Tensor:
-    """What gives alpha as its product with a behaviour's row [K_h, K_c], recency last: `[B, N, H, X]`."""
+    """Queries `[B, N, H, X]`, whose products with rows [K_h, K_c] are the alphas; the part for recency comes last."""
     query_BNHX = tf.einsum("bnhe,hxe->bnhx", self._queries(candidates), self.key_weight)
     if self.key == "raw" or not self._fields:
       return query_BNHX
@@ -232,22 +239,28 @@ class TWIN(Extractor):
     return tf.concat([query_BNHX, tf.broadcast_to(cross_HC, shape)], axis=-1)
 
   def alphas(self, candidates: Candidates, behaviours: Behaviours, projected: tf.Tensor | None = None) -> tf.Tensor:
-    """What the search unit scores all behaviours with, `[B, N, H, L]`.
+    """Scores of all behaviours in the search unit, `[B, N, H, L]`.
 
     Args:
-      projected: `project` of the behaviours' embeddings `[B, L, H * E]`, if the caller kept them; None: what
-        `projections` says.
+      candidates: `Candidates`, as in the call.
+      behaviours: `Behaviours`, as in the call.
+      projected: Result of `project` for the behaviours' embeddings, `[B, L, H * E]`, kept by the caller. None = the
+        source that `projections` names.
     """
     keys = self._search_keys(behaviours, projected)
     return self._alphas(candidates, behaviours, self._query(candidates), keys)
 
   def exact_alphas(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
-    """What the final attention scores all behaviours with, `[B, N, H, L]`: by this moment's weights, always."""
+    """Scores of all behaviours in the final attention, `[B, N, H, L]`, always by the current weights."""
     return self._alphas(candidates, behaviours, self._query(candidates), static_rows(behaviours))
 
   def _search_keys(self, behaviours: Behaviours, projected: tf.Tensor | None = None) -> tf.Tensor:
-    """What the search unit holds queries against: rows `[B, L, X]` of live weights, or by head, `[B, H, L, E + 1]`, the
-    projections and, as one more entry, the bias of the stored cross fields."""
+    """Keys of the search unit.
+
+    Returns:
+      Live weights: rows `[B, L, X]`. Kept projections: keys by head, `[B, H, L, E + 1]`, the projections and the bias
+      of the stored cross fields as the last entry.
+    """
     if projected is None and self.cached is None:
       return static_rows(behaviours)
     if projected is None:
@@ -263,7 +276,7 @@ class TWIN(Extractor):
   def _alphas(
     self, candidates: Candidates, behaviours: Behaviours, query_BNHX: tf.Tensor, keys: tf.Tensor
   ) -> tf.Tensor:
-    """Alpha by `_search_keys`, `[B, N, H, L]`."""
+    """Alpha `[B, N, H, L]` from the keys of `_search_keys`."""
     if keys.shape.rank == 3:
       width, shape = keys.shape[-1], tf.shape(query_BNHX)
       query_BMX = tf.reshape(query_BNHX[..., :width], [shape[0], -1, width])
@@ -276,7 +289,7 @@ class TWIN(Extractor):
     return self._with_recency(candidates, behaviours, query_BNHX, alphas_BNHL)
 
   def side_bias(self, behaviours: Behaviours) -> tf.Tensor:
-    """The bias of the stored cross fields, the same for all candidates: `[B, L, H]`."""
+    """Bias of the stored cross fields, the same for all candidates: `[B, L, H]`."""
     cross_CH = tf.transpose(self._cross_query()[:, : self._side_width])
     return tf.matmul(behaviours.side, tf.cast(cross_CH, behaviours.side.dtype))
 
@@ -292,7 +305,7 @@ class TWIN(Extractor):
       cross_HS = tf.cast(self._cross_query()[:, self._side_width :], recency_RS.dtype)
       bias_RH = tf.matmul(recency_RS, cross_HS, transpose_b=True)
       return alphas_BNHL + tf.transpose(tf.gather(bias_RH, bucket_BNL), [0, 1, 3, 2])
-    # no matmul: [B, 1, H, S] times [R, S] corrupts memory (TensorFlow 2.16, oneDNN)
+    # no matmul: oneDNN writes outside of its memory for [B, 1, H, S] times [R, S] (TensorFlow 2.16)
     bucket_alphas_BNHR = tf.einsum("bnhs,rs->bnhr", query_BNHX[..., -recency_RS.shape[1] :], recency_RS)
     return alphas_BNHL + tf.gather(bucket_alphas_BNHR, bucket_BNL, axis=3, batch_dims=2)
 

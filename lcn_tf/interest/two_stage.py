@@ -1,4 +1,4 @@
-"""Search, then attend: what SIM, ETA and SDIM's attention mode share."""
+"""Search, then attention: the common part of SIM, ETA and SDIM's attention mode."""
 
 from typing import Any
 
@@ -15,24 +15,26 @@ ESUS = ("din", "mha")
 
 
 class TwoStage(Extractor):
-  """A general search unit (GSU) keeps `top_k` behaviours, an exact search unit (ESU) attends to them.
+  """A general search unit (GSU) keeps `top_k` behaviours, and an exact search unit (ESU) attends to them.
 
-  A subclass says how it searches, in `search`. The ESU reads, of each kept behaviour, item embedding, side information
-  and recency, so that all two-stage models see the same features as TWIN.
+  A subclass defines its search in `search`. Of each kept behaviour the ESU reads item embedding, side information and
+  recency, so all two-stage models see the same features as TWIN.
 
       mha:  concat_h(softmax((z W_k_h)(e_v W_q_h)^T / sqrt(E)) z W_v_h) W_o
       din:  DIN's attention (lcn_tf/layers/din_attention.py), sum_j softmax(w)_j z_j
 
-  No gradient passes the search: only kept behaviours learn.
+  No gradient passes the search, so only kept behaviours learn.
 
   Args:
-    top_k: Behaviours K that the search hands over.
-    esu: "din" or "mha".
-    num_heads, head_dim, output_dim: Of "mha".
+    top_k: Behaviours K that the search keeps.
+    esu: Attention of the ESU, "din" or "mha".
+    num_heads: Number of heads of "mha".
+    head_dim: Width E of a head of "mha".
+    output_dim: Width of the interest of "mha".
 
   Returns:
-    Interest `[B, N, D + S + S']` of "din", `[B, N, output_dim]` of "mha". Zeros for a candidate of which nothing is
-    found. Padding never changes the result; fewer than `top_k` found behaviours are all used.
+    Interest `[B, N, D + S + S']` of "din", `[B, N, output_dim]` of "mha". Zeros for a candidate whose search finds
+    nothing. Padding never changes the result. Fewer than `top_k` found behaviours are all used.
 
   Raises:
     ValueError: A size is not positive, or `esu` is unknown.
@@ -69,8 +71,12 @@ class TwoStage(Extractor):
     self.output_weight = self.weight("esu/output", [self.num_heads * self.head_dim, self.output_dim])
 
   def search(self, candidates: Candidates, behaviours: Behaviours) -> tuple[tf.Tensor, tf.Tensor]:
-    """The search unit: scores `[B, N, L]` (higher = kept first, ties to the newer) and which may be kept, bool
-    `[B, N | 1, L]`, never more than what is visible. No gradient is taken of it."""
+    """The search unit. No gradient is taken of it.
+
+    Returns:
+      Scores `[B, N, L]`, the highest kept first and ties to the newer, and the mask of the behaviours that may be kept,
+      bool `[B, N | 1, L]`, among the visible ones.
+    """
     raise NotImplementedError
 
   def call(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
@@ -84,7 +90,7 @@ class TwoStage(Extractor):
 
   def search_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     scores, findable = self.search(candidates, behaviours)
-    # what a hard filter leaves out comes after all others, the newest first
+    # behaviours that a hard filter leaves out come last, the newest first
     return tf.where(findable, tf.cast(scores, tf.float32), tf.float32.min)
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
@@ -96,7 +102,7 @@ class TwoStage(Extractor):
     scores_BNHL = tf.einsum("bnhx,blx->bnhl", query_BNHX[..., : rows_BLX.shape[-1]], rows_BLX)
     if recency is not None:
       table, buckets_BNL = recency
-      # no matmul: oneDNN's of four axes by a matrix writes beside its memory where N is 1 (TensorFlow 2.16)
+      # no matmul: oneDNN writes outside of its memory for four axes times a matrix where N is 1 (TensorFlow 2.16)
       query_BNHS = query_BNHX[..., rows_BLX.shape[-1] :]
       of_bucket_BNHR = tf.einsum("bnhs,rs->bnhr", query_BNHS, table)
       scores_BNHL += tf.gather(

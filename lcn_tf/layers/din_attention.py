@@ -1,4 +1,4 @@
-"""DIN's attention: a small network weighs each behaviour against the candidate."""
+"""Attention of DIN: a small network weighs each behaviour against the candidate."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,39 +14,43 @@ NORMS = ("softmax", "none")
 
 @keras.utils.register_keras_serializable("lcn_tf")
 class DINAttention(keras.layers.Layer):
-  """Weighs what a candidate sees of its history by an MLP over pairs, and sums it.
+  """Weighted sum of the behaviours that a candidate sees; an MLP over (candidate, behaviour) pairs gives the weights.
 
       w_j = act(act([e_v ; z_j ; e_v - e_j ; e_v * e_j] W_1 + b_1) W_2 + b_2) w_3 + b_3
       out = sum_j g_j z_j,   g = softmax(w / sqrt(D)), or g = w
 
-  where e_j, the item, is the first D columns of z_j. Pairs are never written down side by side. With W_1 in blocks
-  [W_v ; W_z ; W_d ; W_p] the first layer is
+  e_v is the candidate, z_j a behaviour, and e_j the item of the behaviour, which is the first D columns of z_j.
 
-      z_j M_v + e_v (W_v + W_d) + b_1,   M_v = W_z - W_d + diag(e_v) W_p   (the latter two in the rows of e_j)
+  The concatenated pairs are never stored. With W_1 in blocks [W_v ; W_z ; W_d ; W_p], the first layer is
 
-  so the behaviours that N candidates share are multiplied once, by the candidates' `[X, N * units]` matrix.
+      z_j M_v + e_v (W_v + W_d) + b_1,   M_v = W_z - W_d + diag(e_v) W_p
 
-  Departures from the paper: softmax is the default, so that the interest does not grow with the history; the activation
-  is "sigmoid" instead of Dice, whose statistics padding would enter. b_3 exists without softmax only, which cancels it.
+  where W_d and diag(e_v) W_p change only the rows of M_v that meet e_j. The behaviours that N candidates share are
+  thus multiplied once, by one `[X, N * units]` matrix that holds M_v of all candidates.
+
+  Departures from the paper: softmax is the default, so that the interest does not grow with the length of the history.
+  The default activation is "sigmoid" instead of Dice, because padding would enter Dice's statistics. b_3 exists only
+  without softmax, because softmax cancels it.
 
   Args:
     units: Widths of the two hidden layers.
-    activation: "sigmoid", "relu", or any other that keeps no statistics of the batch (padding would be among them).
-    norm: "softmax", or "none": the raw intensities of the DIN paper.
+    activation: Name of a Keras activation that keeps no statistics of the batch, because padding would enter them.
+    norm: Normalisation of the weights: "softmax", or "none" for the raw weights of the DIN paper.
 
   Call arguments:
-    candidates: `[B, N, D]`.
-    rows: `[B, N, K, X]`, each candidate's own, or `[B, K, X]`, shared by the candidates of a request; X >= D, the first
-      D columns are the item embedding.
-    valid: bool `[B, N, K]` (or `[B, 1, K]` if the rows are shared).
-    recency: None, or of shared rows all that is not shared: a table `[R, S]` and int64 `[B, N, K]` in [0, R), which of
-      its rows are the last S columns of each behaviour for each candidate.
+    candidates: Item embeddings of the candidates, `[B, N, D]`.
+    rows: Behaviours, `[B, N, K, X]` with rows of its own for each candidate, or `[B, K, X]` with rows that the
+      candidates of a request share. X >= D, and the first D columns are the item embedding.
+    valid: Mask of the behaviours that count, bool `[B, N, K]`, or `[B, 1, K]` for shared rows.
+    recency: Age of shared rows, the part of a behaviour that differs between candidates: a table `[R, S]`, and int64
+      `[B, N, K]` in [0, R), the row of the table that forms the last S columns of each behaviour for each candidate.
+      None = behaviours without an age, or with the age in `rows`.
 
   Returns:
-    `[B, N, X]` (`[B, N, X + S]`); zeros for a candidate without a valid behaviour.
+    Interest `[B, N, X]`, or `[B, N, X + S]` with `recency`. Zeros for a candidate without a valid behaviour.
 
   Raises:
-    ValueError: A width is not positive, or `norm` is unknown.
+    ValueError: `units` is not two positive widths, or `norm` or `activation` is unknown.
 
   Reference: Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, section 4.3.
   """
@@ -66,7 +70,12 @@ class DINAttention(keras.layers.Layer):
     self._weights_made = False
 
   def make_weights(self, item_width: int, row_width: int) -> None:
-    """Makes the variables, for items `[D]` and rows with recency `[X + S]`; the first call does if nobody did."""
+    """Makes the variables, if the layer has none yet. The first call does this too.
+
+    Args:
+      item_width: Width D of an item.
+      row_width: Width X + S of a row with recency.
+    """
     if self._weights_made:
       return
     first, second = self.units
@@ -118,7 +127,7 @@ class DINAttention(keras.layers.Layer):
     valid: tf.Tensor,
     recency: Recency | None = None,
   ) -> tf.Tensor:
-    """The weights g, float32 `[B, N, K]`; 0 where not valid. Arguments as of the call."""
+    """Weights g, float32 `[B, N, K]`, 0 where not valid. The arguments are those of the call."""
     candidates, rows = (tf.cast(tensor, self.compute_dtype) for tensor in (candidates, rows))
     if rows.shape.rank == 4:  # B * N requests of one candidate each
       shape, width = tf.shape(rows), candidates.shape[-1]
@@ -133,7 +142,7 @@ class DINAttention(keras.layers.Layer):
     return tf.where(valid, logits_BNK, 0.0)
 
   def _logits(self, candidates_BND: tf.Tensor, rows_BKX: tf.Tensor, recency: Recency | None) -> tf.Tensor:
-    """w `[B, N, K]` of rows that the candidates share."""
+    """Logits w, `[B, N, K]`, for rows that the candidates share."""
     shape, item, row = tf.shape(rows_BKX), candidates_BND.shape[-1], rows_BKX.shape[-1]
     size, units = tf.shape(candidates_BND)[1], self.units[0]
     (kernel, bias_1), (kernel_2, bias_2), (kernel_3, bias_3), activation = self._layers()
@@ -141,14 +150,14 @@ class DINAttention(keras.layers.Layer):
     of_candidate, of_item, of_side, of_recency, of_difference, of_product = tf.split(
       kernel, [item, item, row - item, extra, item, item]
     )
-    # one after the other: a gradient that is summed over requests and candidates at once takes twice the time
+    # two broadcasts: one gradient sum over requests and candidates together takes twice the time
     of_product, of_item = (
       tf.broadcast_to(part[:, tf.newaxis], [item, size, units]) for part in (of_product, of_item - of_difference)
     )
     mixed_BDNU = tf.transpose(candidates_BND, [0, 2, 1])[..., tf.newaxis] * of_product + of_item
     side_BSNU = tf.broadcast_to(of_side[:, tf.newaxis], [shape[0], row - item, size, units])
     own_BNU = tf.matmul(candidates_BND, of_candidate + of_difference) + bias_1
-    # what belongs to the candidate alone rides along as one more column of the rows, all ones
+    # the term of the candidate alone is one more row of the matrix, for a column of ones in the rows
     mixed = tf.concat([mixed_BDNU, side_BSNU, own_BNU[:, tf.newaxis]], axis=1)
     ones = tf.ones([shape[0], shape[1], 1], rows_BKX.dtype)
     hidden = tf.matmul(tf.concat([rows_BKX, ones], axis=-1), tf.reshape(mixed, [shape[0], row + 1, size * units]))
@@ -164,7 +173,7 @@ class DINAttention(keras.layers.Layer):
   def _layers(self) -> tuple[Any, ...]:
     """Weights and biases of the three layers, and the activation between them.
 
-    sigmoid(x) is (1 + tanh(x / 2)) / 2, and tanh takes half the time; the factors are put into the weights.
+    sigmoid(x) is (1 + tanh(x / 2)) / 2, and tanh takes half the time. The weights and biases absorb the constants.
     """
     last = self.bias_3 if self.norm == "none" else tf.zeros([1])
     weights = (self.kernel_1, self.bias_1, self.kernel_2, self.bias_2, self.kernel_3, last)

@@ -1,4 +1,4 @@
-"""Dropout whose choices are part of a checkpoint."""
+"""Dropout whose random state is part of a checkpoint."""
 
 import random
 from typing import Any
@@ -9,18 +9,18 @@ from tensorflow import keras
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class Dropout(keras.layers.Layer):
-  """Drops a share of the numbers in training, and scales the others so that the mean stays.
+  """Dropout whose random state is a variable, so that checkpoints hold it.
 
-  Where its random numbers stand is a variable that checkpoints hold, so a job that was interrupted drops what an
-  unbroken one would have dropped; Keras' own layer begins anew. Replicas drop different numbers. The seed comes from
-  Python's `random`, which `build_model` seeds.
+  In training it drops a share of the numbers and scales the others so that the mean stays. A job that was interrupted
+  drops the same numbers as an unbroken job; Keras' own layer would start its random numbers anew. Replicas drop
+  different numbers. The seed comes from Python's `random`, which `build_model` seeds.
 
   Args:
-    rate: The share, in [0, 1).
+    rate: Share of the numbers that are dropped, in [0, 1).
 
   Call arguments:
-    inputs: Any shape.
-    training: Whether anything is dropped.
+    inputs: Tensor of any shape.
+    training: Switch of the dropout. False or None returns the inputs.
 
   Raises:
     ValueError: `rate` is not in [0, 1).

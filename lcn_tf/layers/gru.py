@@ -1,4 +1,4 @@
-"""A gated recurrent unit over masked histories, all of its states."""
+"""Gated recurrent unit over masked histories; it returns all of its states."""
 
 from typing import Any
 
@@ -10,27 +10,27 @@ from lcn_tf.layers.recurrence import back_through_time, products_over_steps, pro
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class GRU(keras.layers.Layer):
-  """Reads each history from its oldest to its newest step and keeps the state after each.
+  """Reads each history from its oldest to its newest step and returns the state after each step.
 
       z_i = sigmoid(x_i W_z + h_{i-1} U_z + b_z)
       r_i = sigmoid(x_i W_r + h_{i-1} U_r + b_r)
       c_i = tanh(x_i W_c + r_i * (h_{i-1} U_c) + b_c)
       h_i = z_i * h_{i-1} + (1 - z_i) * c_i,            h_0 = 0
 
-  A masked step leaves the state as it is. The biases of the gates start at 1, that of c at 0.
+  A masked step leaves the state unchanged. The biases of the two gates start at 1, the bias of c at 0.
 
-  Departures from the paper: the reset gate acts behind U_c, as in cuDNN's unit, so that a step is one matrix product
-  (Cho et al. have it in front).
+  Departures from the paper: the reset gate acts behind U_c, as in cuDNN's unit, so that a step is one matrix product.
+  Cho et al. apply it before U_c.
 
   Args:
-    units: H.
+    units: Width H of the state.
 
   Call arguments:
-    rows: `[L, B, X]`, the newest step first.
-    mask: bool `[L, B]`; False steps are skipped.
+    rows: Steps, `[L, B, X]`, the newest first.
+    mask: Mask of the steps, bool `[L, B]`; False steps are skipped.
 
   Returns:
-    The state after each step, float32 `[L, B, H]` under every policy.
+    State after each step, float32 `[L, B, H]` under every dtype policy.
 
   Raises:
     ValueError: `units` is not positive.
@@ -63,24 +63,30 @@ class GRU(keras.layers.Layer):
 
 
 def _gates_open(shape: list[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
-  """1 for the two gates, 0 for the new state."""
+  """Initial biases: 1 for the two gates, 0 for c."""
   return tf.concat([tf.ones([2 * (shape[0] // 3)], dtype), tf.zeros([shape[0] // 3], dtype)], axis=0)
 
 
 def _gates(
   inputs: tf.Tensor, skipped: tf.Tensor, product: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-  """z, r, c and h_{i-1} U_c `[..., H]`, from x_i W + b and h_{i-1} U `[..., 3 H]`."""
+  """z, r, c and h_{i-1} U_c, each `[..., H]`, from x_i W + b and h_{i-1} U, each `[..., 3 H]`."""
   units = inputs.shape[-1] // 3
   opened = tf.sigmoid(inputs[..., : 2 * units] + product[..., : 2 * units])
   z, r, past = opened[..., :units], opened[..., units:], product[..., 2 * units :]
-  # where z is 1, h_i is h_{i-1} to the last bit
+  # z = 1 at a masked step makes h_i equal to h_{i-1} to the last bit
   return tf.maximum(z, skipped), r, tf.tanh(inputs[..., 2 * units :] + r * past), past
 
 
 @tf.custom_gradient
 def _states(inputs: tf.Tensor, skipped: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Any]:
-  """All states `[L, B, H]` from x_i W + b `[L, B, 3 H]` and 1 for each masked step, `[L, B, 1]`."""
+  """All states `[L, B, H]`.
+
+  Args:
+    inputs: x_i W + b, `[L, B, 3 H]`.
+    skipped: 1 for each masked step, else 0, `[L, B, 1]`.
+    recurrent: Matrices U of z, r and c side by side, `[H, 3 H]`.
+  """
   units = recurrent.shape[0]
 
   def step(state: tf.Tensor, now: tf.Tensor, skip: tf.Tensor) -> tf.Tensor:

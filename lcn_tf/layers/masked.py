@@ -13,11 +13,11 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
   """Softmax over the last axis among the entries that the mask keeps.
 
   Args:
-    scores: `[..., L]` float.
-    mask: `[..., L]` bool, broadcast against `scores`.
+    scores: Logits, `[..., L]` float.
+    mask: Mask, bool `[..., L]`, broadcast against `scores`.
 
   Returns:
-    float32 `[..., L]`, also under a float16 policy. Masked entries are 0; rows without an entry are all 0.
+    Weights, float32 `[..., L]`, also under a float16 policy. Masked entries are 0. A row without an entry is all 0.
   """
   seen = tf.cast(tf.reduce_any(mask, axis=-1, keepdims=True), tf.float32)
   return tf.nn.softmax(_fill(scores, mask)) * seen
@@ -29,18 +29,18 @@ def _fill(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def attend(scores: tf.Tensor, mask: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-  """The rows of a shared history, averaged by the softmax of their scores among those that the mask keeps.
+  """Average of the rows of a shared history, weighted by the softmax of the scores that the mask keeps.
 
-  The same as `masked_softmax(scores, mask) @ rows`, with a gradient that passes fewer times over `[B, N, L]`: what the
-  softmax subtracts from each entry's gradient is the inner product of the result and its gradient.
+  The result is that of `masked_softmax(scores, mask) @ rows`. The gradient passes fewer times over `[B, N, L]`: the
+  number that the gradient of a softmax subtracts from each entry is the inner product of the result and its gradient.
 
   Args:
-    scores: `[B, N, L]` float.
-    mask: `[B, N | 1, L]` bool.
-    rows: `[B, L, X]` float.
+    scores: Logits, `[B, N, L]` float.
+    mask: Mask, bool `[B, N | 1, L]`.
+    rows: Rows of the history, `[B, L, X]` float.
 
   Returns:
-    `[B, N, X]` of `rows`' type; zeros where nothing is kept. Masked entries get no gradient.
+    Averages, `[B, N, X]` of the dtype of `rows`; zeros where nothing is kept. Masked entries get no gradient.
   """
   seen = tf.cast(tf.reduce_any(mask, axis=-1, keepdims=True), rows.dtype)
 
@@ -65,11 +65,11 @@ def masked_mean(values: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
   """Mean of the rows that each candidate sees, as one matrix product over the shared history.
 
   Args:
-    values: `[B, L, D]` float, finite also where invisible.
-    visible: `[B, N, L]` bool, or `[B, 1, L]`.
+    values: Rows of the history, `[B, L, D]` float, finite also where invisible.
+    visible: Mask, bool `[B, N, L]` or `[B, 1, L]`.
 
   Returns:
-    `[B, N, D]` (or `[B, 1, D]`) of `values`' type; zeros where nothing is visible.
+    Means, `[B, N, D]` or `[B, 1, D]` as `visible`, of the dtype of `values`; zeros where nothing is visible.
   """
   weights = tf.cast(visible, tf.float32)
   weights /= tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1.0)
@@ -79,18 +79,18 @@ def masked_mean(values: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
 def masked_top_k(scores: tf.Tensor, mask: tf.Tensor, k: int, ordered: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
   """The k highest scores of the last axis among the entries that the mask keeps.
 
-  Ties go to the lower index: with histories newest first, to the more recent behaviour. No masked entry comes before a
-  kept one. No gradient passes.
+  Ties go to the lower index, which is the more recent behaviour if the history is newest first. No masked entry comes
+  before a kept one. No gradient passes.
 
   Args:
-    scores: `[..., L]` float, finite.
-    mask: `[..., L]` bool, broadcast against `scores`.
+    scores: Scores, `[..., L]` float, finite.
+    mask: Mask, bool `[..., L]`, broadcast against `scores`.
     k: Static width of the result, also where L < k.
-    ordered: Off: the same set in any order, a fifth faster.
+    ordered: Order of the result. True = by falling score; False = the same set in any order, a fifth faster.
 
   Returns:
-    indices: int64 `[..., k]`, by falling score if `ordered`; 0 where not valid.
-    valid: bool `[..., k]`; fewer than k kept entries are all returned, the rest is not valid.
+    indices: Positions of the scores, int64 `[..., k]`; 0 where not valid.
+    valid: Mask of the indices, bool `[..., k]`. Fewer than k kept entries are all returned, and the rest is not valid.
   """
   filled = tf.stop_gradient(_fill(scores, mask))
   there = tf.minimum(k, tf.shape(filled)[-1])
@@ -105,15 +105,15 @@ def masked_top_k(scores: tf.Tensor, mask: tf.Tensor, k: int, ordered: bool = Tru
 
 
 def gather_rows(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-  """The rows of each request's history that its candidates chose.
+  """The rows of each request's history at the positions that its candidates chose.
 
   Args:
-    values: `[B, L, ...]`.
-    indices: `[B, ..]` integers in [0, L), mostly `[B, N, K]`.
+    values: Rows of the histories, `[B, L, ...]`.
+    indices: Chosen positions, integers in [0, L), `[B, ..]`, mostly `[B, N, K]`.
 
   Returns:
-    `[B, .., ...]`, `[B, N, K, ...]`. The gradient is added to the chosen rows only, in float32, as candidates choose
-    the same ones.
+    Chosen rows, `[B, .., ...]`, mostly `[B, N, K, ...]`. Only they get a gradient. It is added up in float32, because
+    several candidates choose the same row.
   """
   # int32 index arithmetic of the gradient would be placed on the host
   indices = tf.cast(indices, tf.int64)
@@ -125,11 +125,11 @@ def gather_rows(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
 
 
 class KeptColumns:
-  """Which of L columns each row keeps, to pick scores from `[B, N, L]` and to place weights back there.
+  """The columns, among L, that each row keeps: picks scores from `[B, N, L]` and places weights back there.
 
   Args:
-    like: A tensor `[B, N, L]`.
-    indices: `[B, N, K]` integers in [0, L).
+    like: Tensor of the shape `[B, N, L]`.
+    indices: Kept columns, integers `[B, N, K]` in [0, L).
   """
 
   def __init__(self, like: tf.Tensor, indices: tf.Tensor):
@@ -139,20 +139,20 @@ class KeptColumns:
     self._flat = tf.cast(indices, tf.int64) + offsets
 
   def pick(self, values: tf.Tensor) -> tf.Tensor:
-    """`[B, N, K]` of `values` `[B, N, L]`."""
+    """Entries `[B, N, K]` of `values` `[B, N, L]` at the kept columns."""
     return tf.gather(tf.reshape(values, [-1]), self._flat)
 
   def place(self, weights: tf.Tensor) -> tf.Tensor:
-    """`[B, N, L]` with `weights` `[B, N, K]` added at the kept columns, zeros elsewhere; sums are made in float32."""
+    """`[B, N, L]` with `weights` `[B, N, K]` added at the kept columns and zeros elsewhere, summed in float32."""
     total = tf.reduce_prod(self._shape)
     placed = tf.math.unsorted_segment_sum(tf.cast(weights, tf.float32), self._flat, total)
     return tf.cast(tf.reshape(placed, self._shape), weights.dtype)
 
 
 def repeat_rows(rows: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-  """`rows` `[R, ...]` at `index` `[...]`, int64 in [0, R), with a gradient that is added up in float32.
+  """The rows of `rows` `[R, ...]` at `index` (`[...]` int64 in [0, R)), with a gradient that is added up in float32.
 
-  A row may be taken thousands of times; sums of so many terms in a half-precision type would stop growing.
+  A row may be taken thousands of times, and a sum of that many half-precision numbers would stop growing.
   """
   if rows.dtype == tf.float32:
     return tf.gather(rows, index)

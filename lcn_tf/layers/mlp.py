@@ -1,4 +1,4 @@
-"""The hidden layers of a scorer."""
+"""Hidden layers of a scorer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from lcn_tf.layers.dropout import Dropout
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class MLP(keras.layers.Layer):
-  """Dense hidden layers, each followed by the activation and dropout; the caller adds what makes a logit.
+  """Dense hidden layers, each followed by the activation and dropout. The caller adds the layer that makes a logit.
 
       x_{l+1} = dropout(activation(x_l W_l + b_l))
 
-  Glorot-uniform weights, zero biases.
+  Weights start Glorot-uniform, biases at zero.
 
   Departures from the paper: none (LCN, section 4.1: 512-256 and 256-128; its activation is not named).
 
@@ -25,14 +25,14 @@ class MLP(keras.layers.Layer):
     dropout: Share of each layer's outputs that training drops.
 
   Call arguments:
-    inputs: `[..., W]`, any number of leading axes.
-    training: Whether dropout is on.
+    inputs: Inputs, `[..., W]`, with any number of leading axes.
+    training: Switch of the dropout.
 
   Returns:
-    `[..., units[-1]]`.
+    Outputs of the last layer, `[..., units[-1]]`.
 
   Raises:
-    ValueError: A width is not positive, `dropout` is not in [0, 1), or Keras has no such activation.
+    ValueError: A width is not positive, `dropout` is not in [0, 1), or Keras does not know the activation.
   """
 
   def __init__(self, units: Sequence[int], activation: str = "relu", dropout: float = 0.0, **kwargs: Any):

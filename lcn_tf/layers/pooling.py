@@ -1,4 +1,4 @@
-"""An attention whose rows are keys and values at once."""
+"""Attention whose rows are keys and values at once."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,19 @@ from lcn_tf.layers.masked import masked_softmax
 def attend_and_pool(
   query_BNHX: tf.Tensor, rows_BNKX: tf.Tensor, valid_BNK: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, None]]]:
-  """softmax(query rows^T) rows, by head: the core of an attention whose projections were carried to the other side.
+  """softmax(query rows^T) rows per head: the core of an attention whose projections the query and the result carry.
 
-  A row's gradient as a key and that as a value are made by one product, which spares writing, reading and adding two
-  tensors as large as the rows: a third of the time of the gradient.
+  One product makes a row's gradient as a key and its gradient as a value. This avoids writing, reading and adding two
+  tensors as large as the rows, a third of the time of the gradient.
 
   Args:
-    query_BNHX: The query of each head, carried through the transposed projection of the keys, scaled.
-    rows_BNKX: The behaviours that each candidate attends to.
-    valid_BNK: Which of these are real, bool.
+    query_BNHX: Query of each head, scaled and carried through the transposed projection of the keys.
+    rows_BNKX: Behaviours that each candidate attends to.
+    valid_BNK: Mask of the real behaviours, bool.
 
   Returns:
-    `[B, N, H, X]`, to be projected by each head's projection of the values; zeros without a valid behaviour.
+    Pooled rows `[B, N, H, X]`, to which the caller applies each head's projection of the values. Zeros without a valid
+    behaviour.
   """
   alpha_BNHK = tf.matmul(query_BNHX, rows_BNKX, transpose_b=True)
   weights_BNHK = masked_softmax(alpha_BNHK, valid_BNK[:, :, tf.newaxis])

@@ -1,11 +1,11 @@
-"""Recurrences over histories that are stored newest first: loops with nothing in them but what has to be sequential.
+"""Recurrences over histories that are stored newest first: the loops hold only the sequential work.
 
-Everything is time-major, `[L, B, ...]`, row 0 the newest step, and float32 whatever the policy: a state that changes by
-a little at each of a hundred steps does not survive 8 bits of mantissa.
+All tensors are time-major, `[L, B, ...]`, with the newest step in row 0. They are float32 under every dtype policy: a
+state that changes by a little at each of a hundred steps does not survive 8 bits of mantissa.
 
-A recurrence here reads its past through one product h_{i-1} U. Its gradient is written by hand: all states being known,
-these products are made again for all steps at once, and the gradient of U is one product behind the loop, so that each
-step back through time is left with one small product, as each step forward is.
+A recurrence reads its past through one product h_{i-1} U. Its gradient is written by hand. All states are known by
+then, so one product recomputes h_{i-1} U for all steps, and one product after the loop gives the gradient of U. Each
+step back through time is left with one small product, like each step forward.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,15 @@ StepBack = Callable[..., tuple[tf.Tensor, Sequence[tf.Tensor], Sequence[tf.Tenso
 
 
 def states_oldest_first(step: Step, inputs: Sequence[tf.Tensor], units: int) -> tf.Tensor:
-  """Runs `state = step(state, *inputs of this step)` from the oldest step to the newest, from a state of zeros.
+  """Runs `state = step(state, *inputs of this step)` from the oldest step to the newest, starting from zeros.
 
   Args:
-    inputs: `[L, B, ...]` each.
-    units: H.
+    step: Function of the state `[B, H]` and of one step of each input; it returns the next state.
+    inputs: Inputs of the steps, `[L, B, ...]` each.
+    units: Width H of the state.
 
   Returns:
-    The state after each step and, as row L, the zeros before the first: `[L + 1, B, H]` float32.
+    State after each step and, in row L, the initial zeros: `[L + 1, B, H]` float32.
   """
   length, requests = tf.unstack(tf.shape(inputs[0])[:2])
   first = tf.zeros(tf.stack([requests, units]))
@@ -49,19 +50,20 @@ def back_through_time(
   widths: Sequence[int],
   sums: Sequence[tf.Tensor] = (),
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-  """The chain rule from the newest step to the oldest.
+  """Chain rule from the newest step to the oldest.
 
   Args:
-    step_back: `(dL/dh_i, *inputs of this step)` to what reaches h_{i-1} by other ways than U `[B, H]`; derivatives by
-      what each step reads `[B, W]`, that by h_{i-1} U first; derivatives that are sums over the steps.
-    upstream: Derivative of the loss by each state as others read it, `[L, B, H]`.
-    inputs: `[L, B, ...]` each.
-    recurrent: U.
-    widths: W of each of the second results.
-    sums: Zeros, shaped as the third results.
+    step_back: Function of `(dL/dh_i, *inputs of this step)`. It returns three results: the derivative that reaches
+      h_{i-1} by other ways than U, `[B, H]`; the derivatives that are kept for every step, `[B, W]`, the one by
+      h_{i-1} U first; the derivatives that are summed over the steps.
+    upstream: Derivative of the loss by each state through its readers outside of the recurrence, `[L, B, H]`.
+    inputs: Inputs of `step_back`, `[L, B, ...]` each.
+    recurrent: Matrix U.
+    widths: Width W of each second result.
+    sums: Zeros with the shapes of the third results.
 
   Returns:
-    The second results of all steps, `[L, B, W]` each, and the third ones added up.
+    The second results of all steps, `[L, B, W]` each, and the sums of the third results.
   """
   length = tf.shape(upstream)[0]
   shape = upstream.shape[1:2]
@@ -81,7 +83,7 @@ def back_through_time(
 
 
 def project(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-  """`[L, B, W]` of rows `[L, B, X]` and a matrix `[X, W]`, as one product of two matrices."""
+  """Product of rows `[L, B, X]` and a matrix `[X, W]`, `[L, B, W]`, as one product of two matrices."""
   product = tf.matmul(tf.reshape(rows, [-1, matrix.shape[0]]), matrix)
   return tf.reshape(product, tf.concat([tf.shape(rows)[:2], [matrix.shape[1]]], axis=0))
 
@@ -93,7 +95,7 @@ def products_over_steps(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 
 
 def newest(mask: tf.Tensor) -> tf.Tensor:
-  """Where the first true entry of the last axis is, `[...]` int64 of `[..., L]`; L if there is none."""
+  """Position of the first true entry of the last axis, int64 `[...]` for `[..., L]`; L if no entry is true."""
   # float32: TensorFlow reduces int32 on the host
   length = tf.shape(mask, out_type=tf.int64)[-1]
   positions = tf.cast(tf.range(length), tf.float32)
@@ -102,14 +104,14 @@ def newest(mask: tf.Tensor) -> tf.Tensor:
 
 
 def states_at(states: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
-  """The states of each request at some of its steps.
+  """States of each request at some of its steps.
 
   Args:
-    states: `[L, B, H]`.
-    steps: `[M, B]` int64 in [0, L]; L is before the first step, where a state is zeros.
+    states: States, `[L, B, H]`.
+    steps: Steps to read, `[M, B]` int64 in [0, L]. L is the time before the first step, where the state is zeros.
 
   Returns:
-    `[M, B, H]`.
+    States, `[M, B, H]`.
   """
   requests = tf.shape(states, out_type=tf.int64)[1]
   rows = tf.reshape(tf.pad(states, [[0, 1], [0, 0], [0, 0]]), [-1, states.shape[-1]])

@@ -1,10 +1,10 @@
-"""What one replica must know of the others."""
+"""Exchange between the replicas of a strategy."""
 
 import tensorflow as tf
 
 
 def replicas() -> tuple[int, int | tf.Tensor]:
-  """(number of replicas, which of them this is)."""
+  """(number of replicas, index of this replica)."""
   context = tf.distribute.get_replica_context()
   if context is None or context.num_replicas_in_sync == 1:
     return 1, 0
@@ -12,23 +12,23 @@ def replicas() -> tuple[int, int | tf.Tensor]:
 
 
 def on_replica(variable: tf.Variable) -> tf.Variable:
-  """The copy of a variable that this replica holds; the variable itself where there is but one.
+  """The copy of a variable on this replica; the variable itself if it has no copies.
 
-  Look-ups go through it: `tf.gather` on a variable of a strategy reads the whole of it first, which after a scatter
-  update means a copy of the whole table, at every step.
+  Look-ups must use it. `tf.gather` on a variable of a strategy first reads the whole variable, and after a scatter
+  update that copies the whole table at every step.
   """
   if not isinstance(variable, tf.distribute.DistributedValues):
     return variable
   copies = variable.values
   try:
     handle = variable.handle
-  except ValueError:  # neither on a replica nor in an optimizer's update of one: all copies are alike
+  except ValueError:  # outside of a replica and of an optimizer's update, all copies are equal
     return copies[0]
   return next(copy for copy in copies if copy.handle is handle)
 
 
 def global_rows(rows: tf.Tensor) -> tf.Tensor:
-  """The rows of all replicas, in order, `[replicas * B, ...]`; gradients return to the replica that holds the row."""
+  """The rows of all replicas in replica order, `[replicas * B, ...]`. A gradient returns to the replica of its row."""
   count, _ = replicas()
   return rows if count == 1 else tf.distribute.get_replica_context().all_gather(rows, axis=0)
 
@@ -40,7 +40,7 @@ def global_sum(value: tf.Tensor) -> tf.Tensor:
 
 
 def own_rows(rows: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-  """This replica's `count` rows of the global batch's."""
+  """The `count` rows of the global batch that belong to this replica."""
   _, replica = replicas()
   start = tf.cast(replica, count.dtype) * count
   return rows[start : start + count]

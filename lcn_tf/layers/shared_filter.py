@@ -1,4 +1,4 @@
-"""pi-Net's shared-account filter unit: what of one domain's sequence is passed on to the other domain."""
+"""Shared-account filter unit of pi-Net: the part of one domain's sequence that passes to the other domain."""
 
 from typing import Any
 
@@ -10,30 +10,30 @@ from lcn_tf.layers.recurrence import back_through_time, newest, products_over_st
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class SharedFilter(keras.layers.Layer):
-  """A recurrence over the steps of domain A, gated by what domain B held at that moment, for K members of an account.
+  """Recurrence over the steps of domain A, gated by the state of domain B at that moment, for K members of an account.
 
       f_ik = sigmoid([h^A_i ; h^B_j(i) ; g_{i-1}] W_f + u_k V_f + b_f)
       c_ik = tanh([h^A_i ; g_{i-1}] W_c + u_k V_c + b_c)
       g_i  = mean_k(f_ik * g_{i-1} + (1 - f_ik) * c_ik),            g_0 = 0
 
   Domain B acts through the gate alone. The members share one recurrence: each begins a step with the mean g_{i-1}. A
-  masked step leaves the state as it is. The biases start at 1, as in the authors' code.
+  masked step leaves the state unchanged. The biases start at 1, as in the authors' code.
 
-  Departures from the paper: none, but from the authors' code, which gives c_ik the gate's u_k V_f, so that V_c
-  never learns; `official_bug` does the same.
+  Departures from the paper: none. The authors' code departs from it: c_ik gets the gate's u_k V_f there, so V_c never
+  learns. `official_bug` does the same.
 
   Args:
-    units: H.
-    members: K.
-    official_bug: Give c the gate's projection of the members, as the authors' code does.
+    units: Width H of the state.
+    members: Latent members K of an account.
+    official_bug: Use of u_k V_f in c_ik, as in the authors' code. False = the paper's u_k V_c.
 
   Call arguments:
     own: States of domain A, `[L, B, X]`, the newest step first.
-    other: The aligned states of domain B, `[L, B, Y]`; zeros where B has none yet.
-    mask: bool `[L, B]`; False steps are skipped.
+    other: States of domain B aligned with the steps of A, `[L, B, Y]`; zeros where B has none yet.
+    mask: Mask of the steps, bool `[L, B]`; False steps are skipped.
 
   Returns:
-    g after each step, float32 `[L, B, H]` under every policy.
+    State g after each step, float32 `[L, B, H]` under every dtype policy.
 
   Raises:
     ValueError: `units` or `members` is not positive.
@@ -84,10 +84,10 @@ class SharedFilter(keras.layers.Layer):
 def _gates(
   inputs: tf.Tensor, skipped: tf.Tensor, product: tf.Tensor, members: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """f and c of each member at one step, `[K, B, H]`, from what they share `[B, 2 H]` and their own `[K, 2 H]`."""
+  """f and c of each member at one step, `[K, B, H]`, from the shared terms `[B, 2 H]` and the members' `[K, 2 H]`."""
   gate, new = tf.split(inputs + product, 2, axis=-1)
   by_gate, by_new = tf.split(members[:, tf.newaxis], 2, axis=-1)
-  # where f is 1, g_i is g_{i-1} to the last bit
+  # f = 1 at a masked step makes g_i equal to g_{i-1} to the last bit
   return tf.maximum(tf.sigmoid(gate + by_gate), skipped), tf.tanh(new + by_new)
 
 
@@ -96,10 +96,10 @@ def _states(inputs: tf.Tensor, skipped: tf.Tensor, recurrent: tf.Tensor, members
   """All states `[L, B, H]`.
 
   Args:
-    inputs: What of a step does not depend on g, `[L, B, 2 H]`.
-    skipped: 1 for each masked step, `[L, B, 1]`.
-    recurrent: `[H, 2 H]`.
-    members: What tells them apart, `[K, 2 H]`.
+    inputs: The terms of f and c that do not depend on g, side by side, `[L, B, 2 H]`.
+    skipped: 1 for each masked step, else 0, `[L, B, 1]`.
+    recurrent: Matrices of g_{i-1} in f and c, side by side, `[H, 2 H]`.
+    members: The terms u_k V_f and u_k V_c of each member, side by side, `[K, 2 H]`.
   """
   units, count = recurrent.shape[0], members.shape[0]
 
@@ -129,14 +129,15 @@ def _states(inputs: tf.Tensor, skipped: tf.Tensor, recurrent: tf.Tensor, members
 
 
 def align(times: tf.Tensor, other_times: tf.Tensor, other_mask: tf.Tensor) -> tf.Tensor:
-  """Which step of domain B each step of domain A knows: the newest that is not younger than itself.
+  """For each step of domain A, the newest step of domain B that is not younger.
 
   Args:
-    times: Of the steps of A, seconds `[B, L_A]` int64.
-    other_times, other_mask: Of the steps of B, newest first, `[B, L_B]` int64 and bool.
+    times: Times of the steps of A, seconds, `[B, L_A]` int64.
+    other_times: Times of the steps of B, newest first, seconds, `[B, L_B]` int64.
+    other_mask: Mask of the steps of B, bool `[B, L_B]`.
 
   Returns:
-    `[L_A, B]` int64, for `states_at`: L_B where B has no such step.
+    Steps of B for `states_at`, `[L_A, B]` int64; L_B where all steps of B are younger.
   """
   past = other_times[:, tf.newaxis] <= times[:, :, tf.newaxis]
   return tf.transpose(newest(past & other_mask[:, tf.newaxis]))

@@ -12,23 +12,23 @@ from lcn_tf.errors import positive
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class SimHash(keras.layers.Layer):
-  """On which side of random hyperplanes through the origin a vector lies.
+  """The side of each random hyperplane through the origin on which a vector lies, as bits.
 
       bit_b(x) = [(x R)_b >= 0],   R [D, bits] ~ N(0, 1)
       P(bit_b(x) != bit_b(y)) = theta(x, y) / pi
 
-  R is drawn once from `seed` and the shape alone, whatever the global seed is, and is a weight that never learns: it is
-  stored with the model, so what was hashed in training is hashed the same way in serving. A code depends on the
-  direction of a vector, never on its norm. All zeros, as in padding, hash to all ones: mask after hashing.
+  R depends only on `seed` and its shape, not on the global seed. It is a weight that never learns. The model stores it,
+  so serving hashes as training did. A code depends on the direction of a vector, never on its norm. An all-zero vector,
+  as in padding, gets all ones: mask after hashing.
 
-  Projections are float32 under every policy. No gradient passes.
+  Projections are float32 under every dtype policy. No gradient passes.
 
   Args:
-    bits: Hyperplanes m.
-    seed: Of R.
+    bits: Number m of hyperplanes.
+    seed: Seed of R.
 
   Call arguments:
-    vectors: `[B, L, D]` float.
+    vectors: Vectors to hash, `[B, L, D]` float.
 
   Returns:
     Bits `[B, L, bits]`, float32 0 and 1.
@@ -72,19 +72,19 @@ class SimHash(keras.layers.Layer):
 
 
 def signs(bits: tf.Tensor) -> tf.Tensor:
-  """Bits as -1 and 1: codes at Hamming distance h have the inner product m - 2 h, exactly."""
+  """Bits as -1 and 1: two codes of m bits at Hamming distance h have the inner product m - 2 h, exactly."""
   return 2.0 * bits - 1.0
 
 
 def signatures(bits: tf.Tensor, width: int) -> tf.Tensor:
-  """Numbers in [0, 2 ** width) of which each packs `width` bits, the first the lowest.
+  """Numbers in [0, 2 ** width), each of which packs `width` bits, the lowest bit first.
 
   Args:
-    bits: float32 `[B, L, count * width]`, 0 and 1.
-    width: At most 24, so that float32 holds them exactly.
+    bits: Bits, float32 `[B, L, count * width]`, 0 and 1.
+    width: Bits of a signature, at most 24, so that float32 holds it exactly.
 
   Returns:
-    int64 `[B, L, count]`.
+    Signatures, int64 `[B, L, count]`.
   """
   shape = tf.shape(bits)
   powers = tf.constant([[2.0**bit] for bit in range(width)])
@@ -94,22 +94,23 @@ def signatures(bits: tf.Tensor, width: int) -> tf.Tensor:
 
 
 def bucket_sums(bits: tf.Tensor, width: int, rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-  """The weighted sum of the rows with the same signature, for every signature of every round.
+  """Weighted sum of the rows that share a signature, for every signature of every round.
 
       sums[r, s] = sum_{j: sig_r(j) = s} weight_j row_j
 
-  Rows are added to the joint signatures of several rounds, as many as make 6 bits, and these sums then to each round's:
-  with 3 bits half the additions, and a third of the time of a product with one-hot signatures. A bucket without a row
-  is exactly 0, and a row of whose buckets none is used gets a gradient of exactly 0.
+  Rows are first added up by the joint signature of several rounds, up to 6 bits together. These sums are then added up
+  to the sums of each round. With 3 bits this halves the additions, and it takes a third of the time of a product with
+  one-hot signatures. A bucket without a row is exactly 0. A row gets a gradient of exactly 0 if none of its buckets is
+  used.
 
   Args:
-    bits: float32 `[B, L, count * width]`, 0 and 1.
+    bits: Bits, float32 `[B, L, count * width]`, 0 and 1.
     width: Bits of a signature.
-    rows: float32 `[B, L, X]`.
-    weights: float32 `[B, L]`; no gradient is taken of them.
+    rows: Rows, float32 `[B, L, X]`.
+    weights: Weights of the rows, float32 `[B, L]`. They get no gradient.
 
   Returns:
-    float32 `[B, count, 2 ** width, X]`.
+    Sums, float32 `[B, count, 2 ** width, X]`.
   """
   count, size = bits.shape[-1] // width, 2**width
   together = max(rounds for rounds in range(1, max(6 // width, 1) + 1) if count % rounds == 0)
@@ -120,7 +121,7 @@ def bucket_sums(bits: tf.Tensor, width: int, rows: tf.Tensor, weights: tf.Tensor
   shape = tf.shape(rows, out_type=tf.int64)
   users, every = shape[0], shape[0] * shape[1]
   first_bucket = tf.reshape(tf.range(users) * (each * joint), [-1, 1, 1]) + tf.range(each, dtype=tf.int64) * joint
-  # an entry (bucket, row) is one number whose low and high 32 bits are read as two: no stacking, no transposing
+  # one int64 per entry (bucket, row), later read as two int32: no stacking, no transposing
   place = first_bucket + tf.reshape(tf.range(every) * 2**32, [users, shape[1], 1])
   signature, flat = signatures(bits, width * together), tf.reshape(rows, [every, rows.shape[-1]])
   values = tf.reshape(tf.repeat(weights[..., tf.newaxis], each, axis=-1), [-1])
@@ -137,14 +138,14 @@ def bucket_sums(bits: tf.Tensor, width: int, rows: tf.Tensor, weights: tf.Tensor
 
 
 def _digits(size: int, together: int) -> np.ndarray:
-  """Which joint signatures have which digit: 0 or 1 `[together * size, size ** together]`."""
+  """Incidence of digits and joint signatures: 0 or 1, `[together * size, size ** together]`."""
   joint = np.arange(size**together)
   digits = [joint // size**place % size for place in range(together)]
   return np.concatenate([np.arange(size)[:, np.newaxis] == digit for digit in digits]).astype(np.float32)
 
 
 def _sparse_product(entries: tf.Tensor, values: tf.Tensor, shape: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-  """The product of a sparse matrix and `rows`; its gradient is the transposed product and nothing else."""
+  """Product of a sparse matrix and `rows`. Its gradient is the transposed product and nothing else."""
 
   def product(dense: tf.Tensor, transposed: bool) -> tf.Tensor:
     return tf.raw_ops.SparseTensorDenseMatMul(

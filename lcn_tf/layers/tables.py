@@ -1,4 +1,4 @@
-"""Embedding tables: each is read once per batch, at the batch's distinct rows."""
+"""Embedding tables; each is read once per batch, at the distinct rows of the batch."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,16 @@ from lcn_tf.layers.replicas import on_replica
 class EmbeddingTables(keras.layers.Layer):
   """One embedding table `[size, width]` per vocabulary.
 
-  Row 0 begins as zeros and stays so: whoever reads rows masks what is padding, so no gradient reaches it. The
-  out-of-vocabulary rows begin as zeros, too: where training meets no unknown value they say nothing, instead of noise.
+  Row 0 starts as zeros and stays zero: the readers of rows mask padding, so no gradient reaches it. The
+  out-of-vocabulary rows start as zeros too. If training meets no unknown value, they add nothing instead of noise.
 
   Args:
-    sizes: Rows by vocabulary.
-    unknown: Out-of-vocabulary rows by vocabulary, which follow the padding row.
-    widths: Width by vocabulary.
-    init: See `lcn_tf.config.Embedding`.
-    deduplicate: Look up distinct rows and gather locally, so that the gradient (what replicas exchange, what the
-      optimizer updates) has one row per distinct id. Off for XLA, which has no `tf.unique`.
+    sizes: Rows of each table, by vocabulary.
+    unknown: Out-of-vocabulary rows of each table, by vocabulary. They follow the padding row.
+    widths: Width of each table, by vocabulary.
+    init: Initial values; see `lcn_tf.config.Embedding`.
+    deduplicate: Switch of the look-up by distinct rows, which are then gathered locally. The gradient, which replicas
+      exchange and the optimizer applies, then has one row per distinct id. False for XLA, which has no `tf.unique`.
   """
 
   def __init__(
@@ -46,7 +46,7 @@ class EmbeddingTables(keras.layers.Layer):
         f"{name}/table",
         [size, width],
         initializer=functools.partial(_uniform_of_values, 1 + unknown[name], limit),
-        experimental_autocast=False,  # what is cast is the rows that are read
+        experimental_autocast=False,  # only the rows that are read are cast
       )
 
   def call(self, lookups: Sequence[tuple[str, tf.Tensor]]) -> list[tf.Tensor]:
@@ -75,6 +75,6 @@ class EmbeddingTables(keras.layers.Layer):
 
 
 def _uniform_of_values(first: int, limit: float, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
-  """Uniform in [-limit, limit] from row `first` on, zeros before."""
+  """Uniform values in [-limit, limit] from row `first` on, zeros before."""
   rows = keras.initializers.RandomUniform(-limit, limit)(shape, dtype, **kwargs)
   return tf.concat([tf.zeros_like(rows[:first]), rows[first:]], axis=0)

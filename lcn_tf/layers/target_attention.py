@@ -17,17 +17,19 @@ def target_attention(
 
       head_h = softmax((rows W_k_h)(candidate W_q_h)^T / sqrt(E)) rows W_v_h
 
-  Rows are not projected: the query is carried through W_k^T and the pooled row through W_v, which gives the same
+  Rows are not projected. The query is carried through W_k^T and the pooled row through W_v, which gives the same
   numbers with K times fewer products.
 
   Args:
-    candidates_BND: The items to be scored.
-    rows_BNKX: The behaviours that each of them attends to.
-    valid_BNK: Which of these are real, bool.
-    query_HDE, key_HXE, value_HXE: Weights per head.
+    candidates_BND: Embeddings of the candidates.
+    rows_BNKX: Behaviours that each candidate attends to.
+    valid_BNK: Mask of the real behaviours, bool.
+    query_HDE: Weights W_q of each head.
+    key_HXE: Weights W_k of each head.
+    value_HXE: Weights W_v of each head.
 
   Returns:
-    `[B, N, H * E]`; zeros for a candidate without a valid behaviour.
+    Heads `[B, N, H * E]`; zeros for a candidate without a valid behaviour.
   """
   heads, _, width = query_HDE.shape
   query_BNHE = tf.einsum("bnd,hde->bnhe", candidates_BND, query_HDE)

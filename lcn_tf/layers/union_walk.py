@@ -1,8 +1,8 @@
-"""Which behaviours several heads find together: the search of TWIN.
+"""The search of TWIN: the behaviours that several heads find together.
 
-The heads' rankings are walked rank by rank (first every head's best behaviour, head by head, then every head's second
-best, ...) until `k` different behaviours were met. A behaviour of rank r_a in head a is met at step `H r_a + a` of the
-first of its heads, so with
+The walk visits the rankings of the heads rank by rank: the best behaviour of every head, head by head, then the second
+best of every head, and so on. It ends after `k` different behaviours. A behaviour of rank r_a in head a can be met at
+step `H r_a + a`, and the walk meets it at the earliest of these steps. With
 
     key(l) = min_a (H r_a(l) + a),   a = 0..H-1, r_a(l) = 0, 1, ...
 
@@ -16,30 +16,30 @@ import math
 
 import tensorflow as tf
 
-# Depths at which the rankings may end, as multiples of k / H; the first is enough for heads that disagree.
+# Depths at which the rankings may end, as multiples of k / H. The first is enough for heads that disagree.
 _DEPTHS = (1.25, 2.0)
-# One request in so many, and one of its candidates, tells how deep the rankings of all will have to be.
+# The depth is estimated from the first candidate of one request in four.
 _SAMPLE = 4
 
 
 def union_walk(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
   """The first k different behaviours of the walk. No gradient passes.
 
-  The walk ends between rank k / H (heads that agree on nothing) and rank k (heads that agree on everything). Ranking is
-  what costs, so a few candidates are ranked to k, which tells how deep the rankings of all are made. Where that is not
-  enough for some candidate they are made to k; the result is always exact.
+  The walk ends between rank k / H (the heads agree on nothing) and rank k (the heads agree on everything). Ranking is
+  the expensive part, so a sample of candidates is ranked to k first. The sample gives the depth to which all candidates
+  are ranked. If some candidate needs more depth, all are ranked to k, so the result is always exact.
 
   Args:
-    scores_BNHL: By head, finite; ties go to the lower index.
-    visible: bool `[B, N, L]` or `[B, 1, L]`.
+    scores_BNHL: Scores of each head, finite. Ties go to the lower index.
+    visible: Mask, bool `[B, N, L]` or `[B, 1, L]`.
     k: Static width of the result, also where L < k.
 
   Returns:
-    indices: int64 `[B, N, K]`, rising; 0 where not valid.
-    valid: bool `[B, N, K]`; fewer than k visible behaviours are all returned.
+    indices: Positions of the behaviours, int64 `[B, N, K]`, rising; 0 where not valid.
+    valid: Mask of the indices, bool `[B, N, K]`. Fewer than k visible behaviours are all returned.
   """
   scores_BNHL = tf.stop_gradient(scores_BNHL)
-  # at most k: all of them are kept, met or not
+  # a candidate that sees at most k behaviours keeps all of them, met or not
   few = tf.reduce_sum(tf.cast(visible, tf.float32), axis=-1, keepdims=True) <= k
   depths = [depth for depth in (math.ceil(times * k / scores_BNHL.shape[2]) for times in _DEPTHS) if depth < k]
 
@@ -57,7 +57,7 @@ def union_walk(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int) -> tuple[tf.T
 
 
 def _needed(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int) -> tf.Tensor:
-  """How deep the rankings have to be at most, float32; candidates that see no more than k do not count."""
+  """Largest depth that a ranking needs, float32. Candidates that see at most k behaviours do not count."""
   keys_BNL = walk_keys(scores_BNHL, visible, k)
   last = -tf.math.top_k(-keys_BNL, tf.minimum(k, tf.shape(keys_BNL)[-1]))[0][..., -1]
   many = tf.reduce_sum(tf.cast(visible, tf.float32), axis=-1) > k
@@ -65,14 +65,16 @@ def _needed(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int) -> tf.Tensor:
 
 
 def walk_keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor) -> tf.Tensor:
-  """When the walk meets each behaviour, if it goes down to rank `depth` of each head.
+  """Step at which the walk meets each behaviour if it goes down to rank `depth` of each head.
 
   Args:
-    scores_BNHL, visible: As in `union_walk`.
-    depth: Positive; more than L is L.
+    scores_BNHL: Scores of each head, as in `union_walk`.
+    visible: Mask, as in `union_walk`.
+    depth: Depth of the rankings, positive; a depth above L is L.
 
   Returns:
-    key `[B, N, L]` float32; the largest float for what is not met. What is invisible comes after what is visible.
+    Keys `[B, N, L]` float32; the largest float for a behaviour that is not met. Visible behaviours come before
+    invisible ones.
   """
   shape = tf.shape(scores_BNHL)
   keys, _, _ = _keys(scores_BNHL, visible, depth)
@@ -80,7 +82,12 @@ def walk_keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor
 
 
 def _keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Keys `[B * N * L]`, and of each rank and head `[B * N, H, depth]` the place there of its behaviour and its step."""
+  """Keys of all behaviours, and the entries of the rankings.
+
+  Returns:
+    Keys `[B * N * L]`, and two tensors `[B * N, H, depth]` for each head and rank: the index of the behaviour among the
+    keys, and the step of the walk.
+  """
   scores_BNHL = tf.where(visible[:, :, tf.newaxis], tf.cast(scores_BNHL, tf.float32), tf.float32.min)
   heads = scores_BNHL.shape[2]
   _, ranked_BNHR = tf.math.top_k(scores_BNHL, tf.minimum(depth, tf.shape(scores_BNHL)[-1]))
@@ -96,8 +103,11 @@ def _keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor) ->
 
 
 def _met(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int, depth: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """Which behaviours are among the first k of the walk down to `depth`, bool `[B, N, L]`, and whether there were k,
-  `[B, N, 1]`."""
+  """The behaviours among the first k of the walk down to `depth`.
+
+  Returns:
+    Mask of these behaviours, bool `[B, N, L]`, and whether there are k of them, bool `[B, N, 1]`.
+  """
   keys, places, steps = _keys(scores_BNHL, visible, depth)
   shape = tf.shape(scores_BNHL)
   first = tf.cast(tf.gather(keys, places) == steps, tf.float32)
@@ -108,10 +118,10 @@ def _met(scores_BNHL: tf.Tensor, visible: tf.Tensor, k: int, depth: int) -> tupl
 
 
 def _places(mask_BNL: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """Where the mask is True, at most k times a row: indices int64 and valid `[B, N, K]`."""
+  """Positions of the True entries of a mask, at most k of a row: indices int64 and valid bool, `[B, N, K]` each."""
   shape = tf.shape(mask_BNL, out_type=tf.int64)
   rows = shape[0] * shape[1]
-  # the rows one after the other, and a zero to take where nothing is found
+  # the last entry, a zero, is taken where nothing is found
   found = tf.concat([tf.where(tf.reshape(mask_BNL, [rows, shape[2]]))[:, 1], tf.zeros([1], tf.int64)], axis=0)
   counts = tf.cast(tf.reduce_sum(tf.cast(mask_BNL, tf.float32), axis=-1), tf.int64)
   begins = tf.reshape(tf.cumsum(tf.reshape(counts, [rows]), exclusive=True), shape[:2])

@@ -1,6 +1,6 @@
 """Metrics of scored candidates: exact, tie-aware, weighted, with user-level confidence. NumPy only, no TensorFlow.
 
-One class only, or nothing at all, gives NaN, never 0.5. NaN scores raise.
+A metric of one class only, or of no candidate, is NaN, never 0.5. NaN scores raise.
 """
 
 from lcn_tf.metrics.bootstrap import Replicates, confidence, paired, paired_replicates, replicates_of

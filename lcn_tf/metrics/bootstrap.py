@@ -1,8 +1,8 @@
-"""Confidence intervals: users are resampled, because the candidates of one user are not independent.
+"""Confidence intervals by resampling users, because the candidates of one user are not independent.
 
-A replicate draws as many users as there are, with replacement; a user drawn c times counts c times. So a replicate is
-the same metric under integer user weights: candidates are sorted once, each user's own AUC and loss are computed once,
-and a replicate costs one cumulative sum (AUC) and two dot products (GAUC, logloss). Nothing is approximated.
+A replicate draws as many users as there are, with replacement. A user drawn c times counts c times, so a replicate is
+the same metric under integer user weights. Candidates are sorted once, and each user's own AUC and loss are computed
+once. A replicate then costs one cumulative sum (AUC) and two dot products (GAUC, logloss). Nothing is approximated.
 """
 
 import concurrent.futures
@@ -19,11 +19,11 @@ _THREADS = 2
 
 
 class Resampler:
-  """One model's scored candidates, ready to be evaluated under user weights.
+  """Scored candidates of one model, ready to be evaluated under user weights.
 
   Attributes:
-    users: How many there are.
-    gauc_weight: n_u of the users that have both classes, else 0.
+    users: Number of users.
+    gauc_weight: Weight n_u of each user in GAUC, `[users]`; 0 for a user with one class only.
   """
 
   def __init__(self, scored: Scored):
@@ -44,7 +44,7 @@ class Resampler:
       self._loss_sum = np.bincount(index, loss if weights is None else loss * weights, minlength=self.users)
 
   def metrics(self, counts: np.ndarray | None = None) -> np.ndarray:
-    """`[auc, gauc, logloss]` with user `u` counted `counts[u]` times (once if None); NaN where undefined."""
+    """`[auc, gauc, logloss]` with user `u` counted `counts[u]` times (once if None). NaN where undefined."""
     if counts is None:
       pooled = self._ranking.auc_of(self._positive_weights, self._negative_weights)
       counts = np.ones(self.users)
@@ -61,10 +61,13 @@ class Resampler:
 def confidence(
   scored: Scored, *, replicates: int = 200, level: float = 0.95, seed: int = 0
 ) -> dict[str, list[float] | float | int]:
-  """Percentile intervals of AUC, GAUC and logloss: `{"level", "replicates", "auc": [low, high], "gauc", "logloss"}`.
+  """Percentile intervals of AUC, GAUC and logloss.
 
-  A replicate in which a metric is undefined (one class only) is left out of that metric's interval; `[nan, nan]` when
-  none is left, and for logloss when the scores are no probabilities.
+  A replicate in which a metric is undefined (one class only) is left out of that metric's interval.
+
+  Returns:
+    `{"level", "replicates", "auc": [low, high], "gauc", "logloss"}`. An interval is `[nan, nan]` if no replicate is
+    left. The one of logloss is `[nan, nan]` also if the scores are no probabilities.
   """
   return intervals(Resampler(scored), replicates=replicates, level=level, seed=seed)
 
@@ -72,7 +75,7 @@ def confidence(
 def intervals(
   resampler: Resampler, *, replicates: int, level: float = 0.95, seed: int = 0
 ) -> dict[str, list[float] | float | int]:
-  """`confidence` of candidates that are sorted already."""
+  """`confidence` of candidates that are already sorted."""
   values = _replicate([resampler], replicates, level, seed)[:, 0]
   return {"level": level, "replicates": replicates} | {
     name: _interval(values[:, i], level) for i, name in enumerate(NAMES)
@@ -82,21 +85,25 @@ def intervals(
 def paired(
   a: Sequence[Scored], b: Sequence[Scored], *, replicates: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, dict[str, object]]:
-  """How much model `a` differs from model `b` on the same candidates.
+  """Difference of model `a` and model `b` on the same candidates.
 
-  Both are evaluated under the same resampled users, so what is common to both (hard users) cancels: the interval is
-  that of the difference. With several seeds the statistic is the mean over seeds of the metric; users are resampled
-  jointly for all of them, so the interval is about users, not about seeds.
+  Both models are evaluated under the same resampled users, so their common part (hard users) cancels: the interval is
+  that of the difference. With several seeds the statistic is the mean of the metric over the seeds. Users are resampled
+  jointly for all seeds, so the interval is about users, not about seeds.
 
   Args:
-    a, b: One entry per seed; all hold the same candidates in the same order.
-    replicates, level, seed: Of the bootstrap.
+    a: Scored candidates of model `a`, one entry per seed. All entries of `a` and `b` hold the same candidates in the
+      same order.
+    b: Scored candidates of model `b`, one entry per seed.
+    replicates: Number of bootstrap replicates.
+    level: Level of the intervals, between 0 and 1.
+    seed: Seed of the bootstrap.
 
   Returns:
     For `auc`, `gauc` and `logloss`: `{"a", "b", "difference" (a - b), "interval": [low, high], "a_seeds", "b_seeds"}`.
 
   Raises:
-    ValueError: `a` or `b` is empty, or candidates (labels, users, weights) are not the same everywhere.
+    ValueError: `a` or `b` is empty, or the candidates (labels, users, weights) are not the same everywhere.
   """
   everyone = [*a, *b]
   _check_sides(a, b)
@@ -107,11 +114,11 @@ def paired(
 
 
 class Replicates(NamedTuple):
-  """One model's metrics, in the order of `NAMES`.
+  """Metrics of one model, in the order of `NAMES`.
 
   Attributes:
-    point: Of its candidates, `[metrics]`.
-    values: Under resampled users, `[replicates, metrics]`.
+    point: Metrics of its candidates, `[metrics]`.
+    values: Metrics under resampled users, `[replicates, metrics]`.
   """
 
   point: np.ndarray
@@ -119,7 +126,7 @@ class Replicates(NamedTuple):
 
 
 def replicates_of(scored: Scored, *, replicates: int = 1000, seed: int = 0) -> Replicates:
-  """What `paired` computes of each model: the same users are drawn for every model with the same candidates."""
+  """Replicates of one model for `paired_replicates`. Models with the same candidates get the same resampled users."""
   return _replicates([Resampler(scored)], replicates, 0.95, seed)[0]
 
 
@@ -128,7 +135,7 @@ def paired_replicates(
 ) -> dict[str, dict[str, object]]:
   """`paired` of models whose replicates are known: one model can be compared with many at the cost of one.
 
-  All must be of the same candidates in the same order, with the same number of replicates and the same seed.
+  All models must have the same candidates in the same order, the same number of replicates and the same seed.
   """
   _check_sides(a, b)
   point_a, point_b = (np.stack([of.point for of in side]) for side in (a, b))
@@ -159,7 +166,7 @@ def _replicates(resamplers: Sequence[Resampler], replicates: int, level: float, 
 
 
 def _replicate(resamplers: Sequence[Resampler], replicates: int, level: float, seed: int) -> np.ndarray:
-  """`[replicates, models, metrics]`; all models see the same users in a replicate."""
+  """Metrics `[replicates, models, metrics]`. All models see the same users in a replicate."""
   if replicates < 0 or not 0 < level < 1:
     raise ValueError(f"expected replicates >= 0 and 0 < level < 1, found {replicates} and {level}")
   users = resamplers[0].users

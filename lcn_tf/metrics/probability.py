@@ -1,4 +1,4 @@
-"""Logloss and calibration: what probabilities are worth as probabilities. NumPy only."""
+"""Logloss and calibration: the quality of scores as probabilities. NumPy only."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ CLIP = 1e-7
 
 
 def are_probabilities(scores: np.ndarray) -> bool:
-  """Every score lies in [0, 1]."""
+  """Whether every score lies in [0, 1]."""
   return not len(scores) or bool(scores.min() >= 0 and scores.max() <= 1)
 
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Cross-entropy of every candidate `[n]`, the probability clipped to [1e-7, 1 - 1e-7].
+  """Cross-entropy of every candidate, `[n]`, with probabilities clipped to [1e-7, 1 - 1e-7].
 
   Raises:
     ValueError: A score is NaN or outside [0, 1], or a label is neither 0 nor 1.
@@ -30,7 +30,7 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def logloss(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
-  """Mean cross-entropy over candidates, the probability clipped to [1e-7, 1 - 1e-7]. NaN when there is nothing.
+  """Mean cross-entropy over candidates, with probabilities clipped to [1e-7, 1 - 1e-7]. NaN without a candidate.
 
   Raises:
     ValueError: A score is NaN or outside [0, 1], or a label is neither 0 nor 1.
@@ -39,7 +39,11 @@ def logloss(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray |
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
-  """Predicted over observed positives; 1 is perfect, above 1 promises too much. NaN when there is no positive."""
+  """Predicted over observed positives: 1 is perfect, above 1 promises too much. NaN without a positive.
+
+  Raises:
+    ValueError: A score is NaN, or a label is neither 0 nor 1.
+  """
   probabilities, labels = np.asarray(probabilities), as_labels(labels)
   check_scores(probabilities)
   if weights is None:
@@ -51,13 +55,13 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarr
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationCurve:
-  """Bins of candidates with similar probabilities, in rising order; all arrays `[bins]`.
+  """Bins of candidates with similar probabilities, in rising order. All arrays are `[bins]`.
 
   Attributes:
-    predicted: Mean probability.
-    observed: Share of positives.
-    count: Candidates.
-    weight: Sum of their weights.
+    predicted: Mean probability of each bin.
+    observed: Share of positives in each bin.
+    count: Number of candidates in each bin.
+    weight: Sum of the candidates' weights in each bin.
   """
 
   predicted: np.ndarray
@@ -69,7 +73,7 @@ class CalibrationCurve:
 def calibration_curve(
   probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, bins: int = 20
 ) -> CalibrationCurve:
-  """At most `bins` bins of about equally many candidates. Equal probabilities share a bin; empty bins are left out.
+  """At most `bins` bins with about equally many candidates. Equal probabilities share a bin; empty bins are left out.
 
   Raises:
     ValueError: `bins` is not positive, a score is NaN, or a label is neither 0 nor 1.

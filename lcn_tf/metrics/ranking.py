@@ -1,4 +1,4 @@
-"""AUC and GAUC: exact, ties count one half, any sample weights. NumPy only."""
+"""AUC and GAUC: exact, with any sample weights; a tie counts one half. NumPy only."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from lcn_tf.metrics.scored import as_labels, check_scores, dense
 
 
 class Ranking:
-  """Candidates sorted once, so that the AUC under any weights costs one pass: what the bootstrap repeats.
+  """Candidates sorted once, so that the AUC under any weights costs one pass. The bootstrap repeats this pass.
 
   With negatives sorted by score and `C` their cumulative weight, positive `i` outranks `C[low_i]` of them and ties
   with `C[high_i] - C[low_i]`:
@@ -27,13 +27,13 @@ class Ranking:
     self._high = None if np.array_equal(high, self._low) else high
 
   def auc(self, weights: np.ndarray | None = None) -> float:
-    """The AUC under `weights [n]` (1 each if None); NaN when a class has no weight."""
+    """AUC under `weights [n]` (1 each if None). NaN if a class has no weight."""
     if weights is None:
       return self.auc_of(None, None)
     return self.auc_of(weights[self.positives], weights[self.negatives])
 
   def auc_of(self, positive: np.ndarray | None, negative: np.ndarray | None) -> float:
-    """The same with the weights in the order of `positives` and of `negatives`."""
+    """AUC under weights in the order of `positives` and `negatives` (1 each if None). NaN if a class has no weight."""
     cumulative = np.zeros(len(self.negatives) + 1)
     if negative is None:
       cumulative = np.arange(len(self.negatives) + 1, dtype=np.float64)
@@ -51,17 +51,17 @@ class Ranking:
 
 
 def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
-  """The probability that a random positive outscores a random negative; a tie counts one half.
+  """Probability that a random positive outscores a random negative; a tie counts one half.
 
       AUC = sum_{i in P, j in N} w_i w_j ([s_i > s_j] + [s_i = s_j] / 2)  /  sum_{i in P, j in N} w_i w_j
 
   Args:
-    scores: `[n]`, any scale.
-    labels: `[n]`, 0 or 1.
-    weights: `[n]`, not negative; None = 1 each.
+    scores: Scores, `[n]`, on any scale.
+    labels: Labels, `[n]`, 0 or 1.
+    weights: Weights, `[n]`, not negative; None = 1 each.
 
   Returns:
-    NaN (never 0.5) when there is one class only, or nothing.
+    AUC. NaN (never 0.5) with one class only, or without a candidate.
 
   Raises:
     ValueError: A score is NaN, or a label is neither 0 nor 1.
@@ -72,11 +72,11 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = Non
 def user_auc(
   scores: np.ndarray, labels: np.ndarray, users: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Every user's own AUC.
+  """AUC of every user's own candidates.
 
   Returns:
-    (auc `[users]`, NaN for a user with one class only; weight n_u `[users]`: candidates, or the sum of their weights),
-    users in ascending order of their ids.
+    (auc `[users]`, NaN for a user with one class only; weight n_u `[users]`, the number of candidates or the sum of
+    their weights), with users in ascending order of their ids.
   """
   check_scores(np.asarray(scores))
   index, count = dense(users)
@@ -112,7 +112,7 @@ def user_auc_of(
 
 
 def gauc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, weights: np.ndarray | None = None) -> float:
-  """The users' own AUCs, averaged by their numbers of candidates (TWIN, arXiv 2302.02352, section 4.1).
+  """Mean of the users' own AUCs, weighted by their numbers of candidates (TWIN, arXiv 2302.02352, section 4.1).
 
       GAUC = sum_u n_u AUC_u / sum_u n_u,  over the users that have both classes
 
@@ -120,16 +120,16 @@ def gauc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, weights: np.
   both sums.
 
   Returns:
-    NaN (never 0.5) when no user has both classes, or there is nothing.
+    GAUC. NaN (never 0.5) if no user has both classes, or without a candidate.
 
   Raises:
-    ValueError: As `auc`.
+    ValueError: A score is NaN, or a label is neither 0 nor 1.
   """
   return mean_auc(*user_auc(scores, labels, users, weights))
 
 
 def mean_auc(auc_u: np.ndarray, weight_u: np.ndarray) -> float:
-  """GAUC from what `user_auc` returns."""
+  """GAUC from the two results of `user_auc`."""
   both = ~np.isnan(auc_u)
   total = float(weight_u[both].sum())
   return float(np.dot(auc_u[both], weight_u[both]) / total) if total > 0 else float("nan")

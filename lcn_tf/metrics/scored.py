@@ -1,4 +1,4 @@
-"""Scored candidates: what every metric reads, checked once, and how chunks of them become one."""
+"""Scored candidates: the input of every metric, checked once, and the joining of chunks."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ class Scored:
   """Candidates with their scores and labels; arrays of one length.
 
   Attributes:
-    scores: Any real numbers, higher = more likely a positive. Probabilities, for logloss and calibration.
-    labels: 0 or 1.
-    users: Whose candidate it is (integers or strings). GAUC groups by it, the bootstrap resamples it.
-    weights: Not negative; None = 1 each.
+    scores: Scores, any real numbers; higher = more likely a positive. Logloss and calibration need probabilities.
+    labels: Labels, 0 or 1.
+    users: User of each candidate, an integer or a string. GAUC groups by user, and the bootstrap resamples users.
+    weights: Weights, not negative; None = 1 each.
 
   Raises:
-    ValueError: Lengths differ, a score is NaN (says how many are), a label is neither 0 nor 1, or a weight is negative
-      or not finite.
+    ValueError: The lengths differ, scores are NaN (the message has their number), a label is neither 0 nor 1, or a
+      weight is negative or not finite.
   """
 
   scores: np.ndarray
@@ -49,7 +49,7 @@ class Scored:
 
   @classmethod
   def concatenate(cls, parts: Iterable["Scored"]) -> "Scored":
-    """All candidates of `parts` (files, workers) as one; every metric of it is exact."""
+    """All candidates of `parts` (files, workers) as one; every metric of the result is exact."""
     parts = list(parts)
     if not parts:
       return cls(np.zeros(0), np.zeros(0, bool), np.zeros(0, np.int64))
@@ -65,10 +65,10 @@ class Scored:
 
 
 class Accumulator:
-  """Collects candidates chunk by chunk; accumulators of several files or workers merge exactly, in any order.
+  """Collects candidates chunk by chunk. Accumulators of several files or workers merge exactly, in any order.
 
-  The ranking metrics need every score, so it keeps them: 13 bytes per candidate with float32 scores and int64 users,
-  21 with weights.
+  The ranking metrics need every score, so an accumulator keeps all of them: 13 bytes per candidate with float32 scores
+  and int64 users, 21 with weights.
   """
 
   def __init__(self) -> None:
@@ -77,22 +77,30 @@ class Accumulator:
   def add(
     self, scores: np.ndarray, labels: np.ndarray, users: np.ndarray, weights: np.ndarray | None = None
   ) -> "Accumulator":
-    """Adds a chunk. Raises: ValueError, as `Scored` does."""
+    """Adds a chunk.
+
+    Raises:
+      ValueError: The chunk is not valid; see `Scored`.
+    """
     self._parts.append(Scored(scores, labels, users, weights))
     return self
 
   def merge(self, other: "Accumulator") -> "Accumulator":
-    """Adds what `other` holds."""
+    """Adds the candidates of `other`."""
     self._parts += other._parts
     return self
 
   def result(self) -> Scored:
-    """Everything added so far."""
+    """All candidates added so far."""
     return Scored.concatenate(self._parts)
 
 
 def as_labels(labels: np.ndarray) -> np.ndarray:
-  """Bool `[n]`. Raises: ValueError: a label is neither 0 nor 1."""
+  """Labels as bool `[n]`.
+
+  Raises:
+    ValueError: A label is neither 0 nor 1.
+  """
   labels = np.asarray(labels)
   if labels.dtype == bool:
     return labels
@@ -105,14 +113,18 @@ def as_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def check_scores(scores: np.ndarray) -> None:
-  """Raises: ValueError: some scores are NaN; says how many."""
+  """Refuses NaN scores.
+
+  Raises:
+    ValueError: Some scores are NaN. The message has their number.
+  """
   missing = np.count_nonzero(np.isnan(scores))
   if missing:
     raise ValueError(f"{missing} of {scores.size} scores are NaN")
 
 
 def dense(users: np.ndarray) -> tuple[np.ndarray, int]:
-  """Users as indices 0..count-1 (in ascending order of the ids), and how many there are."""
+  """Users as indices 0..count-1, in ascending order of their ids, and their count."""
   users = np.asarray(users)
   if users.size and np.issubdtype(users.dtype, np.integer):
     low, high = int(users.min()), int(users.max())

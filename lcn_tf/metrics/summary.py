@@ -12,14 +12,15 @@ def summary(scored: Scored, *, replicates: int = 200, level: float = 0.95, seed:
   """AUC, GAUC, logloss and calibration with user-level bootstrap intervals.
 
   Args:
-    scored: The candidates.
-    replicates: Of the bootstrap; 0 = no intervals (`[nan, nan]`).
-    level, seed: Of the bootstrap.
+    scored: Scored candidates.
+    replicates: Number of bootstrap replicates; 0 = no intervals (`[nan, nan]`).
+    level: Level of the intervals, between 0 and 1.
+    seed: Seed of the bootstrap.
 
   Returns:
     `{"auc", "gauc", "logloss", "calibration", "candidates", "positives", "users", "gauc_users", "confidence"}`.
-    `gauc_users` counts the users with both classes. NaN where a metric is undefined; logloss and calibration are NaN
-    when the scores are no probabilities.
+    `gauc_users` counts the users with both classes. A metric that is undefined is NaN. Logloss and calibration are NaN
+    if the scores are no probabilities.
   """
   resampler = bootstrap.Resampler(scored)
   auc, gauc, logloss = (float(value) for value in resampler.metrics())

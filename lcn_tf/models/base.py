@@ -1,4 +1,4 @@
-"""What every click model shares: requests in, logits out, one training step."""
+"""The common part of all click models: requests in, logits out, one training step."""
 
 import concurrent.futures
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ Terms = dict[str, tuple[float, tf.Tensor]]
 class RequestModel(tfrs.Model):
   """A click-through-rate model of requests: `model(request)` gives logits `[B, N]`, float32.
 
-  A model says how it scores an embedded batch (`score`) and, if it learns from more than the target domain's clicks,
-  which records it reads besides (`domains`) and what they add to the loss (`extra_losses`).
+  A subclass scores an embedded batch in `score`. If it learns from more than the target domain's clicks, it also names
+  the domains whose records it reads (`domains`) and gives their losses (`extra_losses`).
 
   Args:
-    schema: With sizes.
-    config: What the model is made of.
-    seed: Of everything random that a step does.
-    deduplicate: See `lcn_tf.layers.tables.EmbeddingTables`.
+    schema: Schema with sizes.
+    config: `model` section of the experiment.
+    seed: Seed of all random choices of a step.
+    deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
     pretrained: Frozen item vectors, for models that search with them.
     name: Name of the Keras model.
     key_dim: Width of the learned keys of items, for models that search with them.
@@ -77,7 +77,7 @@ class RequestModel(tfrs.Model):
     return list(self.trackers.values())
 
   def call(self, request: Batch, training: bool = False) -> tf.Tensor:
-    """Logits `[B, N]` of target-domain candidates; `request` as in `lcn_tf.data.records`."""
+    """Logits `[B, N]` of target-domain candidates. `request` has the tensors of `lcn_tf.data.records`."""
     return self.score(self.embedder([("target", request)])[0], training)
 
   def score(self, embedded: Embedded, training: bool) -> tf.Tensor:
@@ -87,22 +87,26 @@ class RequestModel(tfrs.Model):
   def extra_losses(
     self, embedded: dict[DomainName, Embedded], inputs: dict[DomainName, Batch], step: tf.Tensor, training: bool
   ) -> Terms:
-    """What is learned besides the target domain's clicks: name in `extra_names` -> (weight, loss).
+    """Losses besides the one of the target domain's clicks.
 
     Args:
-      embedded, inputs: By the domain of the candidates.
-      step: int32, for random choices.
+      embedded: Embedded batches, by the domain of their candidates.
+      inputs: Batches, by the domain of their candidates.
+      step: Number of the step, int32, for random choices.
+      training: Switch of dropout.
 
     Returns:
-      This replica's shares: summed over replicas they are losses of the global batch.
+      (weight, loss) by the name in `extra_names`. A loss is this replica's share: the sum over replicas is the loss of
+      the global batch.
     """
     return {}
 
   def compute_loss(self, inputs: dict[DomainName, Batch], training: bool = False) -> dict[str, tf.Tensor]:
-    """This replica's share of the losses of the global batch; the sum over replicas is the loss.
+    """This replica's share of the losses of the global batch. The sum over replicas is the loss.
 
     Args:
-      inputs: Batches by the domain of their candidates.
+      inputs: Batches, by the domain of their candidates.
+      training: Switch of dropout.
 
     Returns:
       `ctr_loss` (LCN, eq. 21), the extra losses by name, and `loss`, their weighted sum (eq. 22).
@@ -119,7 +123,7 @@ class RequestModel(tfrs.Model):
   def _embed(self, inputs: dict[DomainName, Batch]) -> dict[DomainName, Embedded]:
     return dict(zip(self.domains, self.embedder([(d, inputs[d]) for d in self.domains]), strict=True))
 
-  # AutoGraph would rewrite all of tf-keras (it knows `keras` only), with nothing here to convert.
+  # AutoGraph would rewrite all of tf-keras (it exempts `keras` only), and nothing here needs it.
   @tf.autograph.experimental.do_not_convert
   def train_step(self, inputs: dict[DomainName, Batch]) -> dict[str, Any]:
     with tf.GradientTape() as tape:
@@ -132,7 +136,7 @@ class RequestModel(tfrs.Model):
     return {name: tracker.result() for name, tracker in self.trackers.items()}
 
   def build_from(self, example: Batch, training: bool = True) -> None:
-    """Makes all weights; without `training` only those that serving needs."""
+    """Makes all weights, or only those that serving needs if `training` is False."""
     self(example)
     self.metrics  # noqa: B018 (makes the trackers, in the scope of the strategy)
     if not training:
@@ -146,24 +150,24 @@ class RequestModel(tfrs.Model):
         inputs = dict.fromkeys(self.domains, example)
         self.extra_losses(self._embed(inputs), inputs, tf.constant(0), training=False)
 
-    # as replicas run: in a thread, where Keras draws initial values from a sequence of their own
+    # in a thread, as replicas run: there Keras draws initial values from a separate sequence
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
       thread.submit(run).result()
 
   def table_variables(self) -> list[tf.Variable]:
     """The embedding tables, whoever made them; the embedder's come first.
 
-    Their gradients bring each row once where the embedder deduplicates.
+    Their gradients have each row once if the embedder deduplicates.
     """
     layers = [self.embedder.tables, *(part for part in self.submodules if isinstance(part, EmbeddingTables))]
     return list({v.ref(): v for layer in layers for v in layer.trainable_variables}.values())
 
   def age_variables(self) -> list[tf.Variable]:
-    """The embeddings of ages, whose gradients bring a row as often as behaviours have that age."""
+    """The embeddings of ages. Their gradients have a row once for each behaviour of that age."""
     return list(self.embedder.recency.values())
 
   def dense_variables(self) -> list[tf.Variable]:
-    """All other weights."""
+    """All trainable weights except the embedding tables."""
     tables = {v.ref() for v in self.table_variables()}
     return [v for v in self.trainable_variables if v.ref() not in tables]
 
@@ -172,11 +176,11 @@ def click_loss(logits: tf.Tensor, batch: Batch) -> tf.Tensor:
   """Weighted mean of the sigmoid cross-entropy over the real candidates of the global batch.
 
   Args:
-    logits: `[B, N]` float32.
+    logits: Logits, `[B, N]` float32.
     batch: Tensors of `lcn_tf.data.records`, with label, weight and candidate_mask.
 
   Returns:
-    This replica's share; 0 without a candidate.
+    This replica's share of the mean; 0 without a candidate.
   """
   weight = batch["weight"] * tf.cast(batch["candidate_mask"], tf.float32)
   cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(batch["label"], logits)
@@ -184,10 +188,11 @@ def click_loss(logits: tf.Tensor, batch: Batch) -> tf.Tensor:
 
 
 def concat_per_candidate(parts: Sequence[tf.Tensor], candidates: tf.Tensor) -> tf.Tensor:
-  """Parts `[B, N | 1, W]` side by side, `[B, N, sum of W]`: what is the same for all candidates comes with N = 1.
+  """Parts `[B, N | 1, W]` side by side, `[B, N, sum of W]`. A part that all candidates share has N = 1.
 
   Args:
-    candidates: A tensor `[B, N, ...]` that gives the size. Parts of width 0 are left out.
+    parts: Tensors `[B, N | 1, W]`; those of width 0 are left out.
+    candidates: Tensor `[B, N, ...]` whose shape gives B and N.
   """
   size = tf.shape(candidates)[:2]
   wide = [tf.broadcast_to(part, tf.concat([size, [part.shape[-1]]], axis=0)) for part in parts if part.shape[-1]]

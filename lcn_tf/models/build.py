@@ -1,4 +1,4 @@
-"""A model with all of its variables made."""
+"""Building of a model with all of its variables."""
 
 import numpy as np
 import tensorflow as tf
@@ -24,15 +24,22 @@ def build_model(
   pretrained: Pretrained | None = None,
   training: bool = True,
 ) -> RequestModel:
-  """The model, built for a schema with sizes; call it in the scope of the strategy that trains it.
+  """Builds a model for a schema with sizes. Call it in the scope of the strategy that trains the model.
 
   Args:
-    catalogues: `[items, columns]` per domain; zeros if None (to be restored from a checkpoint).
+    schema: Schema with sizes.
+    config: `model` section of the experiment.
+    seed: Seed of the initial values and of all random choices of a step.
+    deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
+    catalogues: Item catalogue `[items, columns]` per domain; None = zeros, to be restored from a checkpoint.
     pretrained: Frozen item vectors; needed if `needs_pretrained(config)`.
-    training: Also make the weights that only training uses.
+    training: Switch of the weights that only training uses. False = the weights that serving needs.
+
+  Returns:
+    The model.
 
   Raises:
-    UserError: No such network or extractor, wrong options, or item vectors are missing.
+    UserError: The network or the extractor is unknown, options are wrong, or item vectors are missing.
   """
   if needs_pretrained(config) and pretrained is None:
     raise UserError(f"model.extractor {config.extractor!r} needs pre-trained item vectors (model.pretraining)")
@@ -45,17 +52,22 @@ def build_model(
 
 
 def check_model(schema: Schema, config: Model, jit_compile: bool = False) -> None:
-  """Checks a model's section of an experiment, without item vectors, and without memory or devices for its tables.
+  """Checks the model section of an experiment. It needs no item vectors, and no memory or device for the tables.
+
+  Args:
+    schema: Schema with sizes.
+    config: `model` section of the experiment.
+    jit_compile: `train.jit_compile` of the experiment.
 
   Raises:
-    UserError: As `build_model`, or XLA is asked to compile what it cannot.
+    UserError: `build_model` refuses the section, or XLA cannot compile the model.
   """
   with tf.Graph().as_default():
     model = _made(schema, config, 0, True, None)
   if jit_compile and not all(extractor.compiles for extractor in getattr(model, "extractors", {}).values()):
     raise UserError(
-      f"train.jit_compile: XLA cannot compile model.extractor {config.extractor!r} with these options. Leave it "
-      "false, or see the extractor's description for options that XLA compiles"
+      f"train.jit_compile: XLA cannot compile model.extractor {config.extractor!r} with these options. Set "
+      "train.jit_compile to false, or options that XLA compiles (sdim: mode 'ta', or l2 false)"
     )
 
 
@@ -72,5 +84,5 @@ def needs_pretrained(config: Model) -> bool:
 
 
 def _reads(config: Model) -> tuple[str, ...]:
-  """Which of the frozen item vectors' tables the model reads."""
+  """Names of the tables of frozen item vectors that the model reads."""
   return EXTRACTORS[config.extractor].pretrained if config.extractor in EXTRACTORS else ()

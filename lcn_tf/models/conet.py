@@ -19,32 +19,34 @@ INITS = ("glorot", "paper")
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class CrossTowers(keras.layers.Layer):
-  """The hidden layers of both towers with cross connections, as one of the two needs them.
+  """Hidden layers of two towers with cross connections; the result is that of one of the towers.
 
       own_{l+1}   = act(own_l   W_own^l   + b_own^l   + other_l H^l)
       other_{l+1} = act(other_l W_other^l + b_other^l + own_l   H^l)
 
-  H^l is the same in both directions and there on the first `cross_layers` layers; both towers move at once, from the
-  activations before. The other tower runs as far as the own one reads it.
+  H^l is the same in both directions and exists on the first `cross_layers` layers. Both towers move at once, from the
+  activations of the layer before. The other tower is computed only as far as the own tower reads it.
 
   Args:
     units: Widths of the layers.
-    cross_layers: How many of them, from the first on, are connected.
+    cross_layers: Number of connected layers, from the first on.
     activation: Name of a Keras activation.
     dropout: Share of each layer's outputs that training drops.
-    init: "glorot": Glorot-uniform weights. "paper": normal, standard deviation 0.01. Biases are zero in both.
+    init: Initial weights: "glorot", Glorot-uniform, or "paper", normal with standard deviation 0.01. Biases start at
+      zero in both.
 
   Call arguments:
-    own, other: Inputs of the two towers, `[B, N | 1, W]`.
-    domain: Of the own tower.
-    training: Whether dropout is on.
+    own: Input of the own tower, `[B, N | 1, W]`.
+    other: Input of the other tower, `[B, N | 1, W]`.
+    domain: Domain of the own tower.
+    training: Switch of dropout.
 
   Returns:
-    The own tower's last layer, `[B, N, units[-1]]`.
+    Last layer of the own tower, `[B, N, units[-1]]`.
 
   Raises:
-    ValueError: A width is not positive, `cross_layers` is negative or more than there are layers, `dropout` is not in
-      [0, 1), or `init` is unknown.
+    ValueError: A width is not positive, `cross_layers` is negative or larger than the number of layers, `dropout` is
+      not in [0, 1), or `init` is unknown.
   """
 
   def __init__(
@@ -92,7 +94,7 @@ class CrossTowers(keras.layers.Layer):
     return own
 
   def cross_weights(self) -> list[tf.Variable]:
-    """H of each connected layer, `[in, out]`."""
+    """Matrices H of the connected layers, `[in, out]` each."""
     return [dense.kernel for dense in self.cross]
 
   def _finish(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
@@ -112,20 +114,24 @@ class CoNet(TwoDomain):
       logit     = w_own . CrossTowers(a_own^0, a_other^0) + c_own
       L         = L_target + L_source + lasso * sum |H|
 
-  Own is the domain of the candidates. `model.mlp.units` are the widths, that of a^0 first: 64, 32, 16, 8 in the paper.
+  "Own" is the domain of the candidates. `model.mlp.units` are the widths, the first one that of a^0: 64, 32, 16, 8 in
+  the paper.
 
-  Departures from the paper: it pairs an item of each domain and knows no history. Here both towers always describe the
-  user of the row, with the mean of a history (side information and recency included) in the place of the missing item,
-  so cross connections carry what belongs together and work in serving as in training (the authors' program joins rows
-  of unrelated users, and evaluates without connections). The user's profile is shared as its tables are. Logits have
-  biases. Dense weights begin Glorot-uniform: with the paper's N(0, 0.01^2), `init: paper`, the same AUC takes about
-  three times as many epochs on synthetic data. Tables begin as the project's do. Gradients are not clipped (the
-  authors' program clips each variable's to a norm of 10): those of a mean loss stay below that.
+  Departures from the paper:
+  * The paper pairs an item of each domain and has no histories. Here both towers always describe the user of the row.
+    The mean of a history, with side information and recency, replaces the missing item. So cross connections carry
+    related information and work in serving as in training. The authors' program joins rows of unrelated users, and
+    evaluates without connections.
+  * Both towers share the user's profile, as its tables are shared. Logits have biases.
+  * Dense weights start Glorot-uniform. With the paper's N(0, 0.01^2), `init: paper`, the same AUC takes about three
+    times as many epochs on synthetic data. Tables start as in the rest of the project.
+  * Gradients are not clipped, because those of a mean loss stay below a norm of 10, to which the authors' program clips
+    the gradient of each variable.
 
   Options:
-    cross_layers: Layers that are connected, from the first on. Null: two, or as many as there are.
+    cross_layers: Number of connected layers, from the first on. Null = two, or all if there are fewer.
     lasso: Weight of the sum of |H| (SCoNet; 0.01 to 0.5 in the paper).
-    init: Of the dense weights: "glorot", or "paper", normal with standard deviation 0.01.
+    init: Initial dense weights: "glorot", or "paper", normal with standard deviation 0.01.
 
   Reference: Hu et al., "CoNet: Collaborative Cross Networks for Cross-Domain Recommendation", CIKM 2018,
     https://arxiv.org/abs/1804.06769
@@ -173,20 +179,20 @@ class CoNet(TwoDomain):
     return self.logits[domain](hidden)[..., 0]
 
   def _user_input(self, domain: DomainName, embedded: Embedded) -> tf.Tensor:
-    """What a tower knows of a user, `[B, N | 1, W]`."""
+    """Input of a tower from the profile and the mean of one history, `[B, N | 1, W]`."""
     pooled = self.pooling(embedded.candidates, embedded.histories[domain])
     return self.user_inputs[domain](concat_per_candidate([embedded.profile[:, tf.newaxis], pooled], pooled))
 
 
 def dense(units: int, init: str, **arguments: Any) -> keras.layers.Dense:
-  """A linear layer with weights as `init` says.
+  """Linear layer with the initial weights that `init` names.
 
   Raises:
-    ValueError: No such `init`.
+    ValueError: `init` is unknown.
   """
   if init not in INITS:
     raise ValueError(f"init must be one of {list(INITS)}; found {init!r}")
-  # one for each layer: Keras warns that an initializer which is used again gives the same values again
+  # a new one for each layer: Keras warns that an initializer in its second use gives the same values again
   paper = init == "paper"
   initializer = keras.initializers.RandomNormal(stddev=0.01) if paper else keras.initializers.GlorotUniform()
   return keras.layers.Dense(units, kernel_initializer=initializer, **arguments)

@@ -1,4 +1,4 @@
-"""The skeleton: embed, extract an interest per history, score. A paper is what fills the slot."""
+"""The skeleton: embed, extract an interest from each history, score. A paper's extractor fills the slot."""
 
 import tensorflow as tf
 from absl import logging
@@ -19,21 +19,24 @@ from lcn_tf.schema import DomainName, Schema, other_domain
 
 
 class CTR(RequestModel):
-  """A click-through-rate model of requests: `model(request)` gives logits `[B, N]`, float32.
+  """The skeleton: a click-through-rate model with a slot for an interest extractor per history.
+
+  `model(request)` gives logits `[B, N]`, float32:
 
       logit = w . MLP([profile ; context ; candidate ; interest_target ; interest_source ; short_term]) + b
 
-  short_term, if the experiment has it, is DIN over the newest behaviours of each history, whatever the extractor is.
+  short_term exists if the experiment sets it. It is DIN over the newest behaviours of each history, with every
+  extractor.
 
   Args:
-    schema: With sizes.
-    config: What fills the slots.
-    seed: Of everything random that a step does.
-    deduplicate: See `lcn_tf.layers.tables.EmbeddingTables`.
+    schema: Schema with sizes.
+    config: `model` section of the experiment, which fills the slots.
+    seed: Seed of all random choices of a step.
+    deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
     pretrained: Frozen item vectors, for extractors that search with them.
 
   Raises:
-    UserError: No such extractor, or options that it does not take or accept.
+    UserError: The extractor is unknown or refuses an option, or CRP lacks a history.
   """
 
   def __init__(
@@ -74,7 +77,7 @@ class CTR(RequestModel):
     return self.logit(hidden)[..., 0]
 
   def interests(self, embedded: Embedded) -> list[tf.Tensor]:
-    """What the extractors make of the histories, `[B, N | 1, W]` each."""
+    """Interests of the extractors, `[B, N | 1, W]` each."""
     return [extract(embedded.candidates, embedded.histories[d]) for d, extract in self.extractors.items()]
 
   def extra_losses(
@@ -91,7 +94,7 @@ def make_extractor(config: Model, schema: Schema, domain: DomainName) -> Extract
   """The extractor of one history, from `config.extractor` and `config.options`; None if there is nothing to extract.
 
   Raises:
-    UserError: No such extractor, or options that it does not take or accept.
+    UserError: The extractor is unknown, or it does not have or accept an option.
   """
   where = f"model.options of {config.extractor!r}"
   if config.extractor == "none":
@@ -112,7 +115,7 @@ def make_extractor(config: Model, schema: Schema, domain: DomainName) -> Extract
 
 
 def domain_batch(domain: DomainName, batch: Batch, embedded: Embedded) -> DomainBatch:
-  """One domain's batch as CRP reads it."""
+  """Batch of one domain as CRP reads it."""
   return DomainBatch(
     user=batch["user"],
     profile=embedded.profile,

@@ -1,4 +1,4 @@
-"""From a batch of records to embeddings: every table is read once per batch, at the batch's distinct rows."""
+"""Embeddings of a batch of records. Every table is read once per batch, at the distinct rows of the batch."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,10 +24,10 @@ class Embedded(NamedTuple):
   """A batch as the models read it.
 
   Attributes:
-    profile: `[B, P]` float.
-    context: Of each candidate, `[B, N, C]` float; C may be 0.
-    candidates: The items to be scored.
-    histories: By domain.
+    profile: Embedded fields of the user, `[B, P]` float.
+    context: Embedded context of each candidate, `[B, N, C]` float; C may be 0.
+    candidates: `Candidates` to be scored.
+    histories: `Behaviours` by domain.
   """
 
   profile: tf.Tensor
@@ -37,22 +37,22 @@ class Embedded(NamedTuple):
 
 
 class RequestEmbedding(keras.layers.Layer):
-  """Reads batches of records into embeddings.
+  """Embeds batches of records.
 
-  An item is represented by its id and its inherent fields side by side (or by a linear projection of them, per domain).
-  Its fields come from the item catalogue `[items, columns]`, a variable of the model, at the batch's distinct items.
+  An item is represented by the embeddings of its id and its inherent fields side by side, or by a linear projection of
+  these, one projection per domain. Its fields come from the item catalogue `[items, columns]`, a variable of the model,
+  at the distinct items of the batch.
 
   Args:
-    schema: With sizes.
-    config: Widths and initialisation.
+    schema: Schema with sizes.
+    config: Widths and initial values.
     histories: Domains whose histories are read; source-domain candidates need "source" among them.
     item_dim: Width of the projection; 0 = none.
-    deduplicate: See `EmbeddingTables`.
-    pretrained: Frozen item vectors and clusters, those of them that are there; they become part of the model's weights.
-      None = none.
-    max_length: Newest behaviours of each history that a candidate sees, if the schema lets it see more; 0 = the
-      schema's.
-    key_dim: Width A of a second, learned vector per item, its key: the sum of its fields' rows in tables of their own,
+    deduplicate: Switch of the look-up by distinct rows; see `EmbeddingTables`.
+    pretrained: Frozen item vectors or clusters, or both. They become weights of the model. None = neither.
+    max_length: Largest number of behaviours of each history that a candidate sees, the newest ones. 0 = the
+      `max_length` of the schema, to which larger values are reduced.
+    key_dim: Width A of the key of an item, a second learned vector: the sum of its fields' rows in tables of their own,
       which both histories and the candidates share. 0 = none.
   """
 
@@ -108,7 +108,7 @@ class RequestEmbedding(keras.layers.Layer):
       for d in domains
     }
     self.recency = {
-      # zeros: an age that training never met (later data have older behaviours) says nothing, instead of noise
+      # zeros: an age that training never met (later data have older behaviours) adds nothing instead of noise
       d: self.add_weight(f"recency/{d}", [config.recency_buckets, config.cross_dim], initializer="zeros")
       for d in self.histories
       if config.recency_buckets
@@ -134,7 +134,7 @@ class RequestEmbedding(keras.layers.Layer):
     )
 
   def set_catalogue(self, domain: DomainName, table: np.ndarray) -> None:
-    """Fills the catalogue of a domain that the model reads."""
+    """Fills the catalogue of a domain, if the model reads that domain."""
     if domain in self.catalogues:
       self.catalogues[domain].assign(table.astype(np.int64))
 
@@ -183,7 +183,7 @@ class RequestEmbedding(keras.layers.Layer):
       if index is not None:
         rows, fields = repeat_rows(rows, index), tf.gather(fields, index)
         keys = None if keys is None else repeat_rows(keys, index)
-      # without gradient there is nothing to gain from reading distinct rows first
+      # no distinct rows here: they only help gradients, and frozen vectors have none
       vectors = [self._vectors(d, ids) for ids in items[d]]
       all_keys = [_nothing(ids) for ids in items[d]] if keys is None else _split_like(keys, items[d])
       item_rows[d] = list(
@@ -227,9 +227,10 @@ class RequestEmbedding(keras.layers.Layer):
     return embedded
 
   def _cut(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Without the behaviours that no candidate sees, where the model reads less than the records hold.
+    """The batch without the behaviours that no candidate sees, if the model reads fewer than the records hold.
 
-    How many are left is known when the step runs, so compiled steps, which do not deduplicate either, do without.
+    The remaining number is known only when the step runs. Compiled steps, which do not deduplicate either, skip the
+    cut.
     """
     changed = dict(batch)
     for d in self.histories:
@@ -280,7 +281,7 @@ class _Lookups:
     self.results = tables(self.requests) if self.requests else []
 
   def features(self, handles: list[tuple[int, bool]]) -> list[tf.Tensor]:
-    """The embeddings of each feature; those of several values averaged."""
+    """Embeddings of each feature; a feature with several values has their average."""
     parts = []
     for position, many in handles:
       rows = self.results[position]
@@ -298,7 +299,7 @@ def _nothing(items: tf.Tensor) -> tf.Tensor:
 
 
 def _join(parts: list[tf.Tensor], like: tf.Tensor, dtype: Any, rank: int = 2) -> tf.Tensor:
-  """Embeddings side by side; of width 0 where there are none."""
+  """Embeddings side by side; of width 0 if there are none."""
   if parts:
     return tf.concat(parts, axis=-1)
   zeros = tf.zeros(tf.concat([tf.shape(like)[:rank], [0]], axis=0), dtype)
@@ -311,7 +312,7 @@ def _split_like(rows: tf.Tensor, parts: list[tf.Tensor]) -> list[tf.Tensor]:
   sizes = [tf.size(part) for part in parts]
   if rows.dtype.is_floating:
     pieces = tf.split(rows, sizes, num=len(parts))
-  else:  # tf.split has no GPU kernel for integers; its gradient is what slices lack
+  else:  # tf.split has no GPU kernel for integers; floats use it because its gradient is cheaper than that of slices
     ends = tf.cumsum(tf.stack([0, *sizes]))
     pieces = [rows[ends[i] : ends[i + 1]] for i in range(len(parts))]
   result = []

@@ -20,30 +20,31 @@ GATES = ("user", *DOMAINS)
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class ItemAttention(Extractor):
-  """MiNet's item-level attention: weighs the newest clicks of a domain against a candidate and its user.
+  """Item-level attention of MiNet: weighs the newest clicks of a domain against a candidate and its user.
 
       b_j = h . ReLU([x_j ; q ; p ; (r_j M) * q] V)
       a   = sum_j softmax(b)_j x_j
 
-  where r_j is the item of a behaviour, x_j = [r_j ; side information ; recency], q the candidate and p the profile. M
-  is the identity, or H_a H_b of low rank, which carries items of another domain to the candidate's for the comparison;
-  a stays a sum of untransferred behaviours.
+  r_j is the item of a behaviour, x_j = [r_j ; side information ; recency], q the candidate and p the profile. M is the
+  identity, or a product H_a H_b of low rank that carries items of another domain to the candidate's domain for the
+  comparison. The sum a has the behaviours themselves, without M.
 
-  V is applied block by block, with q folded into the block of the product: sum_d (r M)_d q_d V_d is r times the matrix
-  M diag(q) V of the candidate. So a behaviour costs one product of its own width, and neither r M nor r * q is made.
+  V is applied block by block, and q is folded into the block of the product: sum_d (r M)_d q_d V_d is r times the
+  matrix M diag(q) V of the candidate. So a behaviour costs one product of its own width, and neither r M nor r * q is
+  computed.
 
-  Departures from the paper: clicks have side information and recency beside the item, as with all models here; padding
-  has no part in the softmax (the authors' program gives padding weight).
+  Departures from the paper: clicks have side information and recency beside the item, as in all models here. Padding
+  has no part in the softmax; the authors' program gives it weight.
 
   Args:
-    recent: Newest behaviours that a candidate sees which are read.
+    recent: Number of behaviours that are read, the newest that a candidate sees.
     attention_units: Hidden width.
-    transfer_rank: Of M; 0 = M is the identity.
+    transfer_rank: Rank of M; 0 = M is the identity.
 
   Call arguments:
     candidates: `Candidates`, embedding `[B, N, D]`.
     behaviours: `Behaviours`, embedding `[B, L, D]`, visible `[B, N | 1, L]`.
-    profile: `[B, P]`; P may be 0.
+    profile: Embedded profile, `[B, P]`; P may be 0.
 
   Returns:
     Interest `[B, N, X]`. Zeros for a candidate that sees no behaviour. Padding never changes the result.
@@ -92,7 +93,7 @@ class ItemAttention(Extractor):
     hidden_BNKH = tf.matmul(rows_BNKX, kernel_BNXH) + once_BNH[:, :, tf.newaxis]
     if recency_BNKS is not None:
       hidden_BNKH += tf.tensordot(recency_BNKS, recency_SH, 1)
-    # not matmul: TensorFlow 2.16 with oneDNN writes outside its memory when four axes meet a matrix
+    # no matmul: oneDNN writes outside of its memory for four axes times a matrix (TensorFlow 2.16)
     scores_BNK = tf.tensordot(tf.nn.relu(hidden_BNKH), self.score, 1)[..., 0]
 
     weights_BN1K = tf.cast(masked_softmax(scores_BNK, valid_BNK), query.dtype)[:, :, tf.newaxis]
@@ -110,7 +111,7 @@ class ItemAttention(Extractor):
     return tf.matmul(self.transfer_in, tf.reshape(tf.matmul(query, inner_DE), shape))
 
   def _inner(self, product_DH: tf.Tensor) -> tf.Tensor:
-    """`[D, rank, H]`: entry (d, r, h) is H_b[r, d] V[d, h]."""
+    """Tensor `[D, rank, H]` whose entry (d, r, h) is H_b[r, d] V[d, h]."""
     return tf.transpose(self.transfer_out)[..., tf.newaxis] * product_DH[:, tf.newaxis]
 
   def get_config(self) -> dict[str, Any]:
@@ -120,23 +121,23 @@ class ItemAttention(Extractor):
 
 @keras.saving.register_keras_serializable("lcn_tf")
 class InterestGates(keras.layers.Layer):
-  """MiNet's interest-level attention: how much each interest counts for this candidate.
+  """Interest-level attention of MiNet: the weight of each interest for a candidate.
 
       v_k = exp(clip(g_k . ReLU(z W_k) + b_k, -limit, limit)),  k = user, target, source
 
-  Gates are independent of each other and not normalised; b begins as (1, 0, 0).
+  The gates are independent of each other and not normalised. b starts as (1, 0, 0).
 
   Departures from the paper: the clip, so that no gate can overflow.
 
   Args:
-    attention_units: Hidden width per gate.
-    limit: Of the logarithm of a gate.
+    attention_units: Hidden width of each gate.
+    limit: Largest absolute value of a gate's logarithm.
 
   Call arguments:
-    inputs: `[..., Z]`.
+    inputs: Inputs z, `[..., Z]`.
 
   Returns:
-    float32 `[..., 3]`.
+    Gates, float32 `[..., 3]`.
 
   Raises:
     ValueError: `attention_units` or `limit` is not positive.
@@ -176,18 +177,19 @@ class MiNet(TwoDomain):
       logit_s  = w' . MLP_s([p ; context ; q_s]) + b'
       L        = L_t + gamma L_s
 
-  The source task shares the profile's tables and the source items' with the target task, and is not served.
+  The source task shares the tables of the profile and of the source items with the target task. It is not served.
 
-  Departures from the paper: the newest 100 clicks of each domain, not 10 and 20; what clicks consist of and how they
-  are padded, see `ItemAttention`; the profile's fields stand for the user (a schema with the user's id among them is
-  the paper's); hidden layers have biases and the widths of `model.mlp`; context of the candidate is an input of both
-  tasks; tables begin as the project's do.
+  Departures from the paper:
+  * The newest 100 clicks of each domain are read, not 10 and 20. `ItemAttention` has departures of its own.
+  * The profile's fields stand for the user. A schema with the user's id among them is the paper's case.
+  * Hidden layers have biases and the widths of `model.mlp`. The context of the candidate is an input of both tasks.
+  * Tables start as in the rest of the project.
 
   Options:
-    recent: Newest behaviours of each history that are read.
+    recent: Number of behaviours of each history that are read, the newest ones.
     attention_units: Hidden width of both attentions and of the gates.
-    transfer_rank: Of the transfer matrix.
-    gamma: Weight of the source task.
+    transfer_rank: Rank of the transfer matrix.
+    gamma: Weight of the source task's loss.
 
   Reference: Ouyang et al., "MiNet: Mixed Interest Network for Cross-Domain Click-Through Rate Prediction", CIKM 2020,
     https://arxiv.org/abs/2008.02974

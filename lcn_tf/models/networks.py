@@ -1,4 +1,4 @@
-"""The networks that an experiment can name: the skeleton, and those whose wiring does not fit its slot."""
+"""The networks that an experiment can name: the skeleton, and the networks whose wiring does not fit its slot."""
 
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.conet import CoNet

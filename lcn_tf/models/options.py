@@ -1,4 +1,4 @@
-"""`model.options` of an experiment, checked against the signature that takes them."""
+"""Check of `model.options` against the signature that takes them."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +12,19 @@ from lcn_tf.errors import UserError, unknown
 def checked_options(
   where: str, taker: Callable[..., Any], known: Sequence[str], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The options, each as the type that its annotation names: YAML reads 1e2 as a string, and "false" as true.
+  """The options, each converted to the type of its annotation.
+
+  YAML reads 1e2 as a string, and the string "false" would count as true.
 
   Args:
-    where: Heads the messages.
-    taker: Its parameters' annotations are the types; an option that is no parameter stays as it is.
-    known: The options that there are.
-    given: By name.
+    where: First words of the error messages.
+    taker: Function or class that takes the options. Its annotations are the types. An option that is no parameter is
+      not converted.
+    known: Names of all options.
+    given: Options by name.
 
   Raises:
-    UserError: An option is unknown, or its value cannot be read as its type without losing anything.
+    UserError: An option is unknown, or its value cannot be converted to its type without loss.
   """
   parameters = inspect.signature(taker).parameters
   found = {}

@@ -1,4 +1,4 @@
-"""pi-Net: two recurrent encoders, and a filtered flow of what one domain knows into the other."""
+"""pi-Net: two recurrent encoders, and a filter that passes states from each domain to the other."""
 
 import tensorflow as tf
 from tensorflow import keras
@@ -17,37 +17,43 @@ from lcn_tf.schema import DOMAINS, DomainName, Schema, other_domain
 
 
 class PiNet(TwoDomain):
-  """Reads both histories from the oldest behaviour to the newest; the order matters, the candidate does not.
+  """Encodes both histories by recurrences, from the oldest behaviour to the newest, whatever the candidate is.
 
       h^d       = GRU_d(behaviours of domain d)
       g         = SharedFilter(h^S, h^T aligned in time)          over the steps of S; see there
       s         = GRU_ST(g)                                       what the source domain hands to the target domain
       logit_T   = w . MLP([profile ; context ; candidate ; h^T_last ; s_last]) + b
 
-  and the same with S and T exchanged, and weights of its own, for source-domain candidates. The loss is the sum of both
-  tasks' losses. Each step of one domain is aligned with the newest step of the other domain that is not younger.
+  For source-domain candidates the same holds with S and T exchanged and with other weights. The loss is
+  L_T + source_weight * L_S. Each step of one domain is aligned with the newest step of the other domain that is not
+  younger.
 
-  The states depend on the user alone, so they are computed once per request, and a candidate picks those after the
-  newest behaviours that it sees. Nothing younger ever enters such a state: what S is aligned with is not younger than
-  the step of S, which is older than the candidate.
+  The states depend on the user alone, so they are computed once per request. A candidate picks the states after the
+  newest behaviours that it sees. Nothing younger enters these states: the step of S is older than the candidate, and
+  its aligned step of T is not younger than the step of S.
 
-  Departures from the paper: it predicts the next item of a sequence by a softmax over all items of a domain; this is a
-  click model, which scores candidates by the same states. Behaviours have their side information beside the item, as
-  everywhere in this library, but not their age, which differs between the candidates of a request. A history is cut
-  to the newest `max_steps` behaviours of the record (or to what one candidate sees at most, if that is less): a
-  candidate whose newest visible behaviour is number f of them is left with `max_steps - f`, and a step whose partner
-  in the other domain was cut off has none. So candidates that share a record are read with up to
-  `schema.extra_length` fewer steps in training than in serving, where f is 0, and records cut otherwise give other
-  states. No dropout in the recurrences. Gradients are not clipped to +-5: those of a mean click loss stay far below
-  it.
+  Departures from the paper:
+  * The paper predicts the next item of a sequence by a softmax over all items of a domain. This is a click model, which
+    scores candidates by the same states.
+  * Behaviours have their side information beside the item, as everywhere in this library. They do not have their age,
+    because it differs between the candidates of a request.
+  * A history is cut to the newest `max_steps` behaviours of the record, or to the largest number that one candidate
+    sees, if that is smaller. A candidate whose newest visible behaviour has the index f among these has `max_steps - f`
+    steps left. A step whose partner in the other domain was cut off has no partner. In serving f is 0. In training the
+    candidates of a record share its history, and f is up to `int(extra_length * max_length)` of the schema. So training
+    reads a candidate with up to that many steps fewer than serving. Records that are cut in another way give other
+    states.
+  * The recurrences have no dropout. Gradients are not clipped to +-5, because those of a mean click loss stay far below
+    that.
 
   Options:
     units: Width H of all states.
     members: Latent members K that share an account.
-    max_steps: Newest behaviours of each history that the recurrences run over; more than the behaviours by which a
-      record's history may be ahead of its older candidates (`schema.extra_length`), which would be left with none.
-    official_bug: See `SharedFilter`.
-    source_weight: Of the source task's loss.
+    max_steps: Number of behaviours of each history that the recurrences read, the newest ones. It must be larger than
+      `int(extra_length * max_length)` of the schema, because older candidates of a record may not see that many of its
+      newest behaviours and would be left with none.
+    official_bug: Copy of an error in the authors' code; see `SharedFilter`.
+    source_weight: Weight of the source task's loss.
 
   Reference: Ma et al., "pi-Net: A Parallel Information-sharing Network for Shared-account Cross-domain Sequential
     Recommendations", SIGIR 2019, https://doi.org/10.1145/3331184.3331200.
@@ -61,7 +67,7 @@ class PiNet(TwoDomain):
     deduplicate: bool = True,
     pretrained: Pretrained | None = None,
   ):
-    embedding = config.embedding.model_copy(update={"recency_buckets": 0})  # no weights for what it does not read
+    embedding = config.embedding.model_copy(update={"recency_buckets": 0})  # no weights for ages, which it never reads
     super().__init__(schema, config.model_copy(update={"embedding": embedding}), seed, deduplicate, pretrained)
 
   def make_layers(
@@ -75,7 +81,7 @@ class PiNet(TwoDomain):
     if source_weight < 0:
       raise ValueError(f"source_weight must not be negative; found {source_weight}")
     self.source_weight = source_weight
-    # no more than the newest candidate sees, so that no candidate's state holds what the candidate does not see
+    # at most what the newest candidate sees, so that no state holds behaviours that its candidate does not see
     self.steps = {d: min(max_steps, self.embedder.max_lengths[d]) for d in DOMAINS}
     for d in DOMAINS:
       unseen = self.schema.capacity(d) - self.schema.domain(d).max_length
@@ -106,10 +112,14 @@ class PiNet(TwoDomain):
     return self.logits[domain](hidden)[..., 0]
 
   def interests(self, domain: DomainName, embedded: Embedded) -> tuple[tf.Tensor, tf.Tensor]:
-    """What candidates of `domain` read: h_last of that domain and what the other domain hands over.
+    """States that the candidates of `domain` read: h_last of that domain, and s_last from the other domain.
+
+    Args:
+      domain: Domain of the candidates.
+      embedded: Embedded batch.
 
     Returns:
-      float32 `[B, N | 1, H]` each (as `visible`); zeros where a candidate sees no behaviour.
+      Two states, float32 `[B, N | 1, H]` each, as `visible`. Zeros where a candidate sees no behaviour.
     """
     giver = other_domain(domain)
     visible = {d: embedded.histories[d].visible[..., : self.steps[d]] for d in DOMAINS}

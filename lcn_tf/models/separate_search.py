@@ -1,4 +1,4 @@
-"""TWIN without parameter consistency: a search unit that another model trained."""
+"""TWIN without parameter consistency: another model trains the search unit."""
 
 from typing import NamedTuple
 
@@ -24,18 +24,16 @@ class _Searched(NamedTuple):
 
 
 class SeparateSearch(CTR):
-  """A TWIN whose search unit (GSU) has the parameters of another TWIN of the same structure: the ablation
-  "w/o Para-Con".
+  """TWIN whose search unit (GSU) has the parameters of another TWIN of the same structure: the ablation "w/o Para-Con".
 
-  The other model, `auxiliary`, is trained beside this one on the same batches, from another seed; they share nothing,
-  so their losses can be added. Now and then (`take_over_search`) its search unit (W_q, W_h, w, beta, and the embeddings
-  that these read, cross fields included) is copied into `searcher`, which finds the behaviours that this model's
-  final attention (ESU) pools with parameters of its own. Serving needs no `auxiliary`.
+  The other model, `auxiliary`, is trained beside this one on the same batches, from another seed. They share nothing,
+  so their losses can be added. Now and then `take_over_search` copies its search unit into `searcher`: W_q, W_h, w,
+  beta, and the embeddings that these read, cross fields included. `searcher` finds the behaviours. The final attention
+  (ESU) of this model pools them with parameters of its own. Serving needs no `auxiliary`.
 
   Departures from the paper: it names neither the rhythm of the copies nor whether embeddings belong to them.
 
-  Args:
-    As of `CTR`; `config.auxiliary_seed` is set.
+  The arguments are those of `CTR`, with `config.auxiliary_seed` set.
   """
 
   def __init__(
@@ -106,7 +104,7 @@ class SeparateSearch(CTR):
     super().build_from(example, training)
 
   def take_over_search(self) -> None:
-    """Copies the search unit of the model that is trained beside this one, if there is one."""
+    """Copies the search unit of `auxiliary` into `searcher`, if there is an `auxiliary`."""
     if self.auxiliary is None:
       return
     for d, searcher in self.searcher.extractors.items():
@@ -118,7 +116,7 @@ class SeparateSearch(CTR):
 
 
 def _copy(sources: list[tf.Variable], targets: list[tf.Variable]) -> None:
-  """Assigns by name: what is trained is listed before what is not, so the order differs."""
+  """Assigns by name, because trainable variables are listed before the others and so the order differs."""
   values = {variable.name: variable for variable in sources}
   assert set(values) == {variable.name for variable in targets}
   for variable in targets:

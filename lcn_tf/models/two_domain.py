@@ -1,4 +1,4 @@
-"""What networks share that learn the clicks of both domains side by side: MiNet, CoNet, pi-Net."""
+"""The common part of networks that learn the clicks of both domains side by side: MiNet, CoNet, pi-Net."""
 
 import inspect
 from collections.abc import Callable
@@ -15,25 +15,24 @@ from lcn_tf.schema import DomainName, Schema
 
 
 class TwoDomain(RequestModel):
-  """A network with a target task and a source task, of which only the first is served.
+  """A network with a target task and a source task. Only the target task is served.
 
       L = L_target + source_weight * L_source
 
-  Each task reads the records of its own domain (whose candidates are of that domain; both histories are there), and
-  each loss is a mean over the candidates of the global batch, `ctr_loss` and `source_loss`.
+  Each task reads the records of its own domain, whose candidates are of that domain and which have both histories. Each
+  loss, `ctr_loss` and `source_loss`, is a mean over the candidates of the global batch.
 
-  A subclass makes its layers in `make_layers`, whose keyword arguments with their defaults are what `model.options` may
-  set, and scores candidates in `score` (target domain) and `score_source`. Keras builds a layer when it is first
-  called, so weights that `score` never uses are not among those of an exported model.
+  A subclass makes its layers in `make_layers`. The keyword arguments of `make_layers`, with their defaults, are the
+  options that `model.options` may set. `score` scores target-domain candidates, `score_source` source-domain ones.
+  Keras builds a layer at its first call, so an exported model has no weights that `score` never uses.
 
-  Args:
-    As `RequestModel`.
+  The arguments are those of `RequestModel`.
 
   Attributes:
-    source_weight: Of the source task's loss; `make_layers` may set it.
+    source_weight: Weight of the source task's loss; `make_layers` may set it.
 
   Raises:
-    UserError: The model does not read both histories, or has options that its network does not take or accept.
+    UserError: The model does not read both histories, or its network does not have or accept an option.
   """
 
   extra_names: tuple[str, ...] = ("source_loss",)
@@ -63,7 +62,7 @@ class TwoDomain(RequestModel):
 
   @classmethod
   def options(cls) -> list[str]:
-    """What `model.options` of an experiment may set."""
+    """Names of the options that `model.options` of an experiment may set."""
     return [name for name in inspect.signature(cls.make_layers).parameters if name != "self"]
 
   @property
