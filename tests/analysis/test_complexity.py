@@ -11,6 +11,7 @@ from lcn_tf.analysis.formulas import Sizes
 from lcn_tf.analysis.full_attention import PROJECTIONS, FullAttention
 from lcn_tf.analysis.mult_adds import count_call
 from lcn_tf.errors import UserError
+from lcn_tf.interest.average_pooling import AveragePooling
 from lcn_tf.interest.din import DIN
 from lcn_tf.interest.eta import ETA
 from lcn_tf.interest.lap import LAP
@@ -83,7 +84,7 @@ def test_twin_projects_no_key_of_a_history():
 @pytest.mark.parametrize(
   ("name", "layer", "expected"),
   [
-    ("average_pooling", None, 128_000),
+    ("average_pooling", AveragePooling(), 128_000),
     ("din", DIN(recent=100), DIN_ESU),
     ("din", DIN(), 20 * DIN_ESU),
     ("sim_hard", SIMHard(), DIN_ESU),
