@@ -2,6 +2,7 @@
 
 from lcn_tf.interest.average_pooling import AveragePooling
 from lcn_tf.interest.base import Extractor
+from lcn_tf.interest.dare import DARE
 from lcn_tf.interest.din import DIN
 from lcn_tf.interest.eta import ETA
 from lcn_tf.interest.lap import LAP
@@ -11,6 +12,7 @@ from lcn_tf.interest.twin import TWIN
 
 EXTRACTORS: dict[str, type[Extractor]] = {
   "average_pooling": AveragePooling,
+  "dare": DARE,
   "din": DIN,
   "eta": ETA,
   "lap": LAP,

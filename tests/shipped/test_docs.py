@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from lcn_tf.analysis.formulas import Sizes, implemented, specified
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
 from tests.shipped.workspace import CONFIGS, DOCUMENTS, ROOT, commands, head_commands
@@ -73,3 +74,11 @@ def test_every_system_has_its_place(system):
     return
   for folder in ("synthetic", "movielens"):
     assert (CONFIGS / folder / f"{'lcn' if system == 'lap' else system}.yaml").is_file()
+
+
+@pytest.mark.parametrize("system", sorted(EXTRACTORS))
+def test_every_extractor_has_formulas_of_its_mult_adds(system):
+  sizes = Sizes(N=2, L=300, D=8, S=4, R=5, C=4, vectors=6)
+  extractor = EXTRACTORS[system]()
+  for formula in (specified, implemented):
+    assert formula(system, extractor, sizes)
