@@ -8,10 +8,6 @@ import atexit
 import contextlib
 import fcntl
 import glob
-import hashlib
-import io
-import json
-import math
 import os
 import pathlib
 import re
@@ -19,23 +15,15 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
 from absl import logging
 
 from lcn_tf import storage
-from lcn_tf.errors import DamagedError, StorageError, UserError, one_line
-
-if TYPE_CHECKING:
-  import polars as pl
+from lcn_tf.errors import StorageError, UserError
 
 ASIDE = "aside"  # ends the name of what is not whole yet
-CHECKSUM = "checksum"  # of a sealed file, its own key
-SEALED = 2  # `format` of the files that have one
-REMEDY = "Take it from a backup, or make it again."
-_CHECKED = "# written by lcn_tf; sha256 of the lines below: "
+REPLACED = "replaced"  # ends the name of a folder that a new one takes the place of
 
 # a pathlib.Path has only one of the slashes left
 _REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
@@ -147,6 +135,47 @@ def folder_aside(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     os.close(lock)
 
 
+@contextlib.contextmanager
+def replacing_folder(path: pathlib.Path, overwrite: bool, exists: UserError) -> Iterator[pathlib.Path]:
+  """`replacing` for a folder, whose parents are made.
+
+  Args:
+    path: The folder.
+    overwrite: Whether a folder that is there is replaced.
+    exists: Error for a folder that appears meanwhile, without `overwrite`.
+  """
+  make(path.parent, tidy=False)
+  with folder_aside(path) as folder:
+    yield folder
+    if overwrite and path.exists():
+      old = folder.with_suffix(f".{REPLACED}")
+      path.rename(old)
+      folder.rename(path)
+      shutil.rmtree(old)
+      return
+    try:
+      folder.rename(path)
+    except OSError:
+      if path.exists():  # by now
+        raise exists from None
+      raise
+
+
+def put_back(path: pathlib.Path) -> None:
+  """Finishes the work of a process that was killed while it replaced the folder `path`."""
+  for old in replaced_by(path):
+    if path.exists():
+      shutil.rmtree(old, ignore_errors=True)
+    else:
+      old.rename(path)
+      logging.warning("%s: put back; a build that was to replace it was killed", path)
+
+
+def replaced_by(path: pathlib.Path) -> list[pathlib.Path]:
+  """Folders that were moved out of the way of a new one at `path`, which is not there yet."""
+  return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.{REPLACED}"))
+
+
 def claim(path: pathlib.Path, folder: bool) -> tuple[pathlib.Path, int]:
   """A new file or folder beside `path`, and the descriptor by which it is held; dead ones of `path` are removed."""
   sweep(path.parent, path.name)
@@ -215,133 +244,6 @@ def write_text(path: str | pathlib.Path, text: str) -> None:
   """Writes a text, in UTF-8, in the place of what is there."""
   with replacing(path) as aside:
     aside.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | pathlib.Path, value: Any) -> None:
-  """Writes `value` as JSON that every parser reads: NaN and infinities become null."""
-  write_text(path, to_json(value))
-
-
-def write_sealed(path: str | pathlib.Path, value: dict[str, Any]) -> None:
-  """Writes an object as JSON with a checksum of its own, which `read_sealed` compares."""
-  write_text(path, sealed(value))
-
-
-def sealed(value: dict[str, Any]) -> str:
-  """The text of `write_sealed`."""
-  tree = {"format": SEALED, **jsonable(value)}
-  return to_json({**tree, CHECKSUM: _checksum(tree)})
-
-
-def read_sealed(path: str | pathlib.Path, remedy: str = REMEDY) -> dict[str, Any]:
-  """The object in a file of `write_sealed`, without its checksum. One that was written before there were any is read.
-
-  Args:
-    path: The file.
-    remedy: What to do about a damaged one.
-
-  Raises:
-    DamagedError: It is no such file, or its checksum does not agree.
-  """
-  path = pathlib.Path(path)
-  tree = read_json(path, remedy)
-  if not isinstance(tree, dict):
-    raise DamagedError(f"{path}: damaged: expected a JSON object. {remedy}")
-  found = tree.pop(CHECKSUM, None)
-  if (found is not None or tree.get("format", 1) != 1) and found != _checksum(tree):
-    raise DamagedError(f"{path}: damaged, or changed by hand: its checksum is not that of what it holds. {remedy}")
-  return tree
-
-
-def write_checked(path: str | pathlib.Path, text: str) -> None:
-  """Writes a text under a comment with its checksum, which `check_text` compares."""
-  write_text(path, f"{_CHECKED}{_digest(text.encode())}\n{text}")
-
-
-def check_text(path: str | pathlib.Path, remedy: str = REMEDY) -> None:
-  """Checks a file of `write_checked`. One that was written before there were checksums passes.
-
-  Raises:
-    DamagedError: Its checksum does not agree.
-  """
-  head, _, rest = pathlib.Path(path).read_bytes().partition(b"\n")
-  first = head.decode(errors="replace")
-  # the head of another file is a key
-  if (first.startswith("#") or first[1:].startswith(_CHECKED[1:])) and first != f"{_CHECKED}{_digest(rest)}":
-    raise DamagedError(f"{path}: damaged, or changed by hand: its checksum is not that of what it holds. {remedy}")
-
-
-def read_json(path: str | pathlib.Path, remedy: str = REMEDY) -> Any:
-  """What a JSON file holds.
-
-  Raises:
-    DamagedError: It is none.
-  """
-  try:
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-  except (ValueError, RecursionError) as error:
-    raise DamagedError(f"{path}: damaged: not JSON: {one_line(error)}. {remedy}") from None
-
-
-def parquet(
-  source: str | pathlib.Path | BinaryIO, columns: Sequence[str] | None = None, where: str = "", remedy: str = REMEDY
-) -> "pl.DataFrame":
-  """A Parquet file, read whole; its path is no pattern.
-
-  Args:
-    source: The file, or its bytes.
-    columns: The columns to read; None = all.
-    where: What messages call it; the path if empty.
-    remedy: What to do about a damaged one.
-
-  Raises:
-    DamagedError: It is no Parquet, is damaged, or lacks a column.
-    StorageError: The disk is gone.
-  """
-  import polars as pl  # not for a wrong flag or config
-
-  where = where or str(source)
-  try:
-    with contextlib.ExitStack() as stack:
-      opened = source if isinstance(source, io.IOBase) else stack.enter_context(pathlib.Path(source).open("rb"))  # type: ignore[arg-type]
-      return pl.read_parquet(opened, columns=list(columns) if columns else None)
-  except OSError as error:
-    if storage.failure(error):
-      raise
-    raise DamagedError(f"{where}: {one_line(error)}. {remedy}") from None
-  except BaseException as error:
-    # polars' panics are no exceptions
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-      raise
-    if reason := storage.failure(error):
-      raise StorageError(f"{where}: {reason}") from None
-    raise DamagedError(f"{where}: damaged, or no Parquet file: {one_line(error)}. {remedy}") from None
-
-
-def to_json(value: Any) -> str:
-  """`value` as JSON that every parser reads: NaN and infinities become null."""
-  return json.dumps(jsonable(value), indent=1, allow_nan=False) + "\n"
-
-
-def _checksum(tree: dict[str, Any]) -> str:
-  return _digest(json.dumps(tree, sort_keys=True).encode())
-
-
-def _digest(data: bytes) -> str:
-  return hashlib.sha256(data).hexdigest()[:32]
-
-
-def jsonable(value: Any) -> Any:
-  """`value` with plain types, and None for what JSON has no number for."""
-  if isinstance(value, dict):
-    return {str(key): jsonable(entry) for key, entry in value.items()}
-  if isinstance(value, (list, tuple, np.ndarray)):
-    return [jsonable(entry) for entry in value]
-  if isinstance(value, np.generic):
-    value = value.item()
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return str(value) if isinstance(value, pathlib.PurePath) else value
 
 
 def check_link(path: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
-from lcn_tf import files
+from lcn_tf import files, formats
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, StorageError, UserError
 from tests.support import children
@@ -264,21 +264,21 @@ SEALED = {"name": "small", "auc": 0.75, "none": math.nan, "parts": [1, 2], "text
 
 
 def test_a_sealed_file_gives_back_what_was_written_and_its_format(tmp_path):
-  files.write_sealed(tmp_path / "it.json", SEALED)
-  assert files.read_sealed(tmp_path / "it.json") == {"format": 2, **SEALED, "none": None}
+  formats.write_sealed(tmp_path / "it.json", SEALED)
+  assert formats.read_sealed(tmp_path / "it.json") == {"format": 2, **SEALED, "none": None}
   assert json.loads((tmp_path / "it.json").read_text())["checksum"]
 
 
 def test_no_flipped_bit_of_a_sealed_file_goes_unnoticed(tmp_path):
   file = tmp_path / "it.json"
-  files.write_sealed(file, SEALED)
-  whole, expected = file.read_bytes(), files.read_sealed(file)
+  formats.write_sealed(file, SEALED)
+  whole, expected = file.read_bytes(), formats.read_sealed(file)
   noticed = 0
   for place in range(len(whole)):
     for bits in (1 << place % 8, 0xFF):
       flip(file, place, bits)
       try:
-        assert files.read_sealed(file) == expected
+        assert formats.read_sealed(file) == expected
       except DamagedError:
         noticed += 1
       file.write_bytes(whole)
@@ -287,15 +287,15 @@ def test_no_flipped_bit_of_a_sealed_file_goes_unnoticed(tmp_path):
 
 def test_no_200_random_changes_of_a_sealed_file_go_unnoticed(tmp_path):
   file, rng = tmp_path / "it.json", np.random.default_rng(0)
-  files.write_sealed(file, SEALED)
-  whole, expected = file.read_bytes(), files.read_sealed(file)
+  formats.write_sealed(file, SEALED)
+  whole, expected = file.read_bytes(), formats.read_sealed(file)
   for _ in range(200):
     data = bytearray(whole)
     for place in rng.integers(len(data), size=rng.integers(2, 6)):
       data[place] = rng.integers(256)
     file.write_bytes(data[: rng.integers(1, len(data) + 1)] if rng.random() < 0.3 else data)
     with contextlib.suppress(DamagedError):
-      assert files.read_sealed(file) == expected
+      assert formats.read_sealed(file) == expected
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_no_200_random_changes_of_a_sealed_file_go_unnoticed(tmp_path):
 )
 def test_a_file_from_before_there_were_seals_is_read(text, expected, tmp_path):
   (tmp_path / "it.json").write_text(text)
-  assert files.read_sealed(tmp_path / "it.json") == expected
+  assert formats.read_sealed(tmp_path / "it.json") == expected
 
 
 @pytest.mark.parametrize(
@@ -328,31 +328,31 @@ def test_a_file_from_before_there_were_seals_is_read(text, expected, tmp_path):
 def test_what_is_no_sealed_file_is_named(data, message, tmp_path):
   (tmp_path / "it.json").write_bytes(data)
   with pytest.raises(DamagedError, match=message):
-    files.read_sealed(tmp_path / "it.json")
+    formats.read_sealed(tmp_path / "it.json")
 
 
 def test_no_flipped_bit_of_a_checked_text_goes_unnoticed(tmp_path):
   file = tmp_path / "it.yaml"
-  files.write_checked(file, "name: small\ntrain:\n  epochs: 3\n")
+  formats.write_checked(file, "name: small\ntrain:\n  epochs: 3\n")
   assert file.read_text().endswith("\nname: small\ntrain:\n  epochs: 3\n")
-  files.check_text(file)
+  formats.check_text(file)
   whole = file.read_bytes()
   for place in range(len(whole)):
     for bits in (1 << place % 8, 0xFF):
       flip(file, place, bits)
       with pytest.raises(DamagedError, match=r"it\.yaml: damaged, or changed by hand: .* Train again\.$"):
-        files.check_text(file, "Train again.")
+        formats.check_text(file, "Train again.")
       file.write_bytes(whole)
   for size in range(1, len(whole)):
     file.write_bytes(whole[:size])
     with pytest.raises(DamagedError):
-      files.check_text(file)
+      formats.check_text(file)
 
 
 @pytest.mark.parametrize("text", ["name: old\n", "", "name: '# written by somebody'\n"])
 def test_a_text_from_before_there_were_checksums_passes(text, tmp_path):
   (tmp_path / "it.yaml").write_text(text)
-  files.check_text(tmp_path / "it.yaml")
+  formats.check_text(tmp_path / "it.yaml")
 
 
 FRAME = pl.DataFrame(
@@ -362,10 +362,10 @@ FRAME = pl.DataFrame(
 
 def test_a_parquet_file_is_read_by_columns_though_its_name_looks_like_a_pattern(tmp_path):
   FRAME.write_parquet(tmp_path / "a[1]*.parquet")
-  assert files.parquet(tmp_path / "a[1]*.parquet").equals(FRAME)
-  assert files.parquet(str(tmp_path / "a[1]*.parquet"), ["item"]).equals(FRAME.select("item"))
+  assert formats.parquet(tmp_path / "a[1]*.parquet").equals(FRAME)
+  assert formats.parquet(str(tmp_path / "a[1]*.parquet"), ["item"]).equals(FRAME.select("item"))
   with pytest.raises(DamagedError, match=r"a\[1\]\*\.parquet: .*clicks.* Take it from a backup"):
-    files.parquet(tmp_path / "a[1]*.parquet", ["clicks"])
+    formats.parquet(tmp_path / "a[1]*.parquet", ["clicks"])
 
 
 def test_a_parquet_file_that_is_none_is_named(tmp_path):
@@ -375,9 +375,9 @@ def test_a_parquet_file_that_is_none_is_named(tmp_path):
     (io.BytesIO(b""), "the users", "the users"),
   ):
     with pytest.raises(DamagedError, match=rf"{name}: damaged, or no Parquet file: .*\. Build it again\.$"):
-      files.parquet(source, where=where, remedy="Build it again.")
+      formats.parquet(source, where=where, remedy="Build it again.")
   with pytest.raises(DamagedError, match=r"nowhere\.parquet: .*No such file or directory"):
-    files.parquet(tmp_path / "nowhere.parquet")
+    formats.parquet(tmp_path / "nowhere.parquet")
 
 
 def test_a_damaged_parquet_file_raises_nothing_but_a_damaged_error():
@@ -392,7 +392,7 @@ def test_a_damaged_parquet_file_raises_nothing_but_a_damaged_error():
     if turn % 4 == 0:
       data = data[: rng.integers(len(data))]
     try:
-      frame = files.parquet(io.BytesIO(bytes(data)), where="it.parquet")
+      frame = formats.parquet(io.BytesIO(bytes(data)), where="it.parquet")
       found["same" if frame.equals(FRAME) else "other"] += 1
     except DamagedError:
       found["damaged"] += 1
@@ -406,14 +406,14 @@ def test_a_disk_that_fails_while_a_parquet_file_is_read_is_no_damage(monkeypatch
       raise OSError(errno.ESTALE, "Stale file handle")
 
   with pytest.raises(StorageError, match=r"^it\.parquet: stale file handle$"):
-    files.parquet(Gone(), where="it.parquet")
+    formats.parquet(Gone(), where="it.parquet")
 
   def gone(*arguments, **options):
     raise pl.exceptions.ComputeError("Input/output error (os error 5)")
 
   monkeypatch.setattr(pl, "read_parquet", gone)
   with pytest.raises(StorageError, match=r"^it\.parquet: input/output error$"):
-    files.parquet(io.BytesIO(), where="it.parquet")
+    formats.parquet(io.BytesIO(), where="it.parquet")
 
 
 def test_a_link_to_nowhere_is_no_folder(tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lcn_tf import entry, files
+from lcn_tf import entry, formats
 from lcn_tf.evaluation import paired
 
 _FLAGS = flags.FlagValues()
@@ -30,7 +30,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   found = paired.compare(_A.value, _B.value, replicates=_BOOTSTRAP.value, level=_LEVEL.value, seed=_SEED.value)
-  print(json.dumps(files.jsonable(found), indent=1, allow_nan=False))
+  print(json.dumps(formats.jsonable(found), indent=1, allow_nan=False))
 
 
 if __name__ == "__main__":

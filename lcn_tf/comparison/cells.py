@@ -5,7 +5,7 @@ import pathlib
 import shutil
 from typing import Any
 
-from lcn_tf import config, files
+from lcn_tf import config, formats
 from lcn_tf.comparison.config import Loaded, slug
 from lcn_tf.config import Experiment
 from lcn_tf.errors import UserError
@@ -161,4 +161,4 @@ def rows_of(loaded: Loaded, output: pathlib.Path) -> list[Row]:
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
-  return files.read_sealed(file) if file.is_file() else {}
+  return formats.read_sealed(file) if file.is_file() else {}

@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import logging
 
-from lcn_tf import files, processes
+from lcn_tf import files, formats, processes
 from lcn_tf.comparison import report, results, table
 from lcn_tf.comparison.cells import Row, rows_of
 from lcn_tf.comparison.config import Loaded
@@ -119,7 +119,7 @@ def write(
   config = (output / "comparison.yaml").read_text()
   contents: Mapping[str, str | Callable[[pathlib.Path], object]] = {
     "results.parquet": results.frame(found).write_parquet,
-    "paired.json": files.to_json({result.label: result.paired for result in found if result.paired}),
+    "paired.json": formats.to_json({result.label: result.paired for result in found if result.paired}),
     "report/index.html": report.render(comparison, record_set, rows, found, failures, config),
     "table.md": table.markdown(comparison, record_set, rows, found),
   }
@@ -140,4 +140,4 @@ def _baselines(record_set: RecordSet, rows: Sequence[Row], output: pathlib.Path)
     except UserError as error:
       logging.warning("no rows of the trivial baselines: %s", error)
       return {}
-  return files.read_sealed(file)
+  return formats.read_sealed(file)

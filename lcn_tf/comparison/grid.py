@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from lcn_tf import config, files
+from lcn_tf import config, formats
 from lcn_tf.comparison.cells import Cell, Row
 from lcn_tf.comparison.config import Comparison, Loaded, dump
 from lcn_tf.comparison.processes import Failed, Runner
@@ -270,7 +270,7 @@ def _choose(row: Row, lost: Collection[int]) -> None:
     raise UserError(f"{row.label}: nothing to choose by: no job of its tuning has a validation AUC")
   best = max(range(len(found)), key=lambda i: -1.0 if found[i]["val_auc"] is None else found[i]["val_auc"])
   rule = f"best validation AUC with seed {tried[0].seed}; ties: the first"
-  files.write_json(row.folder / "tuning.json", {"rule": rule, "seed": tried[0].seed, "tried": found, "chosen": best})
+  formats.write_json(row.folder / "tuning.json", {"rule": rule, "seed": tried[0].seed, "tried": found, "chosen": best})
 
 
 def _losers(row: Row) -> list[Cell]:

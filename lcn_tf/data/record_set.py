@@ -9,7 +9,6 @@ users.parquet                    user, user_id: which user each index is
 rejected.parquet                 what was left out, with the reason
 """
 
-import glob
 import hashlib
 import io
 import pathlib
@@ -21,7 +20,7 @@ import polars as pl
 import pydantic
 from absl import logging
 
-from lcn_tf import files, storage
+from lcn_tf import files, formats, storage
 from lcn_tf.config import NOT_CONTENTS, Records, difference
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line, unknown
 from lcn_tf.schema import DOMAINS, DomainName, Schema, Strict, columns, with_sizes
@@ -30,7 +29,6 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _ID_MAPPING = ("vocabularies", "catalogue", "items")
 _SAMPLED = 4096  # bytes at either end of a shard that its identity is made of
-REPLACED = "replaced"  # ends the name of a record set that a new one takes the place of
 _BUILD_AGAIN = "Build the records again, or take them from a backup."
 
 
@@ -118,14 +116,14 @@ class RecordSet(Strict):
     if not file.is_file():
       raise UserError(f"{path}: no record set here (dataset.json is missing).{_elsewhere(pathlib.Path(path))}")
     try:
-      return cls.model_validate(files.read_sealed(file)).model_copy(update={"path": pathlib.Path(path)})
+      return cls.model_validate(formats.read_sealed(file)).model_copy(update={"path": pathlib.Path(path)})
     except pydantic.ValidationError as error:
       detail = error.errors()[0]
       raise UserError(f"{file}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from None
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes `path/dataset.json`."""
-    files.write_sealed(pathlib.Path(path) / "dataset.json", self.model_dump(mode="json", by_alias=True))
+    formats.write_sealed(pathlib.Path(path) / "dataset.json", self.model_dump(mode="json", by_alias=True))
 
   def with_tables(self) -> "RecordSet":
     """With the sizes and checksums of the tables that lie in its folder."""
@@ -191,7 +189,7 @@ class RecordSet(Strict):
     Raises:
       DamagedError: It is missing, not what was written, or lacks a column.
     """
-    return files.parquet(io.BytesIO(self.read(name)), names, str(self.path / name))
+    return formats.parquet(io.BytesIO(self.read(name)), names, str(self.path / name))
 
   def has(self, name: str) -> bool:
     """Whether it has that table."""
@@ -293,18 +291,13 @@ def check_fingerprint(record_set: RecordSet, fingerprint: str, where: str) -> No
 
 def _elsewhere(path: pathlib.Path) -> str:
   """Where a record set may be that is not at `path`: one that was being replaced, or one of nearly that name."""
-  replaced = [str(old) for old in replaced_by(path) if (old / "dataset.json").is_file()]
+  replaced = [str(old) for old in files.replaced_by(path) if (old / "dataset.json").is_file()]
   if replaced:
     return (
       f" A build that was to replace it was killed: what was there before is {replaced[0]}. The next "
       "pipelines.build_records --overwrite there puts it back first; or rename it."
     )
   return nearest(str(path), [str(p.parent) for p in path.parent.glob("*/dataset.json")])
-
-
-def replaced_by(path: pathlib.Path) -> list[pathlib.Path]:
-  """Record sets that were moved out of the way of a new one at `path`, which is not there yet."""
-  return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.{REPLACED}"))
 
 
 def sha256(file: pathlib.Path) -> str:

@@ -21,7 +21,7 @@ import sklearn.pipeline
 import sklearn.preprocessing
 from absl import logging
 
-from lcn_tf import files, metrics
+from lcn_tf import files, formats, metrics
 from lcn_tf.data.read import dataset, diagnosis
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
@@ -151,7 +151,7 @@ def run(
       found[name] |= {"logloss": float("nan"), "calibration": float("nan")}
       found[name]["confidence"]["logloss"] = [float("nan")] * 2
     logging.info("%s: AUC %.4f, GAUC %.4f", name, found[name]["auc"], found[name]["gauc"])
-  files.publish(output, "the baselines", {**frames, "baselines.json": files.to_json(found)})
+  files.publish(output, "the baselines", {**frames, "baselines.json": formats.to_json(found)})
   return found
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from absl import logging
 
-from lcn_tf import files, metrics
+from lcn_tf import files, formats, metrics
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import predictions, report
@@ -87,7 +87,7 @@ def evaluate(
   contents: Mapping[str, str | Callable[[pathlib.Path], object]] = {
     "predictions.parquet": frame.write_parquet,
     "report/index.html": page,
-    "metrics.json": files.to_json(found),
+    "metrics.json": formats.to_json(found),
   }
   files.publish(output, "the results", contents, needs=int(frame.estimated_size()) + len(page))
   logging.info(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lcn_tf import files
+from lcn_tf import files, formats
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.metrics import Scored
@@ -109,7 +109,7 @@ def read(path: str | pathlib.Path) -> pl.DataFrame:
   """
   if not pathlib.Path(path).is_file():
     raise UserError(f"{path}: no such predictions file")
-  frame = files.parquet(path)
+  frame = formats.parquet(path)
   missing = [name for name in COLUMNS if name not in frame.columns]
   if missing:
     raise UserError(f"{path}: no predictions: the columns {', '.join(missing)} are missing")

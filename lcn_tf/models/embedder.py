@@ -174,21 +174,7 @@ class RequestEmbedding(keras.layers.Layer):
       batch_parts.append((user, context, cross))
     plan.run(self.tables)
 
-    item_rows: dict[DomainName, list[tuple[tf.Tensor, ...]]] = {}
-    for d, (index, fields, (of_rows, of_keys)) in item_parts.items():
-      rows = tf.concat(plan.features(of_rows), axis=-1)
-      if self.projections:
-        rows = self.projections[d](rows)
-      keys = tf.add_n(plan.features(of_keys)) if of_keys else None
-      if index is not None:
-        rows, fields = repeat_rows(rows, index), tf.gather(fields, index)
-        keys = None if keys is None else repeat_rows(keys, index)
-      # no distinct rows here: they only help gradients, and frozen vectors have none
-      vectors = [self._vectors(d, ids) for ids in items[d]]
-      all_keys = [_nothing(ids) for ids in items[d]] if keys is None else _split_like(keys, items[d])
-      item_rows[d] = list(
-        zip(_split_like(rows, items[d]), _split_like(fields, items[d]), vectors, all_keys, strict=True)
-      )
+    item_rows = {d: self._item_rows(plan, d, items[d], *part) for d, part in item_parts.items()}
 
     embedded = []
     for (domain, batch), (user, context, cross) in zip(batches, batch_parts, strict=True):
@@ -226,6 +212,38 @@ class RequestEmbedding(keras.layers.Layer):
       )
     return embedded
 
+  def _item_rows(
+    self,
+    plan: "_Lookups",
+    domain: DomainName,
+    items: list[tf.Tensor],
+    index: tf.Tensor | None,
+    fields: tf.Tensor,
+    handles: tuple["_Handles", "_Handles"],
+  ) -> list[tuple[tf.Tensor, ...]]:
+    """Representation, catalogue columns, frozen vectors and keys of each tensor of catalogue rows in `items`.
+
+    Args:
+      plan: Look-ups, done.
+      domain: Domain of the items.
+      items: Catalogue rows, int.
+      index: Place of each item among the distinct ones; None = `fields` has a row for each.
+      fields: Catalogue columns.
+      handles: Handles of the fields' embeddings, and of their keys.
+    """
+    of_rows, of_keys = handles
+    rows = tf.concat(plan.features(of_rows), axis=-1)
+    if self.projections:
+      rows = self.projections[domain](rows)
+    keys = tf.add_n(plan.features(of_keys)) if of_keys else None
+    if index is not None:
+      rows, fields = repeat_rows(rows, index), tf.gather(fields, index)
+      keys = None if keys is None else repeat_rows(keys, index)
+    # no distinct rows here: they only help gradients, and frozen vectors have none
+    vectors = [self._vectors(domain, ids) for ids in items]
+    all_keys = [_nothing(ids) for ids in items] if keys is None else _split_like(keys, items)
+    return list(zip(_split_like(rows, items), _split_like(fields, items), vectors, all_keys, strict=True))
+
   def _cut(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """The batch without the behaviours that no candidate sees, if the model reads fewer than the records hold.
 
@@ -254,13 +272,16 @@ class RequestEmbedding(keras.layers.Layer):
     return tf.convert_to_tensor(tf.cast(table, tf.float32))
 
 
+_Handles = list[tuple[int, bool]]
+
+
 class _Lookups:
   """Collects the table look-ups of a batch, so that each table is read once."""
 
   def __init__(self) -> None:
     self.requests: list[tuple[str, tf.Tensor]] = []
 
-  def add(self, features: tuple[Feature, ...], indices: tf.Tensor, table: str = "") -> list[tuple[int, bool]]:
+  def add(self, features: tuple[Feature, ...], indices: tf.Tensor, table: str = "") -> _Handles:
     """Registers the columns of `indices` `[..., columns]`; returns handles for `features`.
 
     Args:
@@ -280,7 +301,7 @@ class _Lookups:
   def run(self, tables: EmbeddingTables) -> None:
     self.results = tables(self.requests) if self.requests else []
 
-  def features(self, handles: list[tuple[int, bool]]) -> list[tf.Tensor]:
+  def features(self, handles: _Handles) -> list[tf.Tensor]:
     """Embeddings of each feature; a feature with several values has their average."""
     parts = []
     for position, many in handles:

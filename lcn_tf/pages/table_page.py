@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lcn_tf.files import publish, to_json
+from lcn_tf.files import publish
+from lcn_tf.formats import to_json
 from lcn_tf.pages import figures, markup
 
 Cell = str | int | float | None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lcn_tf import files, storage
+from lcn_tf import files, formats, storage
 from lcn_tf.errors import DamagedError, UserError, one_line
 from lcn_tf.schema import DOMAINS, DomainName
 
@@ -55,7 +55,7 @@ class Pretrained:
       with path.open("wb") as file:
         np.savez(file, **arrays)
 
-    notes = files.sealed({"fingerprint": self.fingerprint, "notes": self.notes})
+    notes = formats.sealed({"fingerprint": self.fingerprint, "notes": self.notes})
     needs = sum(array.nbytes for array in arrays.values())
     files.publish(folder, "item vectors", {_ARRAYS: save_arrays, _NOTES: notes}, needs)
 
@@ -80,7 +80,7 @@ class Pretrained:
         f"{folder}: no pre-trained item vectors here ({_NOTES} is missing). pipelines.pretrain makes them."
       )
     try:
-      notes = files.read_sealed(folder / _NOTES)
+      notes = formats.read_sealed(folder / _NOTES)
       with np.load(folder / _ARRAYS) as arrays:
         vectors = {d: arrays[f"vectors_{d}"] for d in DOMAINS}
         clusters = {d: arrays[f"clusters_{d}"] for d in DOMAINS}

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
-from lcn_tf import files, storage
+from lcn_tf import files, formats, storage
 from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.data.request_spec import at_least_one_column, request_spec
@@ -75,7 +75,7 @@ def save(
       "schema": record_set.record_schema.model_dump(mode="json"),
       "files": {file.relative_to(aside).as_posix(): _described(file) for file in _model_files(aside)},
     }
-    files.write_sealed(aside / DESCRIPTION, description)
+    formats.write_sealed(aside / DESCRIPTION, description)
     newest = newest_version(output)
     # above it whatever the clock says: servers take the highest
     version = max(int(time.time()), int(newest.name) + 1 if newest else 0)
@@ -99,7 +99,7 @@ def describe(version: pathlib.Path) -> dict[str, Any]:
   Raises:
     DamagedError: Its description or another file is not what was written.
   """
-  described = files.read_sealed(version / DESCRIPTION, REMEDY)
+  described = formats.read_sealed(version / DESCRIPTION, REMEDY)
   for name, fact in described.get("files", {}).items():
     file = version / name
     if not file.is_file():

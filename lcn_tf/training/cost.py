@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorflow import keras
 
-from lcn_tf import files
+from lcn_tf import formats
 from lcn_tf.training.progress import Logs, Progress
 
 FILE = "training.json"
@@ -103,7 +103,7 @@ class CostRecord(keras.callbacks.Callback):
       "starts": self._starts,
       "finished": finished,
     }
-    files.write_sealed(self._file, found)
+    formats.write_sealed(self._file, found)
     return found
 
 
@@ -115,7 +115,7 @@ def read(file: pathlib.Path) -> dict[str, Any]:
   """
   if not file.is_file():
     return {}
-  found = files.read_sealed(file, "Take it from a backup; without it, the job goes on and counts its costs anew.")
+  found = formats.read_sealed(file, "Take it from a backup; without it, the job goes on and counts its costs anew.")
   return {name: value for name, value in found.items() if name != "format"}
 
 

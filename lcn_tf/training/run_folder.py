@@ -12,7 +12,7 @@ from absl import logging
 from tensorflow import keras
 
 from lcn_tf import config as config_lib
-from lcn_tf import files, storage
+from lcn_tf import formats, storage
 from lcn_tf.config import Experiment, Model
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, UserError
@@ -148,7 +148,7 @@ def read_experiment(file: pathlib.Path) -> Experiment:
   Raises:
     DamagedError: The file was changed since.
   """
-  files.check_text(file)
+  formats.check_text(file)
   return config_lib.load(str(file))
 
 
@@ -184,7 +184,7 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
   intact = f"The checkpoints in {run} are intact." if begun else ""
   with storage.storing("what the run is begun with", run, needs=record_set.id_mapping_bytes(), intact=intact):
     record_set.copy_id_mapping(run)
-    files.write_checked(file, config_lib.dump(experiment))
+    formats.write_checked(file, config_lib.dump(experiment))
   return run
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lcn_tf import files, metrics
+from lcn_tf import files, formats, metrics
 from lcn_tf.evaluation import report
 from lcn_tf.evaluation.slices import label
 from tests.support.record_sets import small_schema, write_record_set
@@ -54,7 +54,7 @@ def test_bucket_names():
 
 def test_json_has_null_where_there_is_no_number(tmp_path):
   value = {"a": float("nan"), "b": [np.float32(1.5), np.int64(2), float("inf")], "c": (True, "x", None), "d": tmp_path}
-  files.write_json(tmp_path / "out" / "x.json", value)
+  formats.write_json(tmp_path / "out" / "x.json", value)
   saved = json.loads((tmp_path / "out" / "x.json").read_text(), parse_constant=pytest.fail)
   assert saved == {"a": None, "b": [1.5, 2, None], "c": [True, "x", None], "d": str(tmp_path)}
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import polars as pl
 from absl import logging
 
-from lcn_tf import files, storage
+from lcn_tf import files, formats, storage
 from lcn_tf.data.build.values import EXACT
 from lcn_tf.errors import StorageError, UserError, nearest, one_line
 
@@ -104,7 +104,7 @@ def _not_listed(error: OSError) -> None:
 def _frame(file: pathlib.Path) -> tuple[pl.DataFrame, dict[str, str]]:
   """The columns of a file that can be read, and why the others cannot."""
   try:
-    return files.parquet(file, remedy=_REMEDY), {}
+    return formats.parquet(file, remedy=_REMEDY), {}
   except UserError:
     with file.open("rb") as opened:
       try:
@@ -114,7 +114,7 @@ def _frame(file: pathlib.Path) -> tuple[pl.DataFrame, dict[str, str]]:
     frames, lacking = [], {}
     for name in names:
       try:
-        frames.append(files.parquet(file, [name], remedy=_REMEDY))
+        frames.append(formats.parquet(file, [name], remedy=_REMEDY))
       except UserError as error:
         lacking[name] = one_line(error)
     if not frames:

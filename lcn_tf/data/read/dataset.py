@@ -56,19 +56,21 @@ def training_batches(
   and at the start of each epoch.
 
   Args:
-    record_set: Its `train` split is read.
-    domains: Whose records; the first one leads.
-    requests: Records of the first domain in a global batch, over all workers and replicas.
-    second_requests: Records of the second domain; as many if None.
-    replicas: Of this worker.
-    seed: Of the order.
-    epoch, skip: Where to start: so many global batches into that epoch. Cheap: skipped records are not parsed.
-    length_buckets: Widths that a history may get, as `buckets` says.
-    shuffle_buffer: Records that are shuffled at a time (after the shards are), per domain. They are held in memory.
-    on_corrupt: `error`: iteration fails. `skip`: broken records are looked for first, logged and left out; some other
-      records are then seen twice, so that an epoch keeps its number of steps.
-    workers, worker: The share of this worker: every record is read by exactly one.
-    repeat: Go on with the next epochs, for ever.
+    record_set: Record set whose `train` split is read.
+    domains: Domains of the candidates; the first one decides the length of an epoch.
+    requests: Records of the first domain in a global batch, summed over workers and replicas.
+    second_requests: Records of the second domain in a global batch; None = as many as `requests`.
+    replicas: Replicas of this worker.
+    seed: Seed of the order.
+    epoch: Epoch to start with.
+    skip: Global batches of that epoch to leave out. Skipped records are not parsed.
+    length_buckets: Widths that a history may get, see `buckets`.
+    shuffle_buffer: Records per domain that are shuffled at a time, after the shards. They are held in memory.
+    on_corrupt: Treatment of broken records. `error`: iteration fails. `skip`: they are looked for first, logged and
+      left out; some other records are then seen twice, so that an epoch keeps its number of steps.
+    workers: Workers that share the records; each record is read by one of them.
+    worker: Index of this worker.
+    repeat: Whether the stream goes on with the next epochs, for ever.
 
   Returns:
     Elements `{domain: batch}`, a batch as `records.parse` returns it, with requests // workers // replicas rows.
@@ -77,16 +79,8 @@ def training_batches(
   Raises:
     UserError: `requests` cannot be divided, a file is missing, or the records are fewer than one batch.
   """
-  rows = {}
-  for domain in domains:
-    wanted = requests if domain == domains[0] else second_requests or requests
-    share, remainder = divmod(wanted, workers * replicas)
-    if remainder or share < 1:
-      raise UserError(
-        f"a global batch of {wanted} {domain}-domain requests cannot be shared by {workers} x {replicas} replicas "
-        "equally"
-      )
-    rows[domain] = share * replicas
+  wanted = {d: requests if d == domains[0] else second_requests or requests for d in domains}
+  rows = {d: _rows(count, d, workers, replicas) for d, count in wanted.items()}
   schema = record_set.record_schema
   steps = steps_per_epoch(record_set, requests, domains[0])
   if repeat:
@@ -102,17 +96,11 @@ def training_batches(
   @tf.autograph.experimental.do_not_convert
   def one_epoch(number: tf.Tensor) -> tf.data.Dataset:
     streams = {}
-    for domain in domains:
+    for domain, source in sources.items():
       key = tf.random.fold_in(tf.constant([seed, DOMAINS.index(domain)], tf.int64), number)
-      if domain == domains[0]:
-        stream = _one_pass(sources[domain], key, shuffle_buffer)
-      else:
-        passes = tf.data.Dataset.range(_FOREVER)
-        stream = passes.flat_map(
-          lambda i, source=sources[domain], key=key: _one_pass(source, tf.random.fold_in(key, i), shuffle_buffer)
-        )
-      count = rows[domain]
-      streams[domain] = _grouped(stream.take(steps * count), count, key, max(1, min(_GROUPED, shuffle_buffer // count)))
+      passes = _one_pass if domain == domains[0] else _endless_passes
+      stream = passes(source, key, shuffle_buffer).take(steps * rows[domain])
+      streams[domain] = _grouped(stream, rows[domain], key, max(1, min(_GROUPED, shuffle_buffer // rows[domain])))
     return tf.data.Dataset.zip(streams)
 
   @tf.autograph.experimental.do_not_convert
@@ -121,14 +109,9 @@ def training_batches(
     for domain, one in serialized.items():
       batch = _parse(tf.ensure_shape(one, [rows[domain]]), schema, domain, length_buckets)
       if replicas > 1:
-        split = functools.partial(_per_replica, share=rows[domain] // replicas)
-        batch = tf.nest.map_structure(split, batch)
+        batch = tf.nest.map_structure(functools.partial(_per_replica, replicas=replicas), batch)
       batches[domain] = batch
     return batches
-
-  def _per_replica(tensor: tf.Tensor, share: int) -> tf.Tensor:
-    sliced = tf.reshape(tensor, tf.concat([[replicas, share], tf.shape(tensor)[1:]], 0))
-    return tf.ensure_shape(sliced, [replicas, share, *tensor.shape[1:]])
 
   batches = tf.data.Dataset.range(epoch, _FOREVER if repeat else epoch + 1).flat_map(one_epoch).skip(skip)
   batches = batches.map(parse, num_parallel_calls=_PARSERS)
@@ -136,6 +119,23 @@ def training_batches(
     # not unbatch(): TensorFlow 2.16 crashes in it on tensors with an axis of width 0, an empty group of fields
     batches = batches.flat_map(tf.data.Dataset.from_tensor_slices)
   return _deterministic(batches.prefetch(2 * replicas))
+
+
+def _rows(wanted: int, domain: DomainName, workers: int, replicas: int) -> int:
+  """Requests of a global batch of `wanted` that one worker reads."""
+  share, remainder = divmod(wanted, workers * replicas)
+  if remainder or share < 1:
+    raise UserError(
+      f"a global batch of {wanted} {domain}-domain requests cannot be shared by {workers} x {replicas} replicas equally"
+    )
+  return share * replicas
+
+
+def _per_replica(tensor: tf.Tensor, replicas: int) -> tf.Tensor:
+  """`[replicas, rows / replicas, ...]` of `[rows, ...]`."""
+  share = tensor.shape[0] // replicas
+  sliced = tf.reshape(tensor, tf.concat([[replicas, share], tf.shape(tensor)[1:]], 0))
+  return tf.ensure_shape(sliced, [replicas, share, *tensor.shape[1:]])
 
 
 def evaluation_batches(
@@ -273,6 +273,12 @@ def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dat
     reshuffle_each_iteration=False,
   )
   return tf.data.experimental.from_variant(shuffled, serialized.element_spec)
+
+
+def _endless_passes(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dataset:
+  """Serialized records, pass after pass, each in an order of its own."""
+  passes = tf.data.Dataset.range(_FOREVER)
+  return passes.flat_map(lambda number: _one_pass(files, tf.random.fold_in(key, number), shuffle_buffer))
 
 
 def _grouped(serialized: tf.data.Dataset, rows: int, key: tf.Tensor, window: int) -> tf.data.Dataset:

@@ -9,7 +9,7 @@ import zipfile
 
 import polars as pl
 
-from lcn_tf import files
+from lcn_tf import formats
 from lcn_tf.data.build.tables import RawTables
 from lcn_tf.data.sources import download
 from lcn_tf.errors import UserError, one_line
@@ -64,7 +64,7 @@ def read(raw: str = "") -> RawTables:
       with download.opened(path) as archive:
         tables = [_in_wheel(path, archive, name) for name in names]
     else:
-      tables = [files.parquet(path / f"{name}.parquet", remedy=_REMEDY) for name in names]
+      tables = [formats.parquet(path / f"{name}.parquet", remedy=_REMEDY) for name in names]
     return _tables(*tables)
   except pl.exceptions.PolarsError as error:
     raise UserError(f"{path}: not Complete Journey as expected: {one_line(error)}") from None
@@ -72,7 +72,7 @@ def read(raw: str = "") -> RawTables:
 
 def _in_wheel(wheel: pathlib.Path, archive: zipfile.ZipFile, name: str) -> pl.DataFrame:
   inside = f"{IN_WHEEL}/{name}.parquet"
-  return files.parquet(io.BytesIO(archive.read(inside)), where=f"{wheel}: {inside}", remedy=_REMEDY)
+  return formats.parquet(io.BytesIO(archive.read(inside)), where=f"{wheel}: {inside}", remedy=_REMEDY)
 
 
 def _tables(transactions: pl.DataFrame, products: pl.DataFrame, demographics: pl.DataFrame) -> RawTables:

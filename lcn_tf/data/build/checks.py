@@ -1,0 +1,78 @@
+"""Whether a log, its profiles and its items belong together, and whether a split leaves something for each part."""
+
+import polars as pl
+from absl import logging
+
+from lcn_tf.config import Records
+from lcn_tf.data.build import tables as raw
+from lcn_tf.data.build.indexing import Indexed
+from lcn_tf.data.build.shards import Plan
+from lcn_tf.data.record_set import SPLITS, RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM
+
+
+def check_known(indexed: Indexed, like: RecordSet) -> None:
+  """Tells of items that other records do not know; an error if they know none of a domain's."""
+  for d, count in indexed.unknown_items.items():
+    rows = indexed.interactions.filter(pl.col("domain") == d)["item"]
+    unknown = int((rows == UNKNOWN_ITEM).sum())
+    if count:
+      logging.warning(
+        "%d items of the %s domain are not in %s: read as the unknown item, which %.0f %% of its interactions are on",
+        *(count, d, like.path, 100 * unknown / len(rows)),
+      )
+    if unknown and unknown == len(rows):
+      raise UserError(
+        f"{like.path}: knows none of the {count} items of the {d} domain that the interactions are on. Are these the "
+        "records that the log belongs to?"
+      )
+
+
+def check_profiles(indexed: Indexed, checked: raw.Checked, names: tuple[str, str, str]) -> None:
+  """Tells of many users without a profile; none with one is an error."""
+  without, users = indexed.users_without_profile, len(indexed.users)
+  if without < raw.MANY * users or not without:
+    return
+  known = checked.users["user_id"]
+  strange = indexed.users.filter(~pl.col("user_id").is_in(known.implode()))["user_id"][0]
+  told = (
+    f"{names[2]}: {without} of {users} users of {names[0]} have no profile: {strange!r}, say; profiles are of "
+    f"{f'{known[0]!r}' if len(known) else 'nobody'}"
+  )
+  if without == users:
+    raise UserError(f"{told}. Ids compare as texts where one of the files has texts: 7 is '7', and not '007'")
+  logging.warning("%s", told)
+
+
+def check_negatives(indexed: Indexed, records: Records) -> None:
+  labels = records.labels
+  if labels.kind != "sampled":
+    return
+  for d in DOMAINS if records.source_records else DOMAINS[:1]:
+    items = len(indexed.mapping.items[d])
+    if 0 < items <= labels.negatives:
+      raise UserError(
+        f"records.labels.negatives is {labels.negatives}, but the {d} domain has {items} items, and a user has met one "
+        "of them at least: ask for fewer"
+      )
+
+
+def check_split(
+  plans: list[Plan], bounds: tuple[int, int], times: pl.Series, records: Records, like: RecordSet | None
+) -> None:
+  found = {(plan.split, plan.domain) for plan in plans}
+  missing = [split for split in SPLITS if (split, "target") not in found]
+  if like and len(missing) < len(SPLITS):
+    return
+  if missing:
+    what = "no split has" if like else f"the {missing[0]} split has no"
+    raise UserError(
+      f"records.split: {what} target-domain candidates. Validation starts at {bounds[0]}, test at {bounds[1]}; the "
+      f"interactions' times run from {times.min()!r} to {times.max()!r}."
+    )
+  if records.source_records and ("train", "source") not in found:
+    raise UserError(
+      "records.source_records: there are no source-domain candidates before the training split's end at "
+      f"{bounds[0]}. Set it to false if the source domain has no labels."
+    )
