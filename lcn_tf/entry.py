@@ -1,9 +1,9 @@
-"""What every entry point shares: flags of its own, and errors as one message instead of a traceback.
+"""What all commands share: common flags, `--help`, and errors as one message instead of a traceback.
 
-An entry point is a module with `main(argv)`, which tests call as well:
+A command is a module with `main(argv)`, which tests call as well:
 
     _FLAGS = flags.FlagValues()
-    _RECORDS = flags.DEFINE_string("records", None, "...", required=True, flag_values=_FLAGS)
+    _RECORDS = entry.define_records(_FLAGS)
 
     def main(argv):
       entry.parse(_FLAGS, argv)
@@ -11,6 +11,8 @@ An entry point is a module with `main(argv)`, which tests call as well:
 
     if __name__ == "__main__":
       entry.run(main)
+
+`--help` prints the module's docstring and the flags. It imports no TensorFlow, so `main` imports what needs TensorFlow.
 """
 
 import logging as standard_logging
@@ -24,33 +26,133 @@ from absl import app, flags, logging
 from lcn_tf import processes, storage
 from lcn_tf.errors import StorageError, UserError, nearest
 
-# read when TensorFlow is imported; a job takes the memory that it needs, not the whole GPU
+# TensorFlow reads both at its import; the second one takes GPU memory as needed, not all of it at once
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+
+def define_config(
+  values: flags.FlagValues, help: str = "Experiment, a YAML file. The folder configs/ has examples."
+) -> flags.FlagHolder[str]:
+  """Defines the required flag --config."""
+  return flags.DEFINE_string("config", None, help, required=True, flag_values=values)
+
+
+def define_set(values: flags.FlagValues) -> flags.FlagHolder[list[str]]:
+  """Defines the flag --set, the overrides of --config."""
+  help = (
+    "Setting key.path=value, with the value in YAML, that replaces the one of the config. May be repeated. "
+    "Without --set the config stays as it is."
+  )
+  return flags.DEFINE_multi_string("set", [], help, flag_values=values)
+
+
+def define_records(values: flags.FlagValues) -> flags.FlagHolder[str]:
+  """Defines the required flag --records."""
+  help = "Record set, a folder that pipelines.build_records made."
+  return flags.DEFINE_string("records", None, help, required=True, flag_values=values)
+
+
+def define_split(values: flags.FlagValues, default: str = "test") -> flags.FlagHolder[str]:
+  """Defines the flag --split."""
+  help = "Split of the records to read: train, validation or test."
+  return flags.DEFINE_string("split", default, help, flag_values=values)
+
+
+def define_run_dir(
+  values: flags.FlagValues, help: str = "Run folder that pipelines.train made."
+) -> flags.FlagHolder[str]:
+  """Defines the required flag --run_dir of a command that takes one run."""
+  return flags.DEFINE_string("run_dir", None, help, required=True, flag_values=values)
+
+
+def define_run_dirs(values: flags.FlagValues) -> flags.FlagHolder[list[str]]:
+  """Defines the required flag --run_dir of a command that compares runs."""
+  help = "Run folder that pipelines.train made. May be repeated to compare runs."
+  return flags.DEFINE_multi_string("run_dir", None, help, required=True, flag_values=values)
+
+
+def define_output(
+  values: flags.FlagValues, help: str = "Folder for the results. It is made if it does not exist."
+) -> flags.FlagHolder[str]:
+  """Defines the required flag --output."""
+  return flags.DEFINE_string("output", None, help, required=True, flag_values=values)
+
+
+def define_overwrite(values: flags.FlagValues) -> flags.FlagHolder[bool]:
+  """Defines the flag --overwrite."""
+  help = "Replace an earlier result in --output. Without the flag an earlier result is an error."
+  return flags.DEFINE_bool("overwrite", False, help, flag_values=values)
+
+
+def define_models(values: flags.FlagValues) -> flags.FlagHolder[list[str]]:
+  """Defines the flag --models of the commands that build models for measurements."""
+  help = "Names of extractors or networks. Without --models all that can be built are measured."
+  return flags.DEFINE_list("models", [], help, flag_values=values)
+
+
+def define_lengths(
+  values: flags.FlagValues, default: Sequence[int], help: str = "Behaviours of each history."
+) -> flags.FlagHolder[list[str]]:
+  """Defines the flag --lengths; `whole_numbers` reads it."""
+  return flags.DEFINE_list("lengths", [str(length) for length in default], help, flag_values=values)
+
+
+def define_seq_len(values: flags.FlagValues, default: int) -> flags.FlagHolder[int]:
+  """Defines the flag --seq_len of the benchmarks."""
+  return flags.DEFINE_integer("seq_len", default, "Behaviours L of a history.", lower_bound=1, flag_values=values)
+
+
+def define_candidates(values: flags.FlagValues, default: int) -> flags.FlagHolder[int]:
+  """Defines the flag --candidates."""
+  return flags.DEFINE_integer("candidates", default, "Candidates N of a request.", lower_bound=1, flag_values=values)
+
+
+def define_bootstrap(values: flags.FlagValues, default: int = 200, lower_bound: int = 0) -> flags.FlagHolder[int]:
+  """Defines the flag --bootstrap."""
+  help = "Bootstrap samples of the users for the confidence intervals."
+  if not lower_bound:
+    help += " 0 = no intervals."
+  return flags.DEFINE_integer("bootstrap", default, help, lower_bound=lower_bound, flag_values=values)
+
+
+def define_seed(values: flags.FlagValues, help: str = "Seed of the bootstrap.") -> flags.FlagHolder[int]:
+  """Defines the flag --seed."""
+  return flags.DEFINE_integer("seed", 0, help, lower_bound=0, flag_values=values)
 
 
 def define_scoring(
   values: flags.FlagValues,
 ) -> tuple[flags.FlagHolder[int], flags.FlagHolder[int], flags.FlagHolder[str]]:
-  """The flags --bootstrap, --seed and --on_corrupt of the commands that score a split."""
-  bootstrap = flags.DEFINE_integer(
-    "bootstrap", 200, "replicates of the confidence intervals; 0: none", lower_bound=0, flag_values=values
-  )
-  seed = flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=values)
-  on_corrupt = flags.DEFINE_enum(
-    "on_corrupt", "error", ["error", "skip"], "a broken record ends it, or is logged and left out", flag_values=values
-  )
-  return bootstrap, seed, on_corrupt
+  """Defines the flags --bootstrap, --seed and --on_corrupt of the commands that score a split."""
+  help = "Treatment of a broken record. error = the command ends, skip = the record is logged and left out."
+  on_corrupt = flags.DEFINE_enum("on_corrupt", "error", ["error", "skip"], help, flag_values=values)
+  return define_bootstrap(values), define_seed(values), on_corrupt
+
+
+def whole_numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:
+  """Reads a list flag as whole numbers.
+
+  Raises:
+    UserError: A value is no whole number.
+  """
+  if not all(value.isdigit() for value in flag.value):
+    raise UserError(f"--{flag.name} {','.join(flag.value)}: expected whole numbers")
+  return [int(value) for value in flag.value]
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
-  """Reads the entry point's flags, and absl's own (--verbosity, ...), from `argv` (the program's name first).
+  """Reads the flags of a command, and those of absl (--verbosity, ...). --help prints them and ends the program.
+
+  Args:
+    values: Flags of the command.
+    argv: Command line, the program's name first.
 
   Raises:
     UserError: An unknown flag, a wrong value, a missing flag, or an argument that is no flag.
   """
   if {"--help", "-h", "--helpfull", "--helpshort"} & set(argv[1:]):
-    print(sys.modules["__main__"].__doc__ or "", values.get_help(), sep="\n")
+    print(sys.modules["__main__"].__doc__ or "", _help(values), sep="\n")
     sys.exit(0)
   for name in values:
     values[name].unparse()
@@ -58,13 +160,48 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
   try:
     rest = flags.FLAGS(values(list(argv), known_only=True))
   except flags.Error as error:
-    raise UserError(str(error)) from None
+    raise UserError(_missing(values, str(error)) or str(error)) from None
   if len(rest) > 1:
     raise UserError(f"unexpected arguments: {' '.join(rest[1:])}")
 
 
+def _help(values: flags.FlagValues) -> str:
+  """The flags in the order of their definition, each with its help text, its type and its default."""
+  lines = [f"{_name(values[name])}: {_help_text(values[name])}{_facts(values[name])}" for name in values]
+  return "\n".join(["Flags:", *(flags.text_wrap(line, indent=6 * " ", firstline_indent=2 * " ") for line in lines)])
+
+
+def _name(flag: flags.Flag) -> str:
+  return f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+
+
+def _help_text(flag: flags.Flag) -> str:
+  # absl adds a line to the help of flags that may be repeated
+  return (flag.help or "").partition(";\n")[0]
+
+
+def _facts(flag: flags.Flag) -> str:
+  facts = [flag.parser.syntactic_help] if flag.parser.syntactic_help else []
+  if flag.default is None and flag.validators:
+    facts.append("required")
+  elif flag.default not in (None, []):
+    default = (flag.default_as_str or "").strip("'")
+    facts.append(f"default: {default}")
+  return f" ({', '.join(facts)})" if facts else ""
+
+
+def _missing(values: flags.FlagValues, error: str) -> str:
+  """A line for each required flag that an error of absl says is missing; empty for other errors."""
+  missing = [name for name in values if f"Flag --{name} must have a value" in error]
+  return "\n".join(f"--{name} is missing: {_help_text(values[name])}" for name in missing)
+
+
 def _check_names(values: flags.FlagValues, argv: Sequence[str]) -> None:
-  """absl would tell of a missing flag first, though its name is only misspelt."""
+  """Checks that all flags exist. absl would complain first about the required flag whose name is misspelt.
+
+  Raises:
+    UserError: An unknown flag; the message has the nearest name.
+  """
   known = {name for some in (values, flags.FLAGS) for flag in some for name in (flag, f"no{flag}")}
   for argument in argv[1:]:
     name = argument[2:].partition("=")[0]
@@ -73,13 +210,13 @@ def _check_names(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Calls `main` with the command line; errors become messages on stderr.
+  """Calls `main` with the command line and turns errors into messages on stderr.
 
-  The exit code is 1 after a `UserError`, 65 after a `SettingsError`, 74 after what the system says of a file (a full
-  disk, a quota, a mount that is gone), which may go well another time, 130 after Ctrl-C and 143 after SIGTERM.
+  Exit codes: 1 after a `UserError`; 65 after a `SettingsError`; 74 after an error of storage (a full disk, a quota, a
+  mount that is gone), after which the same command may succeed later; 130 after Ctrl-C; 143 after SIGTERM.
   """
   logging.set_verbosity(logging.INFO)
-  # TensorFlow's own lines are of its insides
+  # TensorFlow's own information is about its internals
   standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)
   processes.end_clean_at_sigterm()
   processes.end_with_parent()
@@ -97,7 +234,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       if message is None:
         raise
       _end(message, StorageError.exit_code)
-    except BaseException as error:  # polars' panics are no exceptions
+    except BaseException as error:  # a panic of polars is no Exception
       if isinstance(error, SystemExit) or storage.failure(error) is None:
         raise
       _end(storage.message(error) or "", StorageError.exit_code)

@@ -1,6 +1,19 @@
-"""Scores a split with the trivial baselines: baselines.json, and the predictions of each.
+"""Scores a split with three baselines that read no history with a network.
 
-python -m pipelines.baselines --records records/movielens --output runs/baselines
+The baselines are the popularity of the item, the mean label of the item, and a logistic regression on the user's mean
+and the item's mean. The command reads the train split of --records for the means, the validation split for the
+regression, and the split that it scores. The train split itself cannot be scored.
+
+It leaves in --output:
+
+    baselines.json                metrics of each baseline, with confidence intervals
+    item_popularity.parquet       predictions, one row per candidate
+    item_mean.parquet             the same
+    user_mean_item_mean.parquet   the same; left out if all labels that the regression would learn from are alike
+
+Example:
+
+    python -m pipelines.baselines --records my_records --output my_baselines
 """
 
 from collections.abc import Sequence
@@ -9,21 +22,22 @@ from absl import flags
 
 from lcn_tf import entry
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.evaluation import baselines
 
 _FLAGS = flags.FlagValues()
-_RECORDS = flags.DEFINE_string(
-  "records", None, "record set, as pipelines.build_records leaves it", required=True, flag_values=_FLAGS
-)
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True, flag_values=_FLAGS)
-_SPLIT = flags.DEFINE_string("split", "test", "the split that is scored", flag_values=_FLAGS)
+_RECORDS = entry.define_records(_FLAGS)
+_OUTPUT = entry.define_output(_FLAGS)
+_SPLIT = entry.define_split(_FLAGS)
 _BOOTSTRAP, _SEED, _ON_CORRUPT = entry.define_scoring(_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
+  record_set = RecordSet.open(_RECORDS.value)
+  # TensorFlow takes seconds to load: not for --help or a wrong flag
+  from lcn_tf.evaluation import baselines
+
   baselines.run(
-    RecordSet.open(_RECORDS.value),
+    record_set,
     _OUTPUT.value,
     split=_SPLIT.value,
     bootstrap=_BOOTSTRAP.value,

@@ -1,11 +1,26 @@
-"""Interactions to records.
+"""Builds records from a log of interactions: the record set that training, evaluation and analyses read.
 
-    python -m pipelines.build_records --config C --output DIR [--interactions F --items F [--users F]] [--like RECORDS]
+The command reads the sections `schema` and `records` of --config. The log is in Parquet files of yours
+(--interactions, --items, --users), whose columns docs/data.md describes, or it is the public or synthetic log that
+`records.interactions` of the config names.
 
-A log that goes on, on whose part from second T a model trained with RECORDS is to be tested: give all of it, since the
-older part is the users' past, whose candidates are the validation split:
+It leaves in --output:
 
-    python -m pipelines.build_records ... --like RECORDS --set 'records.split.boundaries=[0,T]'
+    dataset.json                         schema, counts, time ranges, checksums of all files, fingerprint
+    train/, validation/, test/           shards of TFRecords, by domain: train/target/part-00000-of-00004.tfrecord.gz
+    vocabularies/<name>.parquet          values of a field and their indices
+    catalogue/<domain>.npy               fields of every item, as indices
+    items/<domain>.parquet               item ids of the catalogue rows
+    users.parquet                        user ids and their indices
+    rejected.parquet                     rows that were left out, with the reasons
+
+Example:
+
+    python -m pipelines.build_records --config configs/movielens/lcn.yaml --output runs/records/movielens
+
+A trained model can be tested on a later part of its log. Pass its records as --like and the whole log, since the older
+part is the users' past. With --set 'records.split.boundaries=[0,T]', candidates from second T on are the test split and
+the older ones the validation split.
 """
 
 from collections.abc import Sequence
@@ -18,23 +33,38 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 
 _FLAGS = flags.FlagValues()
-_CONFIG = flags.DEFINE_string("config", None, "Experiment (YAML).", required=True, flag_values=_FLAGS)
-_OUTPUT = flags.DEFINE_string("output", None, "Record set to make.", required=True, flag_values=_FLAGS)
+_CONFIG = entry.define_config(_FLAGS)
+_OUTPUT = entry.define_output(_FLAGS, "Folder for the record set. It is made if it does not exist.")
 _INTERACTIONS = flags.DEFINE_string(
-  "interactions", None, "Interactions: a Parquet file, or a folder of them.", flag_values=_FLAGS
+  "interactions",
+  None,
+  "Interactions, a Parquet file or a folder of them. Without the flag the log is the one that the config names.",
+  flag_values=_FLAGS,
 )
-_ITEMS = flags.DEFINE_string("items", None, "Items: a Parquet file, or a folder of them.", flag_values=_FLAGS)
-_USERS = flags.DEFINE_string("users", None, "Users: a Parquet file, or a folder of them.", flag_values=_FLAGS)
-_STRICT = flags.DEFINE_bool("strict", False, "Rows that have to be rejected are an error.", flag_values=_FLAGS)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the record set at --output.", flag_values=_FLAGS)
+_ITEMS = flags.DEFINE_string(
+  "items", None, "Items, a Parquet file or a folder of them. Required with --interactions.", flag_values=_FLAGS
+)
+_USERS = flags.DEFINE_string(
+  "users",
+  None,
+  "Users, a Parquet file or a folder of them. Without the flag the log has no profiles of users.",
+  flag_values=_FLAGS,
+)
+_STRICT = flags.DEFINE_bool(
+  "strict",
+  False,
+  "End with an error if a row has to be rejected. Without the flag such rows are logged and left out.",
+  flag_values=_FLAGS,
+)
+_OVERWRITE = entry.define_overwrite(_FLAGS)
 _LIKE = flags.DEFINE_string(
   "like",
   None,
-  "Number items and values as this record set does, so that models trained with it read the new records; what it does "
-  "not know is unknown.",
+  "Record set, run folder or folder assets.extra of an export, whose id mapping the new records take over, so that its "
+  "model reads them. Items and values that it does not know become unknown. Without the flag the mapping is new.",
   flag_values=_FLAGS,
 )
-_SET = flags.DEFINE_multi_string("set", [], "key.path=value: overrides the config.", flag_values=_FLAGS)
+_SET = entry.define_set(_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -42,14 +72,14 @@ def main(argv: Sequence[str]) -> None:
   experiment = config.load(_CONFIG.value, _SET.value)
   like = RecordSet.open(_LIKE.value) if _LIKE.value else None
   made = _tables(experiment.records)
-  from lcn_tf.data.build import (
-    builder,  # imports TensorFlow, which takes seconds: wrong flags and files are told before
-  )
+  # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong file
+  from lcn_tf.data.build import builder
 
   builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like)
 
 
 def _tables(records: config.Records) -> tables.RawTables:
+  """The raw tables of the files that the flags name, or of the data set that the config names."""
   if _INTERACTIONS.value and _ITEMS.value:
     return tables.read(_INTERACTIONS.value, _ITEMS.value, _USERS.value)
   if _INTERACTIONS.value or _ITEMS.value or _USERS.value:

@@ -1,12 +1,28 @@
 """Trains, tests and compares many models with several seeds on one record set.
 
-    python -m pipelines.compare --config configs/compare/movielens.yaml --records DIR --output DIR
+The command reads --config, the experiments that it names, and --records. lcn_tf/comparison/config.py describes the keys
+of the config. Each model is trained with each seed, as a run of its own, and the test split is scored once per run. The
+command prints table.md at the end.
 
-The same command again goes on where it stopped; finished cells are not run again. --seeds and --keep_models may differ
-from call to call: the tables are of the last call's seeds, cells of other seeds and models that were kept stay. See
-lcn_tf/comparison/config.py for what the YAML may say, lcn_tf/comparison/compare.py for what it leaves.
+It leaves in --output:
+
+    table.md, report/index.html       means, standard deviations and paired intervals, for people
+    results.parquet                   a row per model and seed
+    paired.json                       every model against the reference
+    comparison.yaml, experiments/     the effective comparison and its experiments
+    cells/<model>/seed_<n>/           the run folders; cells/<model>/<values>/seed_<n>/ with tuning
+    baselines/, pretrained/           the trivial baselines; item vectors that several runs read
+    bootstrap/                        intermediate results of the intervals
+
+Example:
+
+    python -m pipelines.compare --config configs/compare/amazon.yaml --records my_records --output compared --jobs 2
+
+The same command again goes on where it stopped. Finished runs are not run again. --seeds and --keep_models may differ
+from call to call: the tables have the seeds of the last call. Runs of other seeds, and models that were kept, stay.
 """
 
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -16,28 +32,27 @@ from lcn_tf import entry
 from lcn_tf.comparison import config
 
 _FLAGS = flags.FlagValues()
-_CONFIG = flags.DEFINE_string("config", None, "The comparison, a YAML file.", required=True, flag_values=_FLAGS)
-_RECORDS = flags.DEFINE_string(
-  "records", None, "The record set that pipelines.build_records made.", required=True, flag_values=_FLAGS
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the cells and the tables.", required=True, flag_values=_FLAGS)
+_CONFIG = entry.define_config(_FLAGS, "Comparison, a YAML file. The folder configs/compare/ has examples.")
+_RECORDS = entry.define_records(_FLAGS)
+_OUTPUT = entry.define_output(_FLAGS, "Folder for the runs and the tables. It is made if it does not exist.")
 _JOBS = flags.DEFINE_integer(
-  "jobs", 1, "Cells at the same time; they share the cores and the GPUs.", 1, flag_values=_FLAGS
+  "jobs", 1, "Runs at the same time. They share the cores and the GPUs.", lower_bound=1, flag_values=_FLAGS
 )
-_ONLY = flags.DEFINE_list("only", [], "Labels of the models to run, separated by commas.", flag_values=_FLAGS)
-_SEEDS = flags.DEFINE_list("seeds", [], "Seeds, separated by commas, instead of the config's.", flag_values=_FLAGS)
+_ONLY = flags.DEFINE_list("only", [], "Labels of the models to run. Without --only all are run.", flag_values=_FLAGS)
+_SEEDS = flags.DEFINE_list("seeds", [], "Seeds of the runs. Without --seeds they are the config's.", flag_values=_FLAGS)
 _KEEP_MODELS = flags.DEFINE_bool(
-  "keep_models", None, "Keep checkpoints and exports of the cells that this call finishes.", flag_values=_FLAGS
+  "keep_models",
+  None,
+  "Keep checkpoints and exports of the runs that this call finishes. Without the flag the config decides.",
+  flag_values=_FLAGS,
 )
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the cells, and what is done of them.", flag_values=_FLAGS)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the runs and the state of each.", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   loaded = config.load(_CONFIG.value).changed(_SEEDS.value, _KEEP_MODELS.value)
-  # matplotlib and polars only now: a wrong config is told at once
-  import pathlib
-
+  # matplotlib and polars take a second to load: not for --help, a wrong flag or a wrong config
   from lcn_tf.comparison.cells import rows_of
   from lcn_tf.comparison.compare import compare, select
   from lcn_tf.comparison.grid import describe

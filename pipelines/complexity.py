@@ -1,6 +1,18 @@
-"""Mult-adds of every model's inference, counted from its graph: complexity.json, .md and a page.
+"""Counts the mult-adds of one request in the graph of each model.
 
-python -m pipelines.complexity --output runs/complexity
+The models are built with random items, so the command reads no files. The tables have the counts beside the numbers
+that the formulas of the papers give, and LAP beside attention over the whole history. The command prints complexity.md
+at the end.
+
+It leaves in --output:
+
+    complexity.json   the tables, for programs
+    complexity.md     the tables, for people
+    index.html        the same with a plot
+
+Example:
+
+    python -m pipelines.complexity --output runs/complexity
 """
 
 from collections.abc import Sequence
@@ -8,29 +20,21 @@ from collections.abc import Sequence
 from absl import flags
 
 from lcn_tf import entry
-from lcn_tf.errors import UserError
 
 _FLAGS = flags.FlagValues()
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True, flag_values=_FLAGS)
-_LENGTHS = flags.DEFINE_list(
-  "lengths", ["250", "500", "1000", "2000", "10000"], "behaviours of each history", flag_values=_FLAGS
-)
-_CANDIDATES = flags.DEFINE_integer("candidates", 1, "of the request", 1, flag_values=_FLAGS)
-_MODELS = flags.DEFINE_list("models", [], "extractors or networks by name; all if not given", flag_values=_FLAGS)
+_OUTPUT = entry.define_output(_FLAGS)
+_LENGTHS = entry.define_lengths(_FLAGS, [250, 500, 1000, 2000, 10_000])
+_CANDIDATES = entry.define_candidates(_FLAGS, 1)
+_MODELS = entry.define_models(_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
-  if not all(length.isdigit() for length in _LENGTHS.value):
-    raise UserError(f"--lengths {','.join(_LENGTHS.value)}: expected whole numbers")
-  from lcn_tf.analysis import complexity  # TensorFlow takes seconds to load: not for --help or a wrong flag
+  lengths = entry.whole_numbers(_LENGTHS)
+  # TensorFlow takes seconds to load: not for --help or a wrong flag
+  from lcn_tf.analysis import complexity
 
-  page = complexity.run(
-    _OUTPUT.value,
-    models=_MODELS.value,
-    lengths=[int(length) for length in _LENGTHS.value],
-    candidates=_CANDIDATES.value,
-  )
+  page = complexity.run(_OUTPUT.value, models=_MODELS.value, lengths=lengths, candidates=_CANDIDATES.value)
   print(page.markdown())
 
 

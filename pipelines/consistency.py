@@ -1,10 +1,23 @@
-"""How much of what the final attention would choose the search finds: consistency.json, .md and a page.
+"""Measures how many of the behaviours that the final attention would choose are found by the search.
 
-python -m pipelines.consistency --run_dir runs/lcn --run_dir runs/twin --records records/movielens --output runs/found
+The command reads the best checkpoint of each run, and one split of the records. It ranks the visible behaviours of each
+candidate by the search and by the final attention (the oracle), and compares the best of both. Runs that differ in
+their seed alone are averaged. The command prints consistency.md at the end.
 
-Staleness: train with --set train.checkpoint_every=100 --set train.keep_checkpoints=20 (say), then pass
---stale_checkpoint STEP for each older checkpoint of RUN/checkpoints/last that shall search for the best one. Of TWIN
-also told: the search by the best one's queries with the projections of items that the older one would have kept.
+It leaves in --output:
+
+    consistency.json   the tables, for programs
+    consistency.md     the tables, for people
+    index.html         the same with plots
+
+Example:
+
+    python -m pipelines.consistency --run_dir runs/quickstart --records runs/quickstart/records --output runs/found
+
+--stale_checkpoint measures a search with older weights than the final attention has. Train the run with
+--set train.checkpoint_every=100 --set train.keep_checkpoints=20, for example. Then pass the step of each checkpoint in
+the run's checkpoints/last that should search for the best checkpoint. TWIN gets a second row per older checkpoint: the
+search with the best checkpoint's queries and the older checkpoint's projections of items.
 """
 
 from collections.abc import Sequence
@@ -15,29 +28,33 @@ from lcn_tf import entry
 from lcn_tf.data.record_set import RecordSet
 
 _FLAGS = flags.FlagValues()
-_RUN = flags.DEFINE_multi_string(
-  "run_dir", None, "folder that pipelines.train left; repeat to compare", required=True, flag_values=_FLAGS
+_RUN = entry.define_run_dirs(_FLAGS)
+_RECORDS = entry.define_records(_FLAGS)
+_OUTPUT = entry.define_output(_FLAGS)
+_SPLIT = entry.define_split(_FLAGS)
+_TOP = flags.DEFINE_integer(
+  "top", 50, "Size of both sets that are compared: the search's best and the oracle's best.", 1, flag_values=_FLAGS
 )
-_RECORDS = flags.DEFINE_string(
-  "records", None, "record set, as pipelines.build_records leaves it", required=True, flag_values=_FLAGS
-)
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True, flag_values=_FLAGS)
-_SPLIT = flags.DEFINE_string("split", "test", "the split that is read", flag_values=_FLAGS)
-_TOP = flags.DEFINE_integer("top", 50, "the best of search and oracle that are compared", 1, flag_values=_FLAGS)
-_ORACLE = flags.DEFINE_integer("oracle", 100, "the oracle's best that hits are counted of", 1, flag_values=_FLAGS)
-_REQUESTS = flags.DEFINE_integer("requests", 0, "read no more than so many requests; 0: all", 0, flag_values=_FLAGS)
+_ORACLE = flags.DEFINE_integer("oracle", 100, "Size of the oracle's set whose hits are counted.", 1, flag_values=_FLAGS)
+_REQUESTS = flags.DEFINE_integer("requests", 0, "Requests to read at most. 0 = all.", 0, flag_values=_FLAGS)
 _STALE = flags.DEFINE_multi_string(
-  "stale_checkpoint", [], "also search with this older checkpoint: a step, or a path; repeat", flag_values=_FLAGS
+  "stale_checkpoint",
+  [],
+  "Older checkpoint, a step or a path, whose search is measured as well. May be repeated. Without the flag only the "
+  "best checkpoint searches.",
+  flag_values=_FLAGS,
 )
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
-  from lcn_tf.analysis import consistency  # TensorFlow takes seconds to load: not for --help or a wrong flag
+  record_set = RecordSet.open(_RECORDS.value)
+  # TensorFlow takes seconds to load: not for --help or a wrong flag
+  from lcn_tf.analysis import consistency
 
   page = consistency.run(
     _RUN.value,
-    RecordSet.open(_RECORDS.value),
+    record_set,
     _SPLIT.value,
     _OUTPUT.value,
     top=_TOP.value,

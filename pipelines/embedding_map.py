@@ -1,8 +1,19 @@
-"""Whether items of one category lie together, within and across domains: embedding_map.json, .md and a page.
+"""Measures whether the embeddings of items of one category lie together, within a domain and across the two.
 
-python -m pipelines.embedding_map --run_dir runs/lcn --run_dir runs/lap --records records/movielens --field genres \
-  --output runs/map
-"""
+The command reads the best checkpoint of each run, and the item catalogues of the records. The tables have the share of
+an item's nearest neighbours that are of its category, and the silhouette. The page has maps (t-SNE). The runs have to
+read both histories. The command prints embedding_map.md at the end.
+
+It leaves in --output:
+
+    embedding_map.json   the table, for programs
+    embedding_map.md     the table, for people
+    index.html           the same with a map per run and domain
+
+Example:
+
+    python -m pipelines.embedding_map --run_dir runs/quickstart --records runs/quickstart/records --output runs/map --field genres
+"""  # noqa: E501
 
 from collections.abc import Sequence
 
@@ -12,31 +23,30 @@ from lcn_tf import entry
 from lcn_tf.data.record_set import RecordSet
 
 _FLAGS = flags.FlagValues()
-_RUN = flags.DEFINE_multi_string(
-  "run_dir", None, "folder that pipelines.train left; repeat to compare", required=True, flag_values=_FLAGS
-)
-_RECORDS = flags.DEFINE_string(
-  "records", None, "record set, as pipelines.build_records leaves it", required=True, flag_values=_FLAGS
-)
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True, flag_values=_FLAGS)
+_RUN = entry.define_run_dirs(_FLAGS)
+_RECORDS = entry.define_records(_FLAGS)
+_OUTPUT = entry.define_output(_FLAGS)
 _FIELD = flags.DEFINE_string(
-  "field", None, "the item field that is the category, shared by both domains", required=True, flag_values=_FLAGS
+  "field",
+  None,
+  "Item field, shared by both domains, whose first value is an item's category.",
+  required=True,
+  flag_values=_FLAGS,
 )
-_ITEMS = flags.DEFINE_integer("items", 5000, "drawn at most, over both domains", 6, flag_values=_FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "of the draw and of the map", lower_bound=0, flag_values=_FLAGS)
+_ITEMS = flags.DEFINE_integer(
+  "items", 5000, "Items to draw at most, over both domains.", lower_bound=6, flag_values=_FLAGS
+)
+_SEED = entry.define_seed(_FLAGS, "Seed of the drawn items and of the map.")
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
-  from lcn_tf.analysis import embedding_map  # TensorFlow takes seconds to load: not for --help or a wrong flag
+  record_set = RecordSet.open(_RECORDS.value)
+  # TensorFlow takes seconds to load: not for --help or a wrong flag
+  from lcn_tf.analysis import embedding_map
 
   page = embedding_map.run(
-    _RUN.value,
-    RecordSet.open(_RECORDS.value),
-    _OUTPUT.value,
-    field=_FIELD.value,
-    items=_ITEMS.value,
-    seed=_SEED.value,
+    _RUN.value, record_set, _OUTPUT.value, field=_FIELD.value, items=_ITEMS.value, seed=_SEED.value
   )
   print(page.markdown())
 

@@ -1,6 +1,17 @@
-"""Evaluates an exported SavedModel on a split: metrics.json, predictions.parquet and report/index.html.
+"""Evaluates an exported SavedModel on one split of the records.
 
-python -m pipelines.evaluate --model runs/lcn/export --records records/movielens --split test --output runs/lcn/test
+The command scores every candidate of the split with the signature `rank` of the SavedModel, as a server does. The
+records need the model's fingerprint: the records that it was trained with, or records that were built --like them.
+
+It leaves in --output:
+
+    metrics.json          metrics with confidence intervals, also of slices of the candidates
+    predictions.parquet   one row per candidate: score, label, weight, user, item, time
+    report/index.html     the same for people, with plots
+
+Example:
+
+    python -m pipelines.evaluate --model my_run/export --records my_records --split test --output my_run/test
 """
 
 from collections.abc import Sequence
@@ -14,16 +25,14 @@ _FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
   "model",
   None,
-  "SavedModel: a version folder, or the export folder (the newest version)",
+  "SavedModel, a version folder or the export folder above it. Of an export folder the newest version counts.",
   required=True,
   flag_values=_FLAGS,
 )
-_RECORDS = flags.DEFINE_string(
-  "records", None, "record set, as pipelines.build_records leaves it", required=True, flag_values=_FLAGS
-)
-_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test", flag_values=_FLAGS)
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True, flag_values=_FLAGS)
-_REQUESTS = flags.DEFINE_integer("requests", 64, "records per call of the model", lower_bound=1, flag_values=_FLAGS)
+_RECORDS = entry.define_records(_FLAGS)
+_SPLIT = entry.define_split(_FLAGS)
+_OUTPUT = entry.define_output(_FLAGS)
+_REQUESTS = flags.DEFINE_integer("requests", 64, "Requests per call of the model.", lower_bound=1, flag_values=_FLAGS)
 _BOOTSTRAP, _SEED, _ON_CORRUPT = entry.define_scoring(_FLAGS)
 
 

@@ -1,6 +1,17 @@
-"""Exports the best checkpoint of a run as a SavedModel, `OUTPUT/<version>`.
+"""Exports the best checkpoint of a run as a SavedModel, in the layout that TensorFlow Serving reads.
 
-python -m pipelines.export --run_dir RUN --output DIR
+The command reads the run folder alone. It needs no records. A run without a finished epoch exports its last checkpoint,
+with a warning. pipelines.train exports as well, to the folder `export` of its run.
+
+It leaves in --output:
+
+    <version>/saved_model.pb    the graph; the version is the time of the export in seconds, or the newest version + 1
+    <version>/variables/        weights, item catalogues, frozen item vectors
+    <version>/assets.extra/     the id mapping for lcn_tf.serving, and lcn_tf.json with facts and checksums
+
+Example:
+
+    python -m pipelines.export --run_dir my_run --output served
 """
 
 from collections.abc import Sequence
@@ -10,12 +21,13 @@ from absl import flags, logging
 from lcn_tf import entry
 
 _FLAGS = flags.FlagValues()
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "A run folder of pipelines.train.", required=True, flag_values=_FLAGS)
-_OUTPUT = flags.DEFINE_string("output", None, "Where the version folder goes.", required=True, flag_values=_FLAGS)
+_RUN_DIR = entry.define_run_dir(_FLAGS)
+_OUTPUT = entry.define_output(_FLAGS, "Folder for the version folder. It is made if it does not exist.")
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
+  # TensorFlow takes seconds to load: not for --help or a wrong flag
   from lcn_tf.training.export_run import export_run
 
   logging.info("exported to %s", export_run(_RUN_DIR.value, _OUTPUT.value))

@@ -1,8 +1,18 @@
-"""How long requests take: latency.json, .md and a page.
+"""Measures how long a request takes, by model and length of the history.
 
-python -m pipelines.latency --output runs/latency --xla --memory --growth
+The models are built with random items, so the command reads no files. The tables have milliseconds (minimum, median and
+99th percentile) of one request, and of the merged requests of two users, and LAP beside attention over the whole
+history. The command prints latency.md at the end. --memory and --growth take a few minutes each.
 
-Without --models all that can be built are timed. --memory and --growth take a few minutes each.
+It leaves in --output:
+
+    latency.json   the tables, for programs
+    latency.md     the tables, for people
+    index.html     the same with plots
+
+Example:
+
+    python -m pipelines.latency --output runs/latency --models lap,twin --lengths 500 --runs 60
 """
 
 from collections.abc import Sequence
@@ -10,36 +20,38 @@ from collections.abc import Sequence
 from absl import flags
 
 from lcn_tf import entry
-from lcn_tf.errors import UserError
 
 _FLAGS = flags.FlagValues()
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the results", required=True, flag_values=_FLAGS)
-_MODELS = flags.DEFINE_list("models", [], "extractors or networks by name; all if not given", flag_values=_FLAGS)
-_LENGTHS = flags.DEFINE_list(
-  "lengths", ["500", "2000", "10000"], "behaviours of each history; empty: no latencies", flag_values=_FLAGS
+_OUTPUT = entry.define_output(_FLAGS)
+_MODELS = entry.define_models(_FLAGS)
+_LENGTHS = entry.define_lengths(
+  _FLAGS, [500, 2000, 10_000], "Behaviours of each history. Empty (--lengths=) = no latencies."
 )
-_CANDIDATES = flags.DEFINE_integer("candidates", 200, "of a request", 1, flag_values=_FLAGS)
-_XLA = flags.DEFINE_bool("xla", False, "also compile with XLA", flag_values=_FLAGS)
+_CANDIDATES = entry.define_candidates(_FLAGS, 200)
+_XLA = flags.DEFINE_bool("xla", False, "Also time the models compiled with XLA.", flag_values=_FLAGS)
 _MEMORY = flags.DEFINE_bool(
-  "memory", False, "also the memory of one request of 100 candidates and 100,000 behaviours", flag_values=_FLAGS
+  "memory",
+  False,
+  "Also measure the memory of a request with 100 candidates and 100,000 behaviours.",
+  flag_values=_FLAGS,
 )
 _GROWTH = flags.DEFINE_bool(
-  "growth", False, "also the cost of training steps by length, of LCN and TWIN", flag_values=_FLAGS
+  "growth", False, "Also measure the cost of training steps by length, of LCN and TWIN.", flag_values=_FLAGS
 )
-_RUNS = flags.DEFINE_integer("runs", 200, "timed calls of each variant", 1, flag_values=_FLAGS)
-_WARM_UP = flags.DEFINE_integer("warm_up", 20, "calls before these", 1, flag_values=_FLAGS)
+_RUNS = flags.DEFINE_integer("runs", 200, "Timed calls of each variant.", 1, flag_values=_FLAGS)
+_WARM_UP = flags.DEFINE_integer("warm_up", 20, "Calls of each variant before the timed ones.", 1, flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
-  if not all(length.isdigit() for length in _LENGTHS.value):
-    raise UserError(f"--lengths {','.join(_LENGTHS.value)}: expected whole numbers")
-  from lcn_tf.analysis import latency  # TensorFlow takes seconds to load: not for --help or a wrong flag
+  lengths = entry.whole_numbers(_LENGTHS)
+  # TensorFlow takes seconds to load: not for --help or a wrong flag
+  from lcn_tf.analysis import latency
 
   page = latency.run(
     _OUTPUT.value,
     models=_MODELS.value,
-    lengths=[int(length) for length in _LENGTHS.value],
+    lengths=lengths,
     candidates=_CANDIDATES.value,
     xla=_XLA.value,
     with_memory=_MEMORY.value,

@@ -1,9 +1,17 @@
-"""Makes the frozen item vectors and clusters that SIM Soft and SIM Cluster search with, from training records alone.
+"""Makes the frozen item vectors and clusters that SIM Soft and SIM Cluster search with.
 
-    python -m pipelines.pretrain --config C --records DIR --output VEC [--set key.path=value ...]
+The command reads the train split of --records, and the section `model.pretraining` of --config. Training makes the
+vectors itself for a model that needs them. This command is for vectors that several runs share: pass its --output to
+pipelines.train as --set model.pretraining.path=runs/vectors/amazon.
 
-Training makes them itself where a model needs them; this command is for vectors that several runs share: give them to
-pipelines.train with --set model.pretraining.path=VEC. Section model.pretraining of the config says how they are made.
+It leaves in --output:
+
+    pretrained.npz    vectors and clusters of all items, by domain
+    pretrained.json   settings, counts and the fingerprint of the records
+
+Example:
+
+    python -m pipelines.pretrain --config configs/amazon/sim_soft.yaml --records my_records --output runs/vectors/amazon
 """
 
 import pathlib
@@ -17,15 +25,11 @@ from lcn_tf.errors import UserError
 from lcn_tf.pretraining.vectors import Pretrained
 
 _FLAGS = flags.FlagValues()
-_CONFIG = flags.DEFINE_string("config", None, "The experiment, a YAML file.", required=True, flag_values=_FLAGS)
-_RECORDS = flags.DEFINE_string(
-  "records", None, "The record set that pipelines.build_records made.", required=True, flag_values=_FLAGS
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the vectors.", required=True, flag_values=_FLAGS)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the vectors at --output.", flag_values=_FLAGS)
-_SET = flags.DEFINE_multi_string(
-  "set", [], "key.path=value, instead of what the config says. May be repeated.", flag_values=_FLAGS
-)
+_CONFIG = entry.define_config(_FLAGS)
+_RECORDS = entry.define_records(_FLAGS)
+_OUTPUT = entry.define_output(_FLAGS, "Folder for the vectors. It is made if it does not exist.")
+_OVERWRITE = entry.define_overwrite(_FLAGS)
+_SET = entry.define_set(_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -37,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(f"{output}: exists and is not a folder. Choose another --output")
   if Pretrained.there(output) and not _OVERWRITE.value:
     raise UserError(f"{output}: holds item vectors already. Choose another --output, or replace them with --overwrite")
-  # TensorFlow only now: what is wrong is told at once
+  # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong config
   from lcn_tf.data.record_set import check_schema
   from lcn_tf.pretraining.run import pretrain
 

@@ -1,12 +1,28 @@
-"""Trains one experiment, exports its best epoch and evaluates what was exported.
+"""Trains one experiment, exports its best epoch and scores the test split with the export.
 
-    python -m pipelines.train --config C --records DIR --run_dir RUN [--set key.path=value ...]
+The command reads --config and the three splits of --records. The same command again resumes an interrupted job.
+--noevaluate leaves the test split alone: the job ends with the best epoch by validation AUC in its checkpoints, and the
+same command without --noevaluate goes on from there.
 
-The same command again resumes. With --noevaluate the test split is not touched: the best epoch by validation AUC is
-left in the checkpoints, and the command without it goes on from there.
+It leaves in --run_dir:
 
-Several machines share a job with --set train.strategy=multi_worker: the same command on each, with the TF_CONFIG that
-TensorFlow describes a cluster by, and one RUN that all of them see.
+    experiment.yaml                           the effective experiment, --set included
+    dataset.json, vocabularies/, catalogue/,  the id mapping of the records
+    items/
+    pretrained/                               frozen item vectors, if the model needs them
+    checkpoints/last/, checkpoints/best/      the newest checkpoints; the weights of the best epoch
+    history.csv, tensorboard/                 losses and validation metrics by epoch
+    training.json                             cost: seconds, steps, speed, memory, number of weights
+    export/<version>/                         the SavedModel of the best epoch
+    metrics.json, predictions.parquet,        the test split: metrics, one row per candidate, the same for people
+    report/index.html
+
+Example:
+
+    python -m pipelines.train --config configs/amazon/lcn.yaml --records my_records --run_dir my_run
+
+Several machines share a job with --set train.strategy=multi_worker. Run the same command on each, with the TF_CONFIG
+that describes the cluster to TensorFlow and a --run_dir that all machines see.
 """
 
 from collections.abc import Sequence
@@ -16,26 +32,25 @@ from absl import flags, logging
 from lcn_tf import config, entry
 
 _FLAGS = flags.FlagValues()
-_CONFIG = flags.DEFINE_string("config", None, "The experiment, a YAML file.", required=True, flag_values=_FLAGS)
-_RECORDS = flags.DEFINE_string(
-  "records", None, "The record set that pipelines.build_records made.", required=True, flag_values=_FLAGS
+_CONFIG = entry.define_config(_FLAGS)
+_RECORDS = entry.define_records(_FLAGS)
+_RUN_DIR = entry.define_run_dir(
+  _FLAGS, "Run folder for checkpoints, export, metrics and report. It is made if it does not exist."
 )
-_RUN_DIR = flags.DEFINE_string(
-  "run_dir", None, "Where checkpoints, model and report go.", required=True, flag_values=_FLAGS
+_SET = entry.define_set(_FLAGS)
+_BOOTSTRAP = entry.define_bootstrap(_FLAGS)
+_EVALUATE = flags.DEFINE_bool(
+  "evaluate",
+  True,
+  "Export the best epoch and score the test split. --noevaluate ends the job after training.",
+  flag_values=_FLAGS,
 )
-_SET = flags.DEFINE_multi_string(
-  "set", [], "key.path=value, instead of what the config says. May be repeated.", flag_values=_FLAGS
-)
-_BOOTSTRAP = flags.DEFINE_integer(
-  "bootstrap", 200, "Bootstrap replicates of the confidence intervals.", lower_bound=0, flag_values=_FLAGS
-)
-_EVALUATE = flags.DEFINE_bool("evaluate", True, "Export and score the test split, too.", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   experiment = config.load(_CONFIG.value, _SET.value)
-  # TensorFlow only now: a wrong config is told at once
+  # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong config
   from lcn_tf.data.record_set import RecordSet
   from lcn_tf.training.job import run_job
   from lcn_tf.training.trainer import train

@@ -36,6 +36,16 @@ def test_config_is_valid_and_survives_a_round_trip(file):
   assert config.from_tree(yaml.safe_load(config.dump(experiment)), "dumped") == experiment
 
 
+def test_a_mistake_of_the_whole_experiment_is_told_after_the_name_of_the_file():
+  file = str(CONFIGS / "movielens" / "lcn.yaml")
+  with pytest.raises(
+    UserError, match=rf"^{file}: train\.global_batch_size 60 is not a multiple of schema\.candidates 16$"
+  ):
+    config.load(file, ["train.global_batch_size=60", "schema.candidates=16"])
+  with pytest.raises(UserError, match=rf"^{file}: train\.epochs: .*; found 'many'$"):
+    config.load(file, ["train.epochs=many"])
+
+
 @pytest.mark.parametrize(
   "text",
   [

@@ -142,7 +142,9 @@ def test_wrong_paths_are_told_and_nothing_is_made(tmp_path):
     train.main(["train", f"--config={CONFIGS[0]}", *flags])
   with pytest.raises(UserError, match=r"--set train\.epochs: expected key\.path=value"):
     train.main(["train", f"--config={CONFIGS[0]}", *flags, "--set=train.epochs"])
-  with pytest.raises(UserError, match=r"Flag --records must have a value"):
+  with pytest.raises(
+    UserError, match=r"^--records is missing: Record set, a folder that pipelines\.build_records made\.$"
+  ):
     train.main(["train", f"--config={CONFIGS[0]}", "--run_dir=x"])
   with pytest.raises(UserError, match=r"Unknown command line flag 'record'\. Did you mean 'records'\?"):
     train.main(["train", f"--config={CONFIGS[0]}", *flags, "--record=x"])

@@ -1,8 +1,13 @@
-"""Speed and memory of training steps: synthetic batches, the real model, the real optimizer. One JSON line on stdout.
+"""Measures speed and memory of training steps, with the real model and optimizer on random batches.
+
+The command builds the model that the flags describe and reads no files. With --records it also writes TFRecords of the
+same sizes to a temporary folder and measures how fast the input pipeline reads them.
+
+It leaves no files. It prints one JSON line: candidates per second, seconds per step, peak memory and number of weights.
+
+Example:
 
     python -m tools.benchmark_training --model lcn --histories 1 --seq_len 1000 --requests 32 --candidates 16
-
-With --records it also writes real TFRecords of the same sizes and says how fast the input pipeline reads them.
 """
 
 import json
@@ -26,26 +31,44 @@ from lcn_tf.schema import DOMAINS, Schema, with_sizes
 
 _FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
-  "model", "lcn", "lcn (no CRP), lcn_crp, average_pooling or any other extractor's name.", flag_values=_FLAGS
+  "model", "lcn", "Model to build: lcn (without CRP), lcn_crp, or the name of an extractor.", flag_values=_FLAGS
 )
-_HISTORIES = flags.DEFINE_integer("histories", 1, "Histories read: 1 or 2.", 1, 2, flag_values=_FLAGS)
-_SEQ_LEN = flags.DEFINE_integer("seq_len", 1000, "Behaviours L of each history.", 1, flag_values=_FLAGS)
-_REQUESTS = flags.DEFINE_integer("requests", 32, "Requests B of a step, over all replicas.", 1, flag_values=_FLAGS)
-_CANDIDATES = flags.DEFINE_integer("candidates", 16, "Candidates N of a request.", 1, flag_values=_FLAGS)
-_ITEMS = flags.DEFINE_integer("items", 200_000, "Items of each domain.", 10, flag_values=_FLAGS)
+_HISTORIES = flags.DEFINE_integer(
+  "histories", 1, "Histories that the model reads. 1 = target, 2 = both domains.", 1, 2, flag_values=_FLAGS
+)
+_SEQ_LEN = entry.define_seq_len(_FLAGS, 1000)
+_REQUESTS = flags.DEFINE_integer(
+  "requests", 32, "Requests B of a step, summed over the replicas.", lower_bound=1, flag_values=_FLAGS
+)
+_CANDIDATES = entry.define_candidates(_FLAGS, 16)
+_ITEMS = flags.DEFINE_integer("items", 200_000, "Items of each domain.", lower_bound=10, flag_values=_FLAGS)
 _DIM = flags.DEFINE_integer(
-  "dim", 64, "Width of an item: its id and one more field, half of it each.", 2, flag_values=_FLAGS
+  "dim", 64, "Width of an item's embedding. Half of it is the id's, half another field's.", 2, flag_values=_FLAGS
 )
 _TOPK = flags.DEFINE_list(
-  "topk", [], "Kept behaviours: K1,K2 of LAP (L/10, L/20 if not given), K of others.", flag_values=_FLAGS
+  "topk",
+  [],
+  "Behaviours that the search keeps: K1,K2 of LAP, K of other extractors. Without --topk LAP keeps L/10,L/20, and "
+  "others keep their default.",
+  flag_values=_FLAGS,
 )
 _OPTIONS = flags.DEFINE_multi_string(
-  "options", [], "key=value, a YAML value: an option of the extractor; may be repeated.", flag_values=_FLAGS
+  "options",
+  [],
+  "Option key=value of the extractor, with the value in YAML. May be repeated. Without --options all have their "
+  "defaults.",
+  flag_values=_FLAGS,
 )
-_STEPS = flags.DEFINE_integer("steps", 20, "Steps that are timed.", 1, flag_values=_FLAGS)
-_REPLICAS = flags.DEFINE_integer("replicas", 1, "Logical CPU devices, or GPUs.", 1, flag_values=_FLAGS)
-_RECORDS = flags.DEFINE_bool("records", False, "Also write and read TFRecords.", flag_values=_FLAGS)
-_PRESET = flags.DEFINE_enum("preset", "lcn", ["lcn", "twin"], "Optimizers.", flag_values=_FLAGS)
+_STEPS = flags.DEFINE_integer("steps", 20, "Steps that are timed.", lower_bound=1, flag_values=_FLAGS)
+_REPLICAS = flags.DEFINE_integer(
+  "replicas", 1, "Replicas of the model: GPUs, or logical CPU devices without GPUs.", lower_bound=1, flag_values=_FLAGS
+)
+_RECORDS = flags.DEFINE_bool(
+  "records", False, "Also measure the input pipeline, on TFRecords that the command writes.", flag_values=_FLAGS
+)
+_PRESET = flags.DEFINE_enum(
+  "preset", "lcn", ["lcn", "twin"], "Optimizers, as train.preset of a config.", flag_values=_FLAGS
+)
 _CATEGORIES = 1000
 
 
@@ -113,6 +136,9 @@ def random_requests(schema: Schema, count: int, rng: np.random.Generator) -> lis
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
+  if _REQUESTS.value % _REPLICAS.value:
+    raise UserError(f"--requests {_REQUESTS.value} cannot be shared by --replicas {_REPLICAS.value} equally")
+  # TensorFlow takes seconds to load: not for --help or a wrong flag
   import tensorflow as tf
 
   from lcn_tf.analysis.synthetic import random_vectors
@@ -125,8 +151,6 @@ def main(argv: Sequence[str]) -> None:
 
   if _MODEL.value not in ("lcn", "lcn_crp", *EXTRACTORS):
     raise unknown("--model", "model", _MODEL.value, ["lcn", "lcn_crp", *EXTRACTORS])
-  if _REQUESTS.value % _REPLICAS.value:
-    raise UserError(f"--requests {_REQUESTS.value} cannot be shared by --replicas {_REPLICAS.value} equally")
   setup = experiment()
   rows = _ITEMS.value + 2
   sizes = {"category": _CATEGORIES + 2, "target_item": rows, "source_item": rows}

@@ -1,8 +1,15 @@
-"""Compares two models by their predictions, paired; prints one JSON.
+"""Compares two models by their predictions of the same candidates.
 
-python -m tools.paired --a runs/lcn/predictions.parquet --b runs/twin/predictions.parquet
+The command reads predictions.parquet files, as pipelines.train, pipelines.evaluate and pipelines.baselines leave them.
+Both models need the same candidates in the same order: the same records and the same split. Repeat --a and --b for
+models with several training seeds, one file per seed and as many of one as of the other.
 
-Several training seeds: repeat --a and --b as often.
+It leaves no files. It prints one JSON with AUC, GAUC and logloss of both models, the differences a - b, and the
+intervals of the differences by a paired bootstrap over users.
+
+Example:
+
+    python -m tools.paired --a my_run/predictions.parquet --b my_baselines/item_mean.parquet
 """
 
 import json
@@ -15,16 +22,22 @@ from lcn_tf.evaluation import paired
 
 _FLAGS = flags.FlagValues()
 _A = flags.DEFINE_multi_string(
-  "a", None, "predictions.parquet of the first model; one per training seed", required=True, flag_values=_FLAGS
+  "a",
+  None,
+  "Predictions of the first model, a predictions.parquet. May be repeated, one file per training seed.",
+  required=True,
+  flag_values=_FLAGS,
 )
 _B = flags.DEFINE_multi_string(
-  "b", None, "predictions.parquet of the second model; one per training seed", required=True, flag_values=_FLAGS
+  "b",
+  None,
+  "Predictions of the second model, a predictions.parquet. May be repeated, one file per training seed.",
+  required=True,
+  flag_values=_FLAGS,
 )
-_BOOTSTRAP = flags.DEFINE_integer(
-  "bootstrap", 1000, "bootstrap samples of the users", lower_bound=1, flag_values=_FLAGS
-)
-_LEVEL = flags.DEFINE_float("level", 0.95, "of the intervals", flag_values=_FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=_FLAGS)
+_BOOTSTRAP = entry.define_bootstrap(_FLAGS, default=1000, lower_bound=1)
+_LEVEL = flags.DEFINE_float("level", 0.95, "Level of the confidence intervals.", flag_values=_FLAGS)
+_SEED = entry.define_seed(_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:

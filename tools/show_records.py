@@ -1,41 +1,51 @@
-"""Prints records as a person reads them, or checks all of a record set.
+"""Prints records in readable form, or verifies a whole record set.
 
-python -m tools.show_records --records runs/quickstart/records --split train --domain target --count 3
-python -m tools.show_records --records runs/quickstart/records --verify
+The command reads one split and domain of --records and prints some of its records: user, candidates with labels, and
+both histories, newest behaviours first. With --verify it reads every byte of the record set, prints one line if all is
+well, and otherwise names every problem by file, record and offset and ends with exit code 1. It leaves no files.
+
+Example:
+
+    python -m tools.show_records --records my_records --split train --domain target --count 3
 """
 
 import contextlib
 import datetime
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
 from lcn_tf import entry
-from lcn_tf.data import records
-from lcn_tf.data.read import diagnosis
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema
 
+if TYPE_CHECKING:
+  from lcn_tf.data.records import Request
+
 _FLAGS = flags.FlagValues()
-_RECORDS = flags.DEFINE_string("records", None, "Folder of the record set.", required=True, flag_values=_FLAGS)
-_SPLIT = flags.DEFINE_string("split", "train", "train, validation or test.", flag_values=_FLAGS)
-_DOMAIN = flags.DEFINE_enum("domain", "target", DOMAINS, "Of the candidates.", flag_values=_FLAGS)
-_COUNT = flags.DEFINE_integer("count", 3, "Records to show.", lower_bound=1, flag_values=_FLAGS)
-_SKIP = flags.DEFINE_integer("skip", 0, "Records to pass over first.", lower_bound=0, flag_values=_FLAGS)
+_RECORDS = entry.define_records(_FLAGS)
+_SPLIT = entry.define_split(_FLAGS, default="train")
+_DOMAIN = flags.DEFINE_enum("domain", "target", DOMAINS, "Domain of the candidates.", flag_values=_FLAGS)
+_COUNT = flags.DEFINE_integer("count", 3, "Records to print.", lower_bound=1, flag_values=_FLAGS)
+_SKIP = flags.DEFINE_integer("skip", 0, "Records to skip before the first one.", lower_bound=0, flag_values=_FLAGS)
 _BEHAVIOURS = flags.DEFINE_integer(
-  "behaviours", 5, "Behaviours of each history to show.", lower_bound=0, flag_values=_FLAGS
+  "behaviours", 5, "Behaviours of each history to print, the newest ones.", lower_bound=0, flag_values=_FLAGS
 )
-_VERIFY = flags.DEFINE_bool("verify", False, "Check every shard and record instead.", flag_values=_FLAGS)
+_VERIFY = flags.DEFINE_bool("verify", False, "Verify every shard and record instead.", flag_values=_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Shows or verifies the records that the flags name."""
+  """Prints or verifies the records that the flags name."""
   entry.parse(_FLAGS, argv)
   record_set = RecordSet.open(_RECORDS.value)
   if _VERIFY.value:
+    # TensorFlow takes seconds to load: not for --help or a wrong flag
+    from lcn_tf.data.read import diagnosis
+
     problems = diagnosis.verify(record_set)
     if problems:
       raise UserError("\n".join([f"{len(problems)} problems in {record_set.path}", *problems]))
@@ -49,16 +59,20 @@ def main(argv: Sequence[str]) -> None:
 
 
 def show(record_set: RecordSet, split: str, domain: DomainName, behaviours: int = 5) -> Iterator[str]:
-  """The records of a split in the order of the files, each as some lines of text.
+  """The records of a split in the order of the files, each as a text of some lines.
 
   Args:
-    record_set: It.
-    split, domain: Of it.
-    behaviours: How many of each history, the newest ones.
+    record_set: Record set to read.
+    split: Split to read.
+    domain: Domain of the candidates.
+    behaviours: Number of behaviours of each history, the newest ones.
 
   Raises:
-    UserError: There is no such split or domain.
+    UserError: The record set has no records of this split and domain.
   """
+  from lcn_tf.data import records
+  from lcn_tf.data.read import diagnosis
+
   part = record_set.part(split, domain)
   names = {d: _item_names(record_set, d) for d in DOMAINS}
   for shard in part.shards:
@@ -74,7 +88,7 @@ def show(record_set: RecordSet, split: str, domain: DomainName, behaviours: int 
 
 
 def _text(
-  request: records.Request, schema: Schema, names: dict[DomainName, dict[int, str]], domain: DomainName, behaviours: int
+  request: "Request", schema: Schema, names: dict[DomainName, dict[int, str]], domain: DomainName, behaviours: int
 ) -> str:
   lines = [f"user {request.user}  {_values(schema.user_fields, request.user_fields)}".rstrip()]
   for i in range(len(request.items)):
@@ -96,7 +110,7 @@ def _text(
 
 
 def _values(fields: tuple[Feature, ...], indices: np.ndarray) -> str:
-  """The vocabulary indices of each field; a list's padding is left out."""
+  """The vocabulary indices of each field, without the padding of lists."""
   shown, start = [], 0
   for feature in fields:
     own = indices[start : start + feature.max_values]
@@ -117,7 +131,7 @@ def _name(names: dict[int, str], row: int) -> str:
 
 
 def _item_names(record_set: RecordSet, domain: DomainName) -> dict[int, str]:
-  """The raw id of each catalogue row, as far as the record set says it."""
+  """The raw ids of the catalogue rows; empty for a record set without item ids."""
   file = f"items/{domain}.parquet"
   if not record_set.has(file):
     return {}

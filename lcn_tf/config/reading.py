@@ -139,15 +139,16 @@ def _model_at(root: type[pydantic.BaseModel], path: typing.Sequence[Any]) -> typ
 
 
 def _message(root: type[pydantic.BaseModel], where: str, detail: Any) -> str:
+  """The message of one mistake: the file, the key (none for a mistake of the whole `root`) and the reason."""
   location = detail["loc"]
-  path = ".".join(str(part) for part in location) or root.__name__.lower()
+  at = ": ".join(filter(None, [where, ".".join(str(part) for part in location)]))
   if detail["type"] == "extra_forbidden":
     model = _model_at(root, location[:-1])
     known = _keys(model) if model else []
-    return f"{where}: {path}: unknown key.{nearest(str(location[-1]), known)} Known keys: {', '.join(known)}"
+    return f"{at}: unknown key.{nearest(str(location[-1]), known)} Known keys: {', '.join(known)}"
   if detail["type"] == "missing":
-    return f"{where}: {path}: this key is missing"
+    return f"{at}: this key is missing"
   text = detail["msg"].removeprefix("Value error, ")
   if detail["type"] == "value_error":
-    return f"{where}: {path}: {text}"
-  return f"{where}: {path}: {text}; found {detail['input']!r}"
+    return f"{at}: {text}"
+  return f"{at}: {text}; found {detail['input']!r}"

@@ -247,7 +247,7 @@ def test_wrong_arguments_are_told_before_anything_is_made(folder, tmp_path):
     compare.main(flags(folder, config="compre.yaml"))
   with pytest.raises(UserError, match=r"recrds: no record set here.*Did you mean '.*records'"):
     compare.main(flags(folder, records="recrds"))
-  with pytest.raises(UserError, match=r"Flag --output must have a value"):
+  with pytest.raises(UserError, match=r"^--output is missing: Folder for the runs"):
     compare.main(flags(folder)[:-1])
   with pytest.raises(UserError, match=r"--only: unknown model 'wid'\. Did you mean 'wide'"):
     compare.main([*flags(folder), "--only=wid"])
