@@ -20,6 +20,7 @@ import threadpoolctl
 from absl import logging
 from matplotlib.figure import Figure
 
+from lcn_tf.analysis.runs import labelled
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.request_spec import example_batch
 from lcn_tf.errors import UserError, unknown
@@ -27,7 +28,7 @@ from lcn_tf.models.base import RequestModel
 from lcn_tf.pages import figures
 from lcn_tf.pages.table_page import Cell, Page, Table
 from lcn_tf.schema import DOMAINS, DomainName, Schema
-from lcn_tf.training.run_folder import Run, labels, read_run
+from lcn_tf.training.run_folder import Run
 
 NEIGHBOURS = 10
 _COMPONENTS, _PERPLEXITY = 50, 30.0
@@ -135,10 +136,9 @@ def run(
   words = _words(record_set, _vocabulary(record_set.record_schema, field))
   rows: list[dict[str, Cell]] = []
   pictures = []
-  runs = [read_run(run_dir) for run_dir in run_dirs]
-  for one, label in zip(runs, labels(runs), strict=True):
+  for label, one in labelled(run_dirs, record_set):
     logging.info("%s: %s", one.path, label)
-    parts = _representations(one, record_set, table, categories)
+    parts = _representations(one, table, categories)
     rows += [_measure(one, label, part, found) for part, found in parts.items()]
     part = "id alone" if "id alone" in parts else "whole"
     pictures += _pictures(label, part, parts[part], words, seed)
@@ -196,11 +196,9 @@ def _draw(
 
 
 def _representations(
-  run: Run, record_set: RecordSet, rows: Mapping[DomainName, np.ndarray], categories: Mapping[DomainName, np.ndarray]
+  run: Run, rows: Mapping[DomainName, np.ndarray], categories: Mapping[DomainName, np.ndarray]
 ) -> dict[str, dict[DomainName, Items]]:
   """By name of the part: "whole", and "id alone" where the whole is the fields side by side."""
-  if run.record_set.fingerprint != record_set.fingerprint:
-    raise UserError(f"{run.path}: trained with other records than {record_set.path}")
   if set(run.experiment.model.histories) != set(DOMAINS):
     raise UserError(f"{run.path}: reads the {run.experiment.model.histories[0]} history alone; the map needs both")
   model, _ = run.best()

@@ -1,7 +1,7 @@
 """The common part of all interest extractors."""
 
 import inspect
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import tensorflow as tf
 from tensorflow import keras
@@ -12,6 +12,19 @@ from lcn_tf.layers.structures import Behaviours, Candidates, age_buckets
 from lcn_tf.schema import DomainName, Schema
 
 _KERAS_ARGUMENTS = ("trainable", "name", "dtype", "dynamic", "args", "kwargs")
+
+
+class SearchLevel(NamedTuple):
+  """The result of one level of a search.
+
+  Attributes:
+    scores: The order of the behaviours after the level, float32 `[B, N, L]`, as `Extractor.search_scores` returns it.
+    alphas: The scores by head, float32 `[B, N, H, L]`, of a search that approximates `Extractor.exact_alphas`; None for
+      other searches.
+  """
+
+  scores: tf.Tensor
+  alphas: tf.Tensor | None = None
 
 
 class Extractor(keras.layers.Layer):
@@ -79,6 +92,26 @@ class Extractor(keras.layers.Layer):
     Only the order counts, and ties go to the newer behaviour. Invisible behaviours may have any score.
     """
     raise NotImplementedError(f"{type(self).__name__} does not search")
+
+  def search_levels(
+    self, candidates: Candidates, behaviours: Behaviours, projected: tf.Tensor | None = None
+  ) -> dict[str, SearchLevel]:
+    """The levels of the search, first to last, by the name that tables give to them.
+
+    Args:
+      candidates: Candidates, as in `call`.
+      behaviours: Behaviours, as in `call`.
+      projected: Projections of the behaviours by `stored_projections` of an older model; None: this model's own.
+    """
+    return {"search": SearchLevel(self.search_scores(candidates, behaviours))}
+
+  def stored_projections(self, behaviours: Behaviours) -> tf.Tensor | None:
+    """Projections of the behaviours that a system may store per item and search later; None if there are none."""
+    return None
+
+  def exact_alphas(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor | None:
+    """Scores by head behind `exact_scores`, `[B, N, H, L]`; None unless the search computes the same scores."""
+    return None
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     """Scores of the final attention if it read every behaviour: float32 `[B, N, L]`, higher first.

@@ -7,7 +7,15 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.errors import positive
-from lcn_tf.interest.base import Extractor, every_bucket, in_float32, kept_buckets, kept_rows, static_rows
+from lcn_tf.interest.base import (
+  Extractor,
+  SearchLevel,
+  every_bucket,
+  in_float32,
+  kept_buckets,
+  kept_rows,
+  static_rows,
+)
 from lcn_tf.layers.masked import KeptColumns, attend, gather_rows, masked_softmax, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.target_attention import target_attention
@@ -238,6 +246,13 @@ class LAP(Extractor):
       best_BNK = tf.gather(best_BNK, again_BNK, batch_dims=2)
       order_BNL = tf.concat([best_BNK, order_BNL[..., self.top_k[0] :]], axis=-1)
     return -tf.cast(tf.argsort(order_BNL), tf.float32)
+
+  def search_levels(
+    self, candidates: Candidates, behaviours: Behaviours, projected: tf.Tensor | None = None
+  ) -> dict[str, SearchLevel]:
+    """As `Extractor.search_levels`: the order after CSA, and after MSA if that is one of `levels`."""
+    names = ["csa", "msa"] if "msa" in self.levels else ["csa"]
+    return {f"after {n.upper()}": SearchLevel(self.search_scores(candidates, behaviours, level=n)) for n in names}
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     """Weights of FSA's attention over the whole history, averaged over the heads; see `Extractor.exact_scores`."""

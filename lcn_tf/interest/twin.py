@@ -8,7 +8,7 @@ from tensorflow import keras
 
 from lcn_tf.config import Model
 from lcn_tf.errors import positive
-from lcn_tf.interest.base import Extractor, every_bucket, in_float32, kept_rows, static_rows
+from lcn_tf.interest.base import Extractor, SearchLevel, every_bucket, in_float32, kept_rows, static_rows
 from lcn_tf.layers.pooling import attend_and_pool
 from lcn_tf.layers.replicas import on_replica
 from lcn_tf.layers.structures import Behaviours, Candidates
@@ -208,6 +208,17 @@ class TWIN(Extractor):
   def search_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     """Minus the step at which the walk over the search unit's rankings meets a behaviour."""
     return walk_order(self.alphas(*in_float32(candidates, behaviours)), behaviours.visible)
+
+  def search_levels(
+    self, candidates: Candidates, behaviours: Behaviours, projected: tf.Tensor | None = None
+  ) -> dict[str, SearchLevel]:
+    """As `Extractor.search_levels`: one level, with its alphas."""
+    alphas = self.alphas(*in_float32(candidates, behaviours), projected)
+    return {"search": SearchLevel(walk_order(alphas, behaviours.visible), alphas)}
+
+  def stored_projections(self, behaviours: Behaviours) -> tf.Tensor | None:
+    """As `Extractor.stored_projections`, `[B, L, H * E]`; None for raw keys, which depend on the cross fields."""
+    return self.project(tf.cast(behaviours.embedding, tf.float32)) if self.key == "split" else None
 
   def exact_scores(self, candidates: Candidates, behaviours: Behaviours) -> tf.Tensor:
     """Minus the step at which the same walk over the final attention's rankings of all behaviours meets a behaviour."""

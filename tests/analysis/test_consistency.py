@@ -1,7 +1,8 @@
-"""Consistency of scores whose answer is known, against loops, and the command on a trained run."""
+"""The orders of older and newer models, and the command on a trained run."""
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,92 +15,10 @@ from lcn_tf.interest.twin import TWIN
 from lcn_tf.training.run_folder import labels, read_run
 from lcn_tf.training.trainer import train
 from pipelines import consistency as command
-from tests.reference import masked
 from tests.support.experiments import small_experiment
 from tests.support.layers import CATALOGUE, random_inputs, tensors
 from tests.support.record_sets import small_schema, write_record_set
 from tests.support.runs import write_run
-
-
-def _hits(search, exact, visible, sizes, oracle):
-  """Hits of one candidate."""
-  arrays = (np.array([[row]]) for row in (search, exact, visible))
-  search, exact, visible = arrays
-  return consistency.hits_curve(
-    tf.constant(search, tf.float32), tf.constant(exact, tf.float32), tf.constant(visible, tf.bool), sizes, oracle
-  ).numpy()[0, 0]
-
-
-def test_equal_orders_hit_as_many_as_the_search_hands_over():
-  scores = [5, 9, 1, 7, 3, 8, 2, 6]
-  np.testing.assert_array_equal(_hits(scores, scores, [1] * 8, [1, 2, 4, 6, 8], 4), [1, 2, 4, 4, 4])
-
-
-def test_the_opposite_order_hits_only_when_everything_is_handed_over():
-  scores = np.arange(6)
-  np.testing.assert_array_equal(_hits(-scores, scores, [1] * 6, [1, 3, 4, 5, 6], 3), [0, 0, 1, 2, 3])
-
-
-def test_equal_scores_are_taken_newest_first():
-  equal = [1.0] * 5
-  np.testing.assert_array_equal(_hits(equal, [5, 4, 3, 2, 1], [1] * 5, [1, 2, 3], 2), [1, 2, 2])
-  np.testing.assert_array_equal(_hits([5, 4, 3, 2, 1], equal, [1] * 5, [1, 2, 3], 2), [1, 2, 2])
-  np.testing.assert_array_equal(_hits([1, 2, 3, 4, 5], equal, [1] * 5, [3, 4, 5], 2), [0, 1, 2])
-
-
-def test_what_is_invisible_is_neither_found_nor_looked_for():
-  search, exact, visible = [9, 1, 9, 2], [9, 1, 9, 2], [0, 1, 0, 1]
-  np.testing.assert_array_equal(_hits(search, exact, visible, [1, 2, 4], 3), [1, 2, 2])
-
-
-def test_what_a_hard_filter_left_out_comes_last_and_newest_first():
-  lowest = tf.float32.min
-  search = [lowest, 1.0, lowest, 1.0]
-  np.testing.assert_array_equal(_hits(search, [9, 1, 8, 2], [1] * 4, [1, 2, 3, 4], 2), [0, 0, 1, 2])
-  np.testing.assert_array_equal(_hits([lowest, 1.0, -np.inf, 1.0], [9, 1, 8, 2], [1] * 4, [3, 4], 2), [1, 2])
-
-
-def test_hits_equal_loops_over_requests_and_candidates():
-  random = np.random.default_rng(0)
-  shape, sizes, oracle = (3, 4, 17), [1, 5, 11, 17], 6
-  search, exact = (random.integers(0, 6, shape).astype(np.float32) for _ in range(2))
-  visible = random.random(shape) < 0.7
-  visible[0, 0] = False
-  actual = consistency.hits_curve(tf.constant(search), tf.constant(exact), tf.constant(visible), sizes, oracle)
-  for b in range(3):
-    for n in range(4):
-      seen = masked.visible(visible[b, n])
-      best = set(masked.top_k(exact[b, n][seen], oracle))
-      expected = [len(best & set(masked.top_k(search[b, n][seen], size))) for size in sizes]
-      np.testing.assert_array_equal(actual[b, n], expected)
-
-
-def test_only_candidates_that_see_more_than_what_is_compared_count():
-  length = np.array([[2, 3, 5, 5]])
-  visible = np.arange(6) < length[..., np.newaxis]
-  search = tf.constant(np.tile(-np.arange(6.0, dtype=np.float32), (1, 4, 1)))
-  exact = tf.constant(np.tile(np.arange(6.0, dtype=np.float32), (1, 4, 1)))
-  real = np.array([[True, True, True, False]])
-  found = consistency.tally(search, exact, tf.constant(visible), real, top=2, sizes=[2, 6], oracle=3)
-  # the candidates of 3 and of 5 behaviours: one of two best in common, none
-  assert found.counted == 2
-  assert found.consistency == pytest.approx((0.5 + 0.0) / 2)
-  assert found.chance == pytest.approx(2 / 3 + 2 / 5)
-  # the oracle's three: the candidate of 5 alone
-  assert found.curve_counted == 1
-  np.testing.assert_array_equal(found.curve, [0, 3])
-
-
-def test_shared_visibility_counts_for_every_candidate():
-  search = tf.random.stateless_normal([2, 3, 8], [1, 2])
-  exact = tf.random.stateless_normal([2, 3, 8], [3, 4])
-  shared = tf.constant(np.arange(8) < np.array([[[8]], [[4]]]))
-  options = {"real_BN": np.ones([2, 3], bool), "top": 3, "sizes": [2, 8], "oracle": 5}
-  one = consistency.tally(search, exact, shared, **options)
-  other = consistency.tally(search, exact, tf.repeat(shared, 3, axis=1), **options)
-  assert (one.counted, one.curve_counted) == (6, 3)
-  assert one.overlap == other.overlap
-  np.testing.assert_array_equal(one.hits, other.hits)
 
 
 def _twin(seed, **options):
@@ -122,8 +41,8 @@ def test_old_projections_are_searched_by_the_newest_queries():
   tables = np.random.default_rng(1).normal(size=(2, CATALOGUE, 6)).astype(np.float32)
   newest, old = _twin(2), _twin(3)
   own, before = (_read(table) for table in tables)
-  readers = [consistency._Reader("", newest, *own), consistency._Reader(", 7 steps old", old, *before)]
-  found = consistency._find(newest, *own, readers)
+  readers = [consistency.Reader("", newest, *own), consistency.Reader("7 steps old", old, *before)]
+  found = consistency.rank_history(newest, *own, readers)
   assert list(found.orders) == ["search", "search, 7 steps old", "search, projections 7 steps old"]
 
   kept = _twin(2, projections="cached", items=CATALOGUE)
@@ -150,10 +69,10 @@ def test_old_projections_are_searched_by_the_newest_queries():
 
 def test_keys_that_cannot_be_kept_have_no_old_projections():
   readers = [
-    consistency._Reader(age, _twin(2, key="raw"), *_read(np.ones([CATALOGUE, 6], np.float32)))
-    for age in ("", ", 1 step old")
+    consistency.Reader(age, _twin(2, key="raw"), *_read(np.ones([CATALOGUE, 6], np.float32)))
+    for age in ("", "1 step old")
   ]
-  assert list(consistency._find(*readers[0][1:], readers).orders) == ["search", "search, 1 step old"]
+  assert list(consistency.rank_history(*readers[0][1:], readers).orders) == ["search", "search, 1 step old"]
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +166,22 @@ def test_twin_finds_its_hundred_and_says_how_far_older_projections_are(trained, 
   assert "Drift: sum" in (tmp_path / "consistency.md").read_text()
 
 
+@pytest.mark.parametrize(
+  ("flags", "told"),
+  [
+    ([], r"more behaviours than --top 50 or --oracle 100, .* Lower --top and --oracle below"),
+    (["--top=5"], r"more behaviours than --oracle 100, .* Lower --oracle below"),
+    (["--top=5", "--oracle=10"], None),
+  ],
+)
+def test_histories_too_short_to_count_are_told_once(trained, tmp_path, caplog, flags, told):
+  _main(trained, tmp_path, "lap", flags=["--requests=3", *flags])
+  warnings = [record.getMessage() for record in caplog.records if "no candidate" in record.getMessage()]
+  assert len(warnings) == (told is not None)
+  if told:
+    assert re.search(told, warnings[0])
+
+
 def test_a_broken_record_is_named(trained, tmp_path):
   shutil.copytree(trained / "records", tmp_path / "records")
   shutil.copytree(trained / "lap", tmp_path / "lap")
@@ -261,7 +196,7 @@ def test_what_cannot_be_analysed_is_told(trained, tmp_path):
     _main(trained, tmp_path, "average_pooling")
   with pytest.raises(UserError, match=r"no checkpoint '77'. Steps there: 1, 2, 3, 4 "):
     _main(trained, tmp_path, "lap", flags=["--stale_checkpoint=77"])
-  best = consistency.read_run(trained / "lap").checkpoints()[0]
+  best = read_run(trained / "lap").checkpoints()[0]
   with pytest.raises(UserError, match="is not older than the best one"):
     _main(trained, tmp_path, "lap", flags=[f"--stale_checkpoint={best}"])
   with pytest.raises(UserError, match="no run here"):

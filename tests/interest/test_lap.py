@@ -221,6 +221,20 @@ def test_the_order_after_a_level_equals_its_twin(level, top_k, shape):
   np.testing.assert_array_equal(np.where(behaviours.visible, actual, -np.inf), expected)
 
 
+@pytest.mark.parametrize(
+  ("levels", "ranking"), [(["csa", "msa", "fsa"], ["csa", "msa"]), (["msa", "fsa"], ["csa", "msa"]), (["fsa"], ["csa"])]
+)
+def test_every_level_that_ranks_is_a_level_of_the_search(levels, ranking):
+  layer, inputs = _lap(levels=levels), tensors(random_inputs(3))
+  layer(*inputs)
+  found = layer.search_levels(*inputs)
+  assert list(found) == [f"after {level.upper()}" for level in ranking]
+  for level, (scores, alphas) in zip(ranking, found.values(), strict=True):
+    np.testing.assert_array_equal(scores, layer.search_scores(*inputs, level=level))
+    assert alphas is None
+  assert layer.stored_projections(inputs[1]) is layer.exact_alphas(*inputs) is None
+
+
 @pytest.mark.parametrize("shape", [{}, {"S": 0}, {"R": 0}, {"S": 0, "R": 0}])
 @pytest.mark.parametrize("fsa_side", [True, False])
 def test_exact_scores_are_the_final_attention_over_everything(fsa_side, shape):

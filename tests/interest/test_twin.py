@@ -221,6 +221,28 @@ def test_a_stale_cache_is_searched_and_never_pooled():
   assert 0 < np.mean(hits) < 8
 
 
+@pytest.mark.parametrize(("projections", "key"), [("live", "split"), ("live", "raw"), ("cached", "split")])
+def test_the_search_has_one_level_whose_alphas_are_those_of_the_attention(projections, key):
+  inputs = consistent_inputs(5)
+  layer = _built(_twin(key=key, projections=projections, items=CATALOGUE), inputs)
+  read = tensors(inputs)
+  ((name, (scores, alphas)),) = layer.search_levels(*read).items()
+  assert name == "search"
+  np.testing.assert_array_equal(scores, layer.search_scores(*read))
+  np.testing.assert_allclose(alphas, layer.exact_alphas(*read), rtol=1e-4, atol=1e-5)
+
+
+def test_stored_projections_of_another_twin_are_searched_in_place_of_its_own():
+  inputs = consistent_inputs(6)
+  layer, old = (_built(_twin(), inputs) for _ in range(2))
+  old.key_weight.assign(layer.key_weight * [[[1.0]], [[-1.0]], [[0.3]]])
+  read = tensors(inputs)
+  stale = layer.search_levels(*read, old.stored_projections(read[1]))["search"]
+  np.testing.assert_array_equal(stale.alphas, layer.alphas(*read, old.project(read[1].embedding)))
+  assert np.abs(stale.alphas - layer.exact_alphas(*read)).max() > 0.01
+  assert _built(_twin(key="raw"), inputs).stored_projections(read[1]) is None
+
+
 def test_one_head_keeps_the_highest_alphas():
   inputs = consistent_inputs(5, L=40)
   layer = _built(_twin(num_heads=1, top_k=7), inputs)

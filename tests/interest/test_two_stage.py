@@ -102,6 +102,9 @@ def test_search_scores_order_the_behaviours_as_they_are_kept_with_what_the_filte
     kept = twin.kept(candidates, behaviours, search, b, n, 99)
     left_out = [i for i in seen if i not in kept]
     assert order == kept + left_out
+  ((name, level),) = layer.search_levels(*tensors((candidates, behaviours))).items()
+  assert name == "search"
+  np.testing.assert_array_equal(level.scores, scores)
 
 
 @pytest.mark.parametrize("R", [0, 5])
