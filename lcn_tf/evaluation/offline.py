@@ -30,21 +30,21 @@ def evaluate(
   """Scores a split with an export and leaves `metrics.json`, `predictions.parquet` and `report/index.html` in `output`.
 
   Args:
-    model_dir: A SavedModel's version folder, or the export folder with numbered versions, of which the newest counts.
-    record_set: The records.
-    split: Which of them.
-    output: A folder; made if missing. Each file is written aside and renamed.
-    history_csv: The training's log (columns `epoch`, `loss`, `val_auc`, ...), for the report. If None, the
-      `history.csv` of the run that `model_dir` lies in, if it has one.
-    config_yaml: The effective config, for the report. If None, that run's `experiment.yaml`, likewise.
+    model_dir: Version folder of a SavedModel, or export folder, whose newest version is read.
+    record_set: Records to read.
+    split: Split to score.
+    output: Folder of the results, made if missing. Each file is written aside and renamed.
+    history_csv: Training log (columns `epoch`, `loss`, `val_auc`, ...) for the report; None = `history.csv` of the run
+      that `model_dir` lies in, if there is one.
+    config_yaml: Effective config for the report; None = `experiment.yaml` of that run.
     requests: Rows per call of the model.
     bootstrap: Replicates of the confidence intervals.
-    seed: Of the bootstrap.
-    training: What the training cost, to be kept in `metrics.json`.
-    on_corrupt: A broken record is an error, or logged and left out (`skip`).
+    seed: Seed of the bootstrap.
+    training: Cost of the training, kept in `metrics.json`.
+    on_corrupt: Treatment of a broken record: an error, or logged and left out (`skip`).
 
   Returns:
-    What `metrics.json` holds; NaN where a metric is undefined (null in the file).
+    Contents of `metrics.json`; NaN where a metric is undefined (null in the file).
 
   Raises:
     UserError: No such model or split, the fingerprints differ, or records or scores are broken.
@@ -61,15 +61,12 @@ def evaluate(
   scored = predictions.scored(frame)
   found: dict[str, Any] = metrics.summary(scored, replicates=bootstrap, seed=seed)
   found["confidence"]["seed"] = seed
+  info, path = ranker.info, ranker.path
   found |= {
-    "seed": ranker.info.get("seed"),
+    "seed": info.get("seed"),
     "split": split,
     "fingerprint": record_set.fingerprint,
-    "model": {
-      "name": ranker.info.get("name", ""),
-      "version": ranker.path.resolve().name,
-      "path": str(ranker.path),
-    },
+    "model": {"name": info.get("name", ""), "version": path.resolve().name, "path": str(path)},
     "records": predictions.records_read(record_set, split, ranker.domain, found["candidates"]),
   }
   if training is not None:

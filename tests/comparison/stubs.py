@@ -1,5 +1,6 @@
 """A comparison of stubs: cells that are written in milliseconds instead of trained."""
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -19,12 +20,16 @@ USERS, EACH = 60, 6
 NOISE = {"Good": 0.2, "Fair": 0.5, "Bad": 2.0}
 
 
+@functools.cache
+def experiment_text(extractor: str) -> str:
+  return config.dump(small_experiment(extractor, epochs=1, shuffle_buffer=8))
+
+
 def write_comparison(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
   """`compare.yaml` of the models of `NOISE`, and the experiments beside it."""
   folder.mkdir(parents=True, exist_ok=True)
   for name in ("average_pooling", "lap"):
-    experiment = small_experiment(name, epochs=1, shuffle_buffer=8)
-    (folder / f"{name}.yaml").write_text(config.dump(experiment))
+    (folder / f"{name}.yaml").write_text(experiment_text(name))
   tree = {
     "name": "stubs",
     "models": {

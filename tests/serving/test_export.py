@@ -14,9 +14,10 @@ from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.trainer import train
-from tests.support.experiments import small_experiment
+from tests.support.experiments import small_experiment, tiny_experiment
 from tests.support.layers import ops_without_gpu_kernel
-from tests.support.record_sets import random_request, small_schema, write_record_set
+from tests.support.record_sets import random_request, small_schema, tiny_schema, write_record_set
+from tests.support.runs import write_run
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,25 @@ def run(tmp_path_factory):
   return folder, job.model, record_set
 
 
+@pytest.fixture(scope="module")
+def version(run, tmp_path_factory):
+  return export_run(run[0], tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def served(version):
+  return tf.saved_model.load(str(version)).signatures["rank"]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+  """A run that is exported fast, and its records."""
+  record_set = write_record_set(tmp_path_factory.mktemp("tiny"), tiny_schema())
+  folder = tmp_path_factory.mktemp("quick")
+  write_run(folder, tiny_experiment(), record_set)
+  return folder, record_set
+
+
 def request(candidates=4, count=3, seed=5):
   schema, rng = small_schema(candidates=candidates), np.random.default_rng(seed)
   requests = [random_request(schema, rng, user=i + 1, candidates=candidates) for i in range(count)]
@@ -34,10 +54,8 @@ def request(candidates=4, count=3, seed=5):
   return {name: tensor for name, tensor in batch.items() if name in request_spec(schema)}
 
 
-def test_the_saved_model_scores_as_the_trained_model_any_number_of_candidates(run, tmp_path):
-  folder, model, _ = run
-  version = export_run(folder, tmp_path)
-  served = tf.saved_model.load(str(version)).signatures["rank"]
+def test_the_saved_model_scores_as_the_trained_model_any_number_of_candidates(run, served):
+  model = run[1]
   for candidates in (1, 4, 9):
     batch = request(candidates)
     expected = tf.sigmoid(model(batch)).numpy()
@@ -45,9 +63,7 @@ def test_the_saved_model_scores_as_the_trained_model_any_number_of_candidates(ru
     assert expected.shape == (3, candidates)
 
 
-def test_histories_of_width_0_are_empty_histories(run, tmp_path):
-  folder, _, _ = run
-  served = tf.saved_model.load(str(export_run(folder, tmp_path))).signatures["rank"]
+def test_histories_of_width_0_are_empty_histories(served):
   batch = request()
   empty = batch | {f"{d}_length": tf.zeros_like(batch[f"{d}_length"]) for d in ("target", "source")}
   parts = [f"{d}_{part}" for d in ("target", "source") for part in ("items", "times", "cross")]
@@ -55,9 +71,7 @@ def test_histories_of_width_0_are_empty_histories(run, tmp_path):
   np.testing.assert_allclose(served(**narrow)["probability"], served(**empty)["probability"], rtol=1e-6)
 
 
-def test_candidates_of_one_moment_may_share_their_visibility(run, tmp_path):
-  folder, _, _ = run
-  served = tf.saved_model.load(str(export_run(folder, tmp_path))).signatures["rank"]
+def test_candidates_of_one_moment_may_share_their_visibility(served):
   batch = request()
   for d in ("target", "source"):
     batch[f"{d}_first_visible"] = tf.repeat(batch[f"{d}_first_visible"][:, :1], 4, axis=1)
@@ -65,8 +79,8 @@ def test_candidates_of_one_moment_may_share_their_visibility(run, tmp_path):
   np.testing.assert_allclose(served(**shared)["probability"], served(**batch)["probability"], rtol=1e-5)
 
 
-def test_versions_are_numbers_that_rise_and_nothing_else_is_left(run, tmp_path):
-  folder, _, record_set = run
+def test_versions_are_numbers_that_rise_and_nothing_else_is_left(quick, tmp_path):
+  folder, record_set = quick
   versions = [int(export_run(folder, tmp_path).name) for _ in range(3)]
   assert versions == sorted(set(versions))
   assert sorted(p.name for p in tmp_path.iterdir()) == sorted(map(str, versions))
@@ -74,15 +88,15 @@ def test_versions_are_numbers_that_rise_and_nothing_else_is_left(run, tmp_path):
   assert description["fingerprint"] == record_set.fingerprint
 
 
-def test_a_version_is_above_all_others_whatever_the_clock_says(run, tmp_path):
-  newest = export_run(run[0], tmp_path)
+def test_a_version_is_above_all_others_whatever_the_clock_says(quick, tmp_path):
+  newest = export_run(quick[0], tmp_path)
   newest.rename(tmp_path / "99999999999")
-  assert export_run(run[0], tmp_path).name == "100000000000"
+  assert export_run(quick[0], tmp_path).name == "100000000000"
 
 
-def test_an_export_carries_the_id_mapping_of_its_records(run, tmp_path):
-  folder, _, record_set = run
-  carried = RecordSet.open(export_run(folder, tmp_path) / "assets.extra")
+def test_an_export_carries_the_id_mapping_of_its_records(run, version):
+  record_set = run[2]
+  carried = RecordSet.open(version / "assets.extra")
   assert carried.fingerprint == record_set.fingerprint
   assert carried.record_schema == record_set.record_schema
   ids, there = id_mapping_of(carried), id_mapping_of(record_set)
@@ -96,8 +110,8 @@ def test_an_export_carries_the_id_mapping_of_its_records(run, tmp_path):
     carried.part("test")
 
 
-def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
-  folder, _, _ = run
+def test_an_export_that_fails_leaves_nothing(quick, tmp_path, monkeypatch):
+  folder, _ = quick
 
   def fail(*args, **kwargs):
     raise OSError("disk full")
@@ -108,16 +122,14 @@ def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_every_op_of_the_serving_signature_has_a_gpu_kernel(run, tmp_path):
-  folder, _, _ = run
-  served = tf.saved_model.load(str(export_run(folder, tmp_path))).signatures["rank"]
+def test_every_op_of_the_serving_signature_has_a_gpu_kernel(served):
   assert ops_without_gpu_kernel(served) == set()
 
 
-def test_a_folder_without_a_run_or_checkpoint_is_said_to_be_so(run, tmp_path):
+def test_a_folder_without_a_run_or_checkpoint_is_said_to_be_so(quick, tmp_path):
   with pytest.raises(UserError, match="no run here"):
     export_run(tmp_path, tmp_path / "out")
-  folder, _, _ = run
+  folder, _ = quick
   for name in ("experiment.yaml", "dataset.json"):
     (tmp_path / name).write_text((folder / name).read_text())
   with pytest.raises(UserError, match="no checkpoint here yet"):

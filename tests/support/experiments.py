@@ -4,7 +4,7 @@ from typing import Any
 
 from lcn_tf import config
 from lcn_tf.config import Experiment
-from tests.support.record_sets import small_schema
+from tests.support.record_sets import small_schema, tiny_schema
 
 
 def small_experiment(extractor: str = "lap", *, crp: bool = False, **train: Any) -> Experiment:
@@ -24,3 +24,9 @@ def small_experiment(extractor: str = "lap", *, crp: bool = False, **train: Any)
     "train": {"global_batch_size": 64, "shuffle_buffer": 64, "epochs": 2, **train},
   }
   return config.from_tree(tree, "small")
+
+
+def tiny_experiment(extractor: str = "none", *, crp: bool = False, **train: Any) -> Experiment:
+  """`small_experiment` on records of `tiny_schema`."""
+  tree = small_experiment(extractor, crp=crp, **train).model_dump(mode="json", by_alias=True)
+  return config.from_tree(tree | {"schema": tiny_schema(sized=False).model_dump(mode="json")}, "tiny")

@@ -1,9 +1,16 @@
 import pytest
 
-from tests.support.record_sets import small_schema, write_record_set
+from tests.support.record_sets import small_schema, tiny_schema, write_record_set
+
+SIZES = {"train": 64, "validation": 16, "test": 16}
 
 
 @pytest.fixture(scope="module")
 def record_set(tmp_path_factory):
-  sizes = {"train": 64, "validation": 16, "test": 16}
-  return write_record_set(tmp_path_factory.mktemp("records"), small_schema(), records=sizes)
+  return write_record_set(tmp_path_factory.mktemp("records"), small_schema(), records=SIZES)
+
+
+@pytest.fixture(scope="module")
+def tiny_set(tmp_path_factory):
+  """For `tiny_experiment`."""
+  return write_record_set(tmp_path_factory.mktemp("tiny"), tiny_schema(), records=SIZES)

@@ -23,10 +23,10 @@ from lcn_tf.training.trainer import train
 from lcn_tf.training.workers import Workers
 from tests.data.logs import file_bytes
 from tests.support.damage import flip, truncate
-from tests.support.experiments import small_experiment
+from tests.support.experiments import tiny_experiment
 from tests.support.record_sets import described_again, random_request, write_shard
 
-EXPERIMENT = small_experiment("none", epochs=1, checkpoint_every=2)
+EXPERIMENT = tiny_experiment(epochs=1, checkpoint_every=2)
 DATA = "data-00000-of-00001"
 
 
@@ -216,10 +216,10 @@ def test_data_that_lost_its_index_to_a_kill_goes_with_the_checkpoints_of_its_age
 
 
 @pytest.fixture(scope="module")
-def finished(record_set, tmp_path_factory):
+def finished(tiny_set, tmp_path_factory):
   """A job of one epoch, the best: checkpoints 2 and 4 in last/, 4 in best/. Also with results of its own."""
   run = tmp_path_factory.mktemp("finished")
-  model = train(EXPERIMENT, record_set, run).model
+  model = train(EXPERIMENT, tiny_set, run).model
   (run / "metrics.json").write_text("{}")
   return run, [variable.numpy() for variable in [*model.variables, *model.optimizer.variables()]]
 
@@ -260,16 +260,14 @@ class Begins(keras.callbacks.Callback):
     lambda last: flip(last / "ckpt-4.index", 2_000),
     # the weights of the first tables, and the optimizer's of the last ones
     lambda last: flip(last / f"ckpt-4.{DATA}", 3_000),
-    lambda last: flip(last / f"ckpt-4.{DATA}", -18_000),
+    lambda last: flip(last / f"ckpt-4.{DATA}", -8_000),
   ],
 )
-def test_a_job_whose_newest_checkpoint_is_damaged_ends_with_the_right_weights(
-  damage, finished, run, record_set, caplog
-):
+def test_a_job_whose_newest_checkpoint_is_damaged_ends_with_the_right_weights(damage, finished, run, tiny_set, caplog):
   last = run / "checkpoints" / "last"
   damage(last)
   before, begins = file_bytes(run / "checkpoints"), Begins(run / "checkpoints")
-  job = train(EXPERIMENT, record_set, run, (begins,))
+  job = train(EXPERIMENT, tiny_set, run, (begins,))
   assert job.steps == 2
   assert begins.files == before
   assert f"{last}/ckpt-4: damaged, or not whole: " in caplog.text
@@ -278,32 +276,32 @@ def test_a_job_whose_newest_checkpoint_is_damaged_ends_with_the_right_weights(
   assert Store(run, "last").whole(4)
 
 
-def test_a_job_that_can_read_no_checkpoint_leaves_its_folder_as_it_is(run, record_set):
+def test_a_job_that_can_read_no_checkpoint_leaves_its_folder_as_it_is(run, tiny_set):
   last = run / "checkpoints" / "last"
   flip(last / f"ckpt-2.{DATA}", 3_000)
   truncate(last / "ckpt-4.index", 3_000)
   before = file_bytes(run)
   assert "metrics.json" in before
   with pytest.raises(DamagedError, match=rf"^{last}: no checkpoint here can be read: ckpt-4 \(.*\); ckpt-2 \(.*\)\. "):
-    train(EXPERIMENT, record_set, run)
+    train(EXPERIMENT, tiny_set, run)
   assert file_bytes(run) == before
 
 
 @pytest.mark.parametrize(
   "state", [b"\xff\x00 no list of checkpoints {", b"", b'model_checkpoint_path: "ckpt-2"\n', None]
 )
-def test_a_job_goes_on_from_the_newest_checkpoint_whatever_the_list_of_them_says(state, finished, run, record_set):
+def test_a_job_goes_on_from_the_newest_checkpoint_whatever_the_list_of_them_says(state, finished, run, tiny_set):
   file = run / "checkpoints" / "last" / "checkpoint"
   file.unlink()
   if state is not None:
     file.write_bytes(state)
-  job = train(EXPERIMENT, record_set, run)
+  job = train(EXPERIMENT, tiny_set, run)
   assert job.steps == 0
   expect_weights(job, finished)
 
 
 @pytest.mark.parametrize("kill", ["before it", "while it is written"])
-def test_the_best_checkpoint_of_a_job_that_was_killed_before_it_is_written_again(kill, run, record_set, caplog):
+def test_the_best_checkpoint_of_a_job_that_was_killed_before_it_is_written_again(kill, run, tiny_set, caplog):
   best, last = Store(run, "best"), Store(run, "last")
   expected = tensors(last, 4)
   if kill == "before it":
@@ -311,7 +309,7 @@ def test_the_best_checkpoint_of_a_job_that_was_killed_before_it_is_written_again
       path.unlink()
   else:
     truncate(best.folder / "ckpt-4.index", 3_000)
-  assert train(EXPERIMENT, record_set, run).steps == 0
+  assert train(EXPERIMENT, tiny_set, run).steps == 0
   assert f"{best.folder}/ckpt-4: not there, or not whole: written again from the last one" in caplog.text
   found = tensors(best, 4)
   assert found.keys() == expected.keys()
@@ -320,39 +318,39 @@ def test_the_best_checkpoint_of_a_job_that_was_killed_before_it_is_written_again
   assert names(best.folder) == parts(4)
 
 
-def test_a_best_checkpoint_that_is_whole_is_left_alone(run, record_set):
+def test_a_best_checkpoint_that_is_whole_is_left_alone(run, tiny_set):
   before = {path: path.stat().st_mtime_ns for path in (run / "checkpoints").rglob("ckpt-*")}
   assert len(before) == 6
-  assert train(EXPERIMENT, record_set, run).steps == 0
+  assert train(EXPERIMENT, tiny_set, run).steps == 0
   assert {path: path.stat().st_mtime_ns for path in (run / "checkpoints").rglob("ckpt-*")} == before
 
 
 @pytest.mark.parametrize("state", [True, False])
-def test_a_job_with_a_best_checkpoint_alone_is_told_that_it_cannot_go_on(state, run, record_set):
+def test_a_job_with_a_best_checkpoint_alone_is_told_that_it_cannot_go_on(state, run, tiny_set):
   for path in (run / "checkpoints" / "last").iterdir():
     if not state or path.name != "checkpoint":
       path.unlink()
   before = file_bytes(run)
   message = r"run/checkpoints: nothing to go on with: the checkpoints in last/ are gone\. .*train\.warm_start=RUN"
   with pytest.raises(UserError, match=message):
-    train(EXPERIMENT, record_set, run)
+    train(EXPERIMENT, tiny_set, run)
   assert file_bytes(run) == before
 
 
-def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(run, record_set):
+def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(run, tiny_set):
   left = [run / "checkpoints" / kind / f"ckpt-{number}_temp" for kind, number in (("last", 6), ("best", 5))]
   for folder in left:
     folder.mkdir()
     (folder / f"part-00000-of-00001.{DATA}").write_text("half")
   aside = run / "checkpoints" / "last" / ".checkpoint.0123456789ab.aside"
   aside.write_text("model_checkpoint_path")
-  assert train(EXPERIMENT, record_set, run).steps == 0
+  assert train(EXPERIMENT, tiny_set, run).steps == 0
   assert not [path for path in [*left, aside] if path.exists()]
   assert names(run / "checkpoints" / "last") == parts(2, 4)
 
 
 def test_a_disk_that_is_full_at_a_checkpoint_ends_the_job_which_goes_on_when_there_is_space(
-  finished, record_set, tmp_path, monkeypatch
+  finished, tiny_set, tmp_path, monkeypatch
 ):
   write = tf.train.Checkpoint.write
 
@@ -368,10 +366,10 @@ def test_a_disk_that_is_full_at_a_checkpoint_ends_the_job_which_goes_on_when_the
     with pytest.raises(
       StorageError, match=rf"^{last}: a checkpoint could not .* \(about \d\d\.\d kB are needed, .* free"
     ):
-      train(EXPERIMENT, record_set, tmp_path)
+      train(EXPERIMENT, tiny_set, tmp_path)
   assert names(last) == parts(2)
   assert not (tmp_path / "checkpoints" / "best").exists()
-  job = train(EXPERIMENT, record_set, tmp_path)
+  job = train(EXPERIMENT, tiny_set, tmp_path)
   assert job.steps == 2
   expect_weights(job, finished)
 
@@ -461,10 +459,10 @@ def validated_with(record_set, folder, **values):
   return described_again(copy.model_copy(update={"splits": splits}))
 
 
-def test_a_job_that_validates_with_one_class_keeps_the_epoch_of_the_least_logloss(record_set, tmp_path, caplog):
+def test_a_job_that_validates_with_one_class_keeps_the_epoch_of_the_least_logloss(tiny_set, tmp_path, caplog):
   # all positive, while the few positives of the training let the probabilities fall
-  records = validated_with(record_set, tmp_path / "records", labels=1.0)
-  train(small_experiment("none", epochs=2, steps_per_epoch=2), records, tmp_path / "run")
+  records = validated_with(tiny_set, tmp_path / "records", labels=1.0)
+  train(tiny_experiment(epochs=2, steps_per_epoch=2), records, tmp_path / "run")
   assert "the validation split of" in caplog.text
   assert "all 64 candidates are positive: AUC and GAUC are not defined, and the best epoch of a job" in caplog.text
   with (tmp_path / "run" / "history.csv").open(newline="") as file:
@@ -473,9 +471,9 @@ def test_a_job_that_validates_with_one_class_keeps_the_epoch_of_the_least_loglos
   assert Store(tmp_path / "run", "best").numbers() == [2]
 
 
-def test_a_job_that_validates_with_weights_of_zero_has_no_best_epoch_and_is_told(record_set, tmp_path, caplog):
-  records = validated_with(record_set, tmp_path / "records", weights=0.0)
-  train(small_experiment("none", epochs=2, steps_per_epoch=2), records, tmp_path / "run")
+def test_a_job_that_validates_with_weights_of_zero_has_no_best_epoch_and_is_told(tiny_set, tmp_path, caplog):
+  records = validated_with(tiny_set, tmp_path / "records", weights=0.0)
+  train(tiny_experiment(epochs=2, steps_per_epoch=2), records, tmp_path / "run")
   assert "the weights of all 64 candidates are 0: no metric is defined, no epoch" in caplog.text
   assert Store(tmp_path / "run", "best").numbers() == []
   _, path = read_run(tmp_path / "run").best()

@@ -12,7 +12,7 @@ from lcn_tf.training.job import run_job
 from lcn_tf.training.trainer import train
 from pipelines import train as command
 from tests.support.callbacks import Stop
-from tests.support.experiments import small_experiment
+from tests.support.experiments import tiny_experiment
 
 
 def read(run):
@@ -36,15 +36,15 @@ class Clock(keras.callbacks.Callback):
     self.now += 100
 
 
-def test_a_killed_job_counts_what_it_kept(record_set, tmp_path, monkeypatch):
-  experiment, clock = small_experiment("none", checkpoint_every=1), Clock()
+def test_a_killed_job_counts_what_it_kept(tiny_set, tmp_path, monkeypatch):
+  experiment, clock = tiny_experiment(checkpoint_every=1), Clock()
   monkeypatch.setattr(cost, "time", clock)
   with pytest.raises(KeyboardInterrupt):
-    train(experiment, record_set, tmp_path, (clock, Stop(3)))
+    train(experiment, tiny_set, tmp_path, (clock, Stop(3)))
   before = read(tmp_path)
   assert (before["steps"], before["epochs"], before["starts"], before["finished"]) == (3, 0, 1, False)
   clock.now += 1e6  # between the two calls
-  job = train(experiment, record_set, tmp_path, (clock,))
+  job = train(experiment, tiny_set, tmp_path, (clock,))
   after = read(tmp_path)
   assert job.cost == after
   assert (after["steps"], after["epochs"], after["starts"], after["finished"]) == (8, 2, 2, True)
@@ -56,25 +56,25 @@ def test_a_killed_job_counts_what_it_kept(record_set, tmp_path, monkeypatch):
     "dense": sum(v.shape.num_elements() for v in job.model.dense_variables()),
   }
   # of steps alone, 4 of which see all candidates
-  assert after["candidates_per_second"] == pytest.approx(record_set.part("train").candidates / 40)
+  assert after["candidates_per_second"] == pytest.approx(tiny_set.part("train").candidates / 40)
 
 
-def test_without_evaluation_the_test_split_is_untouched_and_a_later_call_goes_on_from_there(record_set, tmp_path):
-  experiment = small_experiment("none", epochs=1, steps_per_epoch=1)
+def test_without_evaluation_the_test_split_is_untouched_and_a_later_call_goes_on_from_there(tiny_set, tmp_path):
+  experiment = tiny_experiment(epochs=1, steps_per_epoch=1)
   file, run = tmp_path / "experiment.yaml", tmp_path / "run"
   file.write_text(config.dump(experiment))
   # left by a job whose checkpoints were removed: forgotten
   run.mkdir()
   (run / "training.json").write_text(json.dumps({"seconds": 1e6, "starts": 5, "peak_memory_bytes": 2**60}))
-  flags = [f"--config={file}", f"--records={record_set.path}", f"--run_dir={run}"]
+  flags = [f"--config={file}", f"--records={tiny_set.path}", f"--run_dir={run}"]
   command.main(["train", *flags, "--noevaluate"])
   costs = read(run)
   assert (costs["finished"], costs["starts"], costs["steps"]) == (True, 1, 1)
   assert costs["seconds"] < 1e6
   assert costs["peak_memory_bytes"] < 2**60
   assert not [path for path in run.iterdir() if path.name in ("metrics.json", "predictions.parquet", "export")]
-  found = run_job(experiment, record_set, run, bootstrap=0)
+  found = run_job(experiment, tiny_set, run, bootstrap=0)
   (version,) = (run / "export").iterdir()
   assert found["training"] == costs == json.loads((run / "metrics.json").read_text())["training"]
-  run_job(experiment, record_set, run, bootstrap=0)
+  run_job(experiment, tiny_set, run, bootstrap=0)
   assert list((run / "export").iterdir()) == [version], "the same weights are not published again"

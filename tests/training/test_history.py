@@ -14,11 +14,11 @@ from lcn_tf.training.checkpoints import Checkpoints
 from lcn_tf.training.history import Curves, History
 from lcn_tf.training.progress import Progress
 from lcn_tf.training.trainer import train
-from tests.support.callbacks import Stop
+from tests.support.callbacks import Copy
 from tests.support.damage import truncate
-from tests.support.experiments import small_experiment
+from tests.support.experiments import tiny_experiment
 
-EXPERIMENT = small_experiment("none", checkpoint_every=1)
+EXPERIMENT = tiny_experiment(checkpoint_every=1)
 
 
 def rows(run):
@@ -52,11 +52,40 @@ def expect_same(run, other):
     np.testing.assert_allclose(values, expected[name], rtol=1e-6, err_msg=name)
 
 
+# a kill -> who has not done its part of the first epoch, the epochs that have a row, the steps that are left
+KILLS = {
+  "within an epoch": (None, [0], 1),
+  "while it validates": (Validation, [], 5),
+  "between the row and the checkpoint": (Checkpoints, [0], 5),
+  "between the checkpoint and the curves": (Curves, [0], 4),
+}
+
+
 @pytest.fixture(scope="module")
-def unbroken(record_set, tmp_path_factory):
-  run = tmp_path_factory.mktemp("unbroken")
-  train(EXPERIMENT, record_set, run)
-  return run
+def jobs(tiny_set, tmp_path_factory):
+  """The folders of a job that ended, and of the same job as each kill would have left it."""
+  folder = tmp_path_factory.mktemp("jobs")
+  run = folder / "unbroken"
+
+  def copying(on_epoch_end, kill):
+    def copied(*arguments):
+      if not (folder / kill).exists():
+        shutil.copytree(run, folder / kill)
+      on_epoch_end(*arguments)
+
+    return copied
+
+  with pytest.MonkeyPatch.context() as patch:
+    for kill, (owner, _, _) in KILLS.items():
+      if owner:
+        patch.setattr(owner, "on_epoch_end", copying(owner.on_epoch_end, kill))
+    train(EXPERIMENT, tiny_set, run, (Copy(7, run, folder / "within an epoch"),))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(jobs):
+  return jobs / "unbroken"
 
 
 @pytest.fixture
@@ -78,30 +107,12 @@ def test_history_and_curves_hold_the_same_numbers_of_every_epoch_once(unbroken):
     np.testing.assert_allclose(drawn[tag], [(row["epoch"], row[name]) for row in found], rtol=1e-6)
 
 
-def killed(*arguments):
-  raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-  ("owner", "callbacks", "written"),
-  [
-    pytest.param(None, (Stop(7),), [0], id="within an epoch"),
-    pytest.param(Validation, (), [], id="while it validates"),
-    pytest.param(Checkpoints, (), [0], id="between the row and the checkpoint"),
-    pytest.param(Curves, (), [0], id="between the checkpoint and the curves"),
-  ],
-)
-def test_a_killed_job_that_goes_on_has_the_rows_of_an_unbroken_one(
-  owner, callbacks, written, unbroken, record_set, tmp_path, monkeypatch
-):
-  with monkeypatch.context() as patch:
-    if owner:
-      patch.setattr(owner, "on_epoch_end", killed)
-    with pytest.raises(KeyboardInterrupt):
-      train(EXPERIMENT, record_set, tmp_path, callbacks)
-  assert ([row["epoch"] for row in rows(tmp_path)] if written else list(tmp_path.glob("history.csv"))) == written
-  train(EXPERIMENT, record_set, tmp_path)
-  expect_same(tmp_path, unbroken)
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_killed_job_that_goes_on_has_the_rows_of_an_unbroken_one(kill, jobs, unbroken, tiny_set):
+  run, (_, written, steps) = jobs / kill, KILLS[kill]
+  assert ([row["epoch"] for row in rows(run)] if written else list(run.glob("history.csv"))) == written
+  assert train(EXPERIMENT, tiny_set, run).steps == steps
+  expect_same(run, unbroken)
 
 
 def progress(epoch):

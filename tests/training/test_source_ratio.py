@@ -2,7 +2,7 @@
 
 import pytest
 
-from lcn_tf.training import trainer
+from lcn_tf.training import streams, trainer
 from tests.support.experiments import small_experiment
 
 
@@ -17,7 +17,7 @@ def test_source_ratio_reaches_the_stream_as_a_whole_share_for_each_replica(
   def asked(*arguments, **options):
     raise _Asked(options)
 
-  monkeypatch.setattr(trainer, "training_batches", asked)
+  monkeypatch.setattr(streams, "training_batches", asked)
   experiment = small_experiment("average_pooling", crp=True, source_ratio=ratio, replicas=replicas)
   with pytest.raises(_Asked) as caught:
     trainer.train(experiment, record_set, tmp_path)

@@ -25,19 +25,46 @@ from lcn_tf.errors import UserError
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.networks import NETWORKS
 from lcn_tf.training import callbacks, job, preemption, trainer
-from lcn_tf.training.callbacks import ProgressLog, Validation
+from lcn_tf.training.callbacks import ProgressLog
 from lcn_tf.training.export_run import exported
 from lcn_tf.training.job import run_job
 from lcn_tf.training.run_folder import read_run
 from lcn_tf.training.strategy import make_strategy
 from lcn_tf.training.trainer import train
-from tests.support.callbacks import Losses, Stop
-from tests.support.experiments import small_experiment
+from tests.support.callbacks import Copy, Losses, Stop
+from tests.support.experiments import small_experiment, tiny_experiment
 from tests.support.networks import network_experiment
-from tests.support.record_sets import described_again, random_request, small_schema, write_record_set, write_shard
+from tests.support.record_sets import (
+  described_again,
+  random_request,
+  small_schema,
+  tiny_schema,
+  write_record_set,
+  write_shard,
+)
 
 # what the default suite resumes; .ci/run resumes all
 RESUMED = ("average_pooling",)
+
+# of the runs that many tests begin with
+EXPERIMENT = tiny_experiment(learning_rate=0.002, early_stopping=0)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_set, tmp_path_factory):
+  """A finished job, and its folder."""
+  folder = tmp_path_factory.mktemp("unbroken")
+  return train(EXPERIMENT, tiny_set, folder), folder
+
+
+@pytest.fixture
+def run(unbroken, tmp_path):
+  return shutil.copytree(unbroken[1], tmp_path / "run")
+
+
+def expect_weights(job, unbroken):
+  for one, other in zip(unbroken[0].model.trainable_variables, job.model.trainable_variables, strict=True):
+    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +79,8 @@ def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(system, record_se
     experiment = small_experiment(system, crp=system in ("lap", *RESUMED), checkpoint_every=1)
   else:
     experiment = network_experiment(system, checkpoint_every=1, epochs=2)
-  unbroken = train(experiment, record_set, tmp_path / "unbroken").model
-  with pytest.raises(KeyboardInterrupt):
-    train(experiment, record_set, tmp_path / "broken", (Stop(3),))
+  kill = Copy(3, tmp_path / "unbroken", tmp_path / "broken")
+  unbroken = train(experiment, record_set, tmp_path / "unbroken", (kill,)).model
   job = train(experiment, record_set, tmp_path / "broken")
   assert job.steps == 8 - 3
   absolute = 1e-7 if system in ("lap", *RESUMED) else 1e-6
@@ -63,29 +89,23 @@ def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(system, record_se
       np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=absolute, err_msg=one.name)
 
 
-def with_dropout(**train):
-  tree = small_experiment("average_pooling", **train).model_dump(mode="json", by_alias=True)
+def test_a_killed_job_drops_what_an_unbroken_one_would_have_dropped(tiny_set, tmp_path):
+  tree = tiny_experiment(checkpoint_every=1).model_dump(mode="json", by_alias=True)
   tree["model"]["mlp"]["dropout"] = 0.5
-  return config.from_tree(tree, "dropout")
-
-
-def test_a_killed_job_drops_what_an_unbroken_one_would_have_dropped(record_set, tmp_path):
-  experiment = with_dropout(checkpoint_every=1)
+  experiment = config.from_tree(tree, "dropout")
   unbroken, again = Losses(), Losses()
-  train(experiment, record_set, tmp_path / "unbroken", (unbroken,))
-  with pytest.raises(KeyboardInterrupt):
-    train(experiment, record_set, tmp_path / "broken", (Stop(3),))
-  train(experiment, record_set, tmp_path / "broken", (again,))
+  train(experiment, tiny_set, tmp_path / "unbroken", (unbroken, Copy(3, tmp_path / "unbroken", tmp_path / "broken")))
+  train(experiment, tiny_set, tmp_path / "broken", (again,))
   # means over the steps of the epoch, those of the killed job among them
   np.testing.assert_allclose(again.values, unbroken.values[3:], rtol=1e-6)
 
 
-def test_a_checkpoint_is_written_by_the_clock(record_set, tmp_path):
+def test_a_checkpoint_is_written_by_the_clock(tiny_set, tmp_path):
   with pytest.raises(KeyboardInterrupt):
-    train(small_experiment("none", checkpoint_minutes=1e-9), record_set, tmp_path / "often", (Stop(3),))
+    train(tiny_experiment(checkpoint_minutes=1e-9), tiny_set, tmp_path / "often", (Stop(3),))
   assert json.loads((tmp_path / "often" / "training.json").read_text())["steps"] == 3
   with pytest.raises(KeyboardInterrupt):
-    train(small_experiment("none"), record_set, tmp_path / "seldom", (Stop(3),))
+    train(tiny_experiment(), tiny_set, tmp_path / "seldom", (Stop(3),))
   assert not (tmp_path / "seldom" / "training.json").exists()
 
 
@@ -100,26 +120,24 @@ def test_records_that_other_settings_made_are_told(record_set, tmp_path, caplog)
   assert "shards" not in caplog.text
 
 
-def test_a_finished_job_is_not_run_again(record_set, tmp_path):
-  experiment = small_experiment("average_pooling")
-  train(experiment, record_set, tmp_path)
-  assert train(experiment, record_set, tmp_path).steps == 0
+def test_a_finished_job_is_not_run_again(unbroken, run, tiny_set):
+  assert unbroken[0].steps == 8
+  assert train(EXPERIMENT, tiny_set, run).steps == 0
 
 
-def test_it_leaves_the_effective_config_history_and_checkpoints(record_set, tmp_path):
-  experiment = small_experiment("average_pooling", learning_rate=0.002)
-  train(experiment, record_set, tmp_path)
-  assert config.load(str(tmp_path / "experiment.yaml")) == experiment
-  lines = (tmp_path / "history.csv").read_text().splitlines()
+def test_it_leaves_the_effective_config_history_and_checkpoints(unbroken):
+  folder = unbroken[1]
+  assert config.load(str(folder / "experiment.yaml")) == EXPERIMENT
+  lines = (folder / "history.csv").read_text().splitlines()
   assert {"epoch", "loss", "val_auc", "val_gauc", "val_logloss"} <= set(lines[0].split(","))
   assert len(lines) == 1 + 2
-  assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints" / "best"))
-  assert list((tmp_path / "tensorboard").rglob("events.*"))
+  assert tf.train.latest_checkpoint(str(folder / "checkpoints" / "best"))
+  assert list((folder / "tensorboard").rglob("events.*"))
 
 
 def test_training_learns_a_label_that_an_item_decides(tmp_path):
   """Labels follow the candidate item's parity: the loss must fall far below that of a constant."""
-  schema = small_schema()
+  schema = tiny_schema()
   rng = np.random.default_rng(0)
   record_set = write_record_set(tmp_path / "r", schema, records={"train": 256, "validation": 32, "test": 32})
   for domains in record_set.splits.values():
@@ -131,42 +149,40 @@ def test_training_learns_a_label_that_an_item_decides(tmp_path):
       write_shard(tmp_path / "r" / shard.file, [encode(r, schema) for r in requests], record_set.compression)
   record_set = described_again(record_set)
   losses = Losses()
-  train(small_experiment(epochs=6, learning_rate=0.02), record_set, tmp_path / "run", (losses,))
+  train(tiny_experiment(epochs=6, learning_rate=0.02), record_set, tmp_path / "run", (losses,))
   history = (tmp_path / "run" / "history.csv").read_text().splitlines()
   column = history[0].split(",").index("val_auc")
   assert float(history[-1].split(",")[column]) > 0.95
   assert losses.values[-1] < 0.5
 
 
-def test_a_loss_that_is_not_finite_stops_the_job_and_names_the_step(record_set, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_job_and_names_the_step(tiny_set, tmp_path):
   class Poison(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
       if batch == 1:
         self.model.logit.bias.assign([math.nan])
 
   with pytest.raises(UserError, match=r"step 3: the loss is nan"):
-    train(small_experiment("average_pooling"), record_set, tmp_path, (Poison(),))
+    train(tiny_experiment(), tiny_set, tmp_path, (Poison(),))
 
 
-def test_early_stopping_keeps_the_best_epoch(record_set, tmp_path):
+def test_early_stopping_keeps_the_best_epoch(tiny_set, tmp_path):
   # labels are noise here, so validation cannot improve for long
-  train(small_experiment("average_pooling", epochs=12, early_stopping=1), record_set, tmp_path)
+  train(tiny_experiment(epochs=12, early_stopping=1), tiny_set, tmp_path)
   rows = (tmp_path / "history.csv").read_text().splitlines()
   assert 2 <= len(rows) - 1 < 12
 
 
-def test_another_experiment_in_the_same_folder_is_refused(record_set, tmp_path):
-  train(small_experiment("average_pooling", epochs=1), record_set, tmp_path)
+def test_another_experiment_in_the_same_folder_is_refused(run, tiny_set):
   with pytest.raises(UserError, match=r"holds another experiment: experiment\.train\.learning_rate is 0\.5"):
-    train(small_experiment("average_pooling", epochs=1, learning_rate=0.5), record_set, tmp_path)
+    train(tiny_experiment(early_stopping=0, learning_rate=0.5), tiny_set, run)
 
 
-def test_other_records_of_the_same_schema_are_refused(record_set, tmp_path):
-  train(small_experiment("average_pooling", epochs=1), record_set, tmp_path / "run")
-  others = write_record_set(tmp_path / "others", small_schema(), seed=1)
-  assert others.fingerprint == record_set.fingerprint
+def test_other_records_of_the_same_schema_are_refused(run, tiny_set, tmp_path):
+  others = write_record_set(tmp_path / "others", tiny_schema(), seed=1)
+  assert others.fingerprint == tiny_set.fingerprint
   with pytest.raises(UserError, match=r"others has the same schema and vocabularies, but other shards"):
-    train(small_experiment("average_pooling", epochs=1), others, tmp_path / "run")
+    train(EXPERIMENT, others, run)
 
 
 @pytest.mark.parametrize(
@@ -183,12 +199,11 @@ def test_other_records_of_the_same_schema_are_refused(record_set, tmp_path):
   ],
 )
 def test_a_wrong_model_is_told_before_the_folder_belongs_to_it(change, message, record_set, tmp_path):
-  right = small_experiment("average_pooling", epochs=1)
   model = {"item_dim": 8, "mlp": {"units": [8, 4]}, **change}
-  wrong = config.from_tree(right.model_dump(mode="json", by_alias=True) | {"model": model}, "wrong")
+  tree = small_experiment("none").model_dump(mode="json", by_alias=True)
   with pytest.raises(UserError, match=message):
-    train(wrong, record_set, tmp_path)
-  train(right, record_set, tmp_path)
+    train(config.from_tree(tree | {"model": model}, "wrong"), record_set, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 class Begins(keras.callbacks.Callback):
@@ -198,20 +213,36 @@ class Begins(keras.callbacks.Callback):
     self.weights = [(v.name, v.numpy()) for v in self.model.trainable_variables]
 
 
-@pytest.fixture(scope="module")
-def later(record_set):
+def validated_later(record_set):
   """The same records, said to be validated on clicks that are newer than all others."""
   parts = {d: part.model_copy(update={"first_time": 10**9}) for d, part in record_set.splits["validation"].items()}
   return record_set.model_copy(update={"splits": record_set.splits | {"validation": parts}})
 
 
-def test_a_job_may_begin_with_the_weights_of_another_run(later, tmp_path):
-  train(small_experiment("average_pooling", crp=True, epochs=1), later, tmp_path / "old")
-  run = read_run(tmp_path / "old")
+@pytest.fixture(scope="module")
+def later(tiny_set):
+  return validated_later(tiny_set)
+
+
+@pytest.fixture(scope="module")
+def trained(later, tmp_path_factory):
+  """The folder of a job with CRP."""
+  folder = tmp_path_factory.mktemp("trained")
+  train(tiny_experiment(crp=True, epochs=1), later, folder)
+  return folder
+
+
+@pytest.fixture
+def old(trained, tmp_path):
+  return shutil.copytree(trained, tmp_path / "old")
+
+
+def test_a_job_may_begin_with_the_weights_of_another_run(old, later, tmp_path):
+  run = read_run(old)
   old, begins, again = run.weights(), Begins(), Begins()
   served = [v.name for v in run.best()[0].trainable_variables]
   assert set(served) < set(old), "CRP's weights stay behind"
-  experiment = small_experiment("average_pooling", warm_start=str(run.path), seed=7, epochs=2)
+  experiment = tiny_experiment(warm_start=str(run.path), seed=7, epochs=2)
   with pytest.raises(KeyboardInterrupt):
     train(experiment, later, tmp_path / "new", (begins, Stop(4 + 1)))
   assert [name for name, _ in begins.weights] == served
@@ -224,7 +255,8 @@ def test_a_job_may_begin_with_the_weights_of_another_run(later, tmp_path):
 
 
 @pytest.mark.config
-def test_a_model_with_an_auxiliary_one_beside_it_may_begin_with_the_weights_of_both(later, tmp_path):
+def test_a_model_with_an_auxiliary_one_beside_it_may_begin_with_the_weights_of_both(record_set, tmp_path):
+  later = validated_later(record_set)
   tree = small_experiment("twin", epochs=1).model_dump(mode="json", by_alias=True)
   tree["model"] |= {"projection_refresh": 3, "auxiliary_seed": 5}
   both = train(config.from_tree(tree, "old"), later, tmp_path / "old").model.trainable_variables
@@ -238,19 +270,18 @@ def test_a_model_with_an_auxiliary_one_beside_it_may_begin_with_the_weights_of_b
     np.testing.assert_array_equal(value, variable.numpy(), err_msg=name)
 
 
-def test_a_warm_start_that_does_not_fit_is_refused_before_the_run_begins(later, record_set, tmp_path):
-  train(small_experiment("average_pooling", epochs=1), later, tmp_path / "old")
-  warm = {"epochs": 1, "warm_start": str(tmp_path / "old")}
-  right = small_experiment("average_pooling", **warm)
+def test_a_warm_start_that_does_not_fit_is_refused_before_the_run_begins(old, later, tiny_set, tmp_path):
+  warm = {"epochs": 1, "warm_start": str(old)}
+  right = tiny_experiment(**warm)
   cases = [
     (
-      small_experiment("none", **warm),
+      tiny_experiment("average_pooling", **warm),
       later,
-      r"old holds another model: model\.extractor is 'none' in the config, 'average_pooling' in the run",
+      r"old holds another model: model\.extractor is 'average_pooling' in the config, 'none' in the run",
     ),
     (right, later.model_copy(update={"fingerprint": "other"}), r"train\.warm_start: .*old was trained with the schema"),
-    (right, record_set, r"old has learned from clicks up to \d+, but the validation split of .* begins at \d+"),
-    (small_experiment(epochs=1, warm_start=str(tmp_path)), later, r"no run here"),
+    (right, tiny_set, r"old has learned from clicks up to \d+, but the validation split of .* begins at \d+"),
+    (tiny_experiment(epochs=1, warm_start=str(tmp_path)), later, r"no run here"),
   ]
   for experiment, records, message in cases:
     with pytest.raises(UserError, match=message):
@@ -258,49 +289,42 @@ def test_a_warm_start_that_does_not_fit_is_refused_before_the_run_begins(later, 
   assert not (tmp_path / "new").exists()
 
 
-def test_devices_are_made_before_the_weights_of_another_run_are_read(later, tmp_path, monkeypatch):
+def test_devices_are_made_before_the_weights_of_another_run_are_read(trained, later, tmp_path, monkeypatch):
   """TensorFlow starts with the devices that there are when the first weights are made."""
-  train(small_experiment("none", epochs=1), later, tmp_path / "old")
 
   def make(config):
     raise UserError("devices first")
 
   monkeypatch.setattr(trainer, "make_strategy", make)
   with pytest.raises(UserError, match="devices first"):
-    train(small_experiment("none", warm_start=str(tmp_path / "old")), later, tmp_path / "new")
+    train(tiny_experiment(warm_start=str(trained)), later, tmp_path / "new")
 
 
-def test_a_job_goes_on_for_longer_if_it_is_asked_to(record_set, tmp_path):
-  train(small_experiment("none", epochs=1, early_stopping=0), record_set, tmp_path)
-  longer = small_experiment("none", epochs=3, early_stopping=0, checkpoint_every=2, on_corrupt="skip")
-  assert train(longer, record_set, tmp_path).steps == 2 * 4
-  assert config.load(str(tmp_path / "experiment.yaml")) == longer
+@pytest.fixture(scope="module")
+def published(unbroken, tiny_set, tmp_path_factory):
+  """The folder of the finished job, exported and evaluated."""
+  folder = shutil.copytree(unbroken[1], tmp_path_factory.mktemp("published") / "run")
+  run_job(EXPERIMENT, tiny_set, folder, bootstrap=0)
+  return folder
+
+
+def test_a_job_goes_on_for_longer_if_it_is_asked_to_and_its_metrics_stay_until_then(published, tiny_set, tmp_path):
+  run = shutil.copytree(published, tmp_path / "run")
+  train(EXPERIMENT, tiny_set, run)
+  assert (run / "metrics.json").exists()
+  settings = {"epochs": 4, "learning_rate": 0.002, "early_stopping": 0}
+  longer = tiny_experiment(checkpoint_every=2, on_corrupt="skip", **settings)
+  assert train(longer, tiny_set, run).steps == 2 * 4
+  assert not (run / "metrics.json").exists()
+  assert config.load(str(run / "experiment.yaml")) == longer
   with pytest.raises(UserError, match=r"train\.learning_rate is 0\.5 in the config.*warm_start=RUN begins"):
-    train(small_experiment("none", epochs=3, learning_rate=0.5), record_set, tmp_path)
+    train(tiny_experiment(**settings | {"learning_rate": 0.5}), tiny_set, run)
 
 
-def test_metrics_stay_as_long_as_they_are_of_all_that_was_trained(record_set, tmp_path):
-  shorter, longer = (small_experiment("none", epochs=epochs, early_stopping=0) for epochs in (1, 2))
-  run_job(shorter, record_set, tmp_path, bootstrap=0)
-  train(shorter, record_set, tmp_path)
-  assert (tmp_path / "metrics.json").exists()
-  train(longer, record_set, tmp_path)
-  assert not (tmp_path / "metrics.json").exists()
-
-
-def test_metrics_go_when_a_job_goes_on_after_it_stopped_early(record_set, tmp_path):
-  settings = {"epochs": 4, "learning_rate": 1e-12}
-  run_job(small_experiment("none", early_stopping=1, **settings), record_set, tmp_path, bootstrap=0)
-  assert (tmp_path / "metrics.json").exists()
-  assert train(small_experiment("none", early_stopping=0, **settings), record_set, tmp_path).steps == 8
-  assert not (tmp_path / "metrics.json").exists()
-
-
-def test_fewer_epochs_than_were_trained_are_refused(record_set, tmp_path):
-  train(small_experiment("none", epochs=2), record_set, tmp_path)
+def test_fewer_epochs_than_were_trained_are_refused(run, tiny_set):
   with pytest.raises(UserError, match=r"has trained 2 epochs, and train\.epochs is 1: it can only go on"):
-    train(small_experiment("none", epochs=1), record_set, tmp_path)
-  assert config.load(str(tmp_path / "experiment.yaml")).train.epochs == 2
+    train(tiny_experiment(epochs=1, learning_rate=0.002, early_stopping=0), tiny_set, run)
+  assert config.load(str(run / "experiment.yaml")) == EXPERIMENT
 
 
 class StopsAfter(keras.callbacks.Callback):
@@ -324,86 +348,86 @@ class StopsAfter(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(("callback", "steps", "epochs"), [(StopsAfter(4, True), 4, 1), (StopsAfter(6), 6, 1)])
 def test_a_callback_of_the_caller_stops_a_job_that_goes_on_from_there(
-  unbroken, record_set, tmp_path, callback, steps, epochs
+  unbroken, tiny_set, tmp_path, callback, steps, epochs
 ):
-  experiment = small_experiment("none")
-  assert train(experiment, record_set, tmp_path, (callback,)).steps == steps
+  assert train(EXPERIMENT, tiny_set, tmp_path, (callback,)).steps == steps
   left = json.loads((tmp_path / "training.json").read_text())
   assert (left["steps"], left["epochs"], left["finished"]) == (steps, epochs, False)
-  job = train(experiment, record_set, tmp_path)
+  job = train(EXPERIMENT, tiny_set, tmp_path)
   assert job.steps == 8 - steps
   assert json.loads((tmp_path / "training.json").read_text())["finished"]
-  for one, other in zip(unbroken.trainable_variables, job.model.trainable_variables, strict=True):
-    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
+  expect_weights(job, unbroken)
 
 
-def test_a_job_that_stopped_early_says_what_goes_on(record_set, tmp_path, caplog):
+def test_a_job_that_stopped_early_says_what_goes_on_and_its_metrics_stay_until_then(tiny_set, tmp_path, caplog):
   settings = {"learning_rate": 1e-12, "early_stopping": 1}
-  train(small_experiment("none", epochs=9, **settings), record_set, tmp_path)
+  train(tiny_experiment(epochs=9, **settings), tiny_set, tmp_path)
+  (tmp_path / "metrics.json").write_text("{}")
   with caplog.at_level(logging.WARNING):
-    assert train(small_experiment("none", epochs=12, **settings), record_set, tmp_path).steps == 0
+    assert train(tiny_experiment(epochs=12, **settings), tiny_set, tmp_path).steps == 0
   assert "stopped early, after epoch 2: nothing is trained. --set train.early_stopping=0 goes on" in caplog.text
-  goes_on = small_experiment("none", epochs=3, learning_rate=1e-12, early_stopping=0)
-  assert train(goes_on, record_set, tmp_path).steps == 4
+  assert (tmp_path / "metrics.json").exists()
+  goes_on = tiny_experiment(epochs=3, learning_rate=1e-12, early_stopping=0)
+  assert train(goes_on, tiny_set, tmp_path).steps == 4
+  assert not (tmp_path / "metrics.json").exists()
 
 
-def test_nobody_else_trains_where_a_job_exports_and_evaluates(record_set, tmp_path, monkeypatch):
+def test_nobody_else_trains_where_a_job_exports_and_evaluates(run, tiny_set, monkeypatch):
   def evaluated(*arguments, **options):
-    with pytest.raises(UserError, match="somebody is at work here"), files.exclusive(tmp_path, "somebody"):
+    with pytest.raises(UserError, match="somebody is at work here"), files.exclusive(run, "somebody"):
       pass
     return {"auc": 0.5}
 
   monkeypatch.setattr(job, "evaluate", evaluated)
-  assert run_job(small_experiment("none", epochs=1), record_set, tmp_path) == {"auc": 0.5}
-  with files.exclusive(tmp_path, "somebody"):
+  assert run_job(EXPERIMENT, tiny_set, run) == {"auc": 0.5}
+  with files.exclusive(run, "somebody"):
     pass
 
 
-def test_a_folder_without_a_checkpoint_takes_another_experiment(record_set, tmp_path):
+def test_a_folder_without_a_checkpoint_takes_another_experiment(tiny_set, tmp_path):
   with pytest.raises(KeyboardInterrupt):
-    train(small_experiment("none"), record_set, tmp_path, (Stop(2),))
+    train(tiny_experiment(), tiny_set, tmp_path, (Stop(1),))
   (tmp_path / "pretrained").mkdir()
-  other = small_experiment("none", learning_rate=0.5)
+  other = tiny_experiment(learning_rate=0.5)
   with pytest.raises(KeyboardInterrupt):
-    train(other, record_set, tmp_path, (Stop(2),))
+    train(other, tiny_set, tmp_path, (Stop(1),))
   assert (tmp_path / "pretrained").exists()
   tree = other.model_dump(mode="json", by_alias=True)
   tree["model"]["pretraining"]["dim"] = 16
   other = config.from_tree(tree, "other")
-  assert train(other, record_set, tmp_path).steps == 8
+  assert train(other, tiny_set, tmp_path).steps == 8
   assert config.load(str(tmp_path / "experiment.yaml")) == other
   assert not (tmp_path / "pretrained").exists(), "vectors of other settings"
 
 
-def test_a_folder_that_is_begun_anew_keeps_no_result_and_exports_its_own_weights(record_set, tmp_path):
-  run_job(small_experiment("none"), record_set, tmp_path, bootstrap=0)
-  first = exported(tmp_path, tmp_path / "export")
+def test_a_folder_that_is_begun_anew_keeps_no_result_and_exports_its_own_weights(published, tiny_set, tmp_path):
+  run = shutil.copytree(published, tmp_path / "run")
+  assert (run / "metrics.json").exists()
+  first = exported(run, run / "export")
   assert first is not None
-  shutil.rmtree(tmp_path / "checkpoints")
-  other = small_experiment("none", learning_rate=0.5, seed=7)
+  shutil.rmtree(run / "checkpoints")
+  other = tiny_experiment(learning_rate=0.5, seed=7)
   with pytest.raises(KeyboardInterrupt):
-    train(other, record_set, tmp_path, (Stop(2),))
-  assert not (tmp_path / "metrics.json").exists()
-  found = run_job(other, record_set, tmp_path, bootstrap=0)
-  second = exported(tmp_path, tmp_path / "export")
+    train(other, tiny_set, run, (Stop(1),))
+  assert not (run / "metrics.json").exists()
+  found = run_job(other, tiny_set, run, bootstrap=0)
+  second = exported(run, run / "export")
   assert second is not None
   assert second != first
   assert found["model"]["version"] == second.name
   assert found["seed"] == 7
 
 
-def test_checkpoints_of_an_unknown_experiment_stay_and_are_told(record_set, tmp_path):
-  train(small_experiment("none"), record_set, tmp_path)
-  (tmp_path / "experiment.yaml").unlink()
+def test_checkpoints_of_an_unknown_experiment_stay_and_are_told(run, tiny_set):
+  (run / "experiment.yaml").unlink()
   with pytest.raises(UserError, match=r"holds checkpoints .*experiment\.yaml is not there"):
-    train(small_experiment("none"), record_set, tmp_path)
-  assert (tmp_path / "checkpoints" / "last").is_dir()
+    train(EXPERIMENT, tiny_set, run)
+  assert (run / "checkpoints" / "last").is_dir()
 
 
-def test_a_warm_start_leaves_weights_alone_that_were_restored_meanwhile(later, record_set, tmp_path, monkeypatch):
+def test_a_warm_start_leaves_weights_alone_that_were_restored_meanwhile(trained, later, tmp_path, monkeypatch):
   """Another job, of the same folder, ended between the first look at it and the lock."""
-  train(small_experiment("none", seed=7), record_set, tmp_path / "earlier")
-  experiment = small_experiment("none", warm_start=str(tmp_path / "earlier"))
+  experiment = tiny_experiment(warm_start=str(trained), epochs=1)
   trained = train(experiment, later, tmp_path / "run").model.trainable_variables
   with monkeypatch.context() as patch:
     patch.setattr(trainer, "begun", lambda run: False)
@@ -420,17 +444,6 @@ def test_records_that_cannot_be_validated_with_are_refused_before_the_run_begins
   assert not (tmp_path / "run").exists()
 
 
-def test_a_job_killed_while_it_validates_resumes(record_set, tmp_path, monkeypatch):
-  def killed(*arguments):
-    raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch:
-    patch.setattr(Validation, "on_epoch_end", killed)
-    with pytest.raises(KeyboardInterrupt):
-      train(small_experiment("none", checkpoint_every=1), record_set, tmp_path)
-  assert train(small_experiment("none", checkpoint_every=1), record_set, tmp_path).steps == 8 - 3
-
-
 class Preempted(keras.callbacks.Callback):
   """Sends SIGTERM to this process after a step, or during it."""
 
@@ -443,24 +456,18 @@ class Preempted(keras.callbacks.Callback):
       os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.fixture(scope="module")
-def unbroken(record_set, tmp_path_factory):
-  return train(small_experiment("none"), record_set, tmp_path_factory.mktemp("unbroken")).model
-
-
 @pytest.mark.parametrize("step", [3, 4])
-def test_a_job_saves_before_it_ends_on_sigterm(unbroken, record_set, tmp_path, step):
+def test_a_job_saves_before_it_ends_on_sigterm(unbroken, tiny_set, tmp_path, step):
   """In the middle of an epoch, and at its end."""
   before = signal.getsignal(signal.SIGTERM)
   with pytest.raises(SystemExit) as ended:
-    train(small_experiment("none"), record_set, tmp_path / "broken", (Preempted(step),))
+    train(EXPERIMENT, tiny_set, tmp_path / "broken", (Preempted(step),))
   assert ended.value.code == 143
   assert signal.getsignal(signal.SIGTERM) is before
   assert json.loads((tmp_path / "broken" / "training.json").read_text())["steps"] == step
-  job = train(small_experiment("none"), record_set, tmp_path / "broken")
+  job = train(EXPERIMENT, tiny_set, tmp_path / "broken")
   assert job.steps == 8 - step
-  for one, other in zip(unbroken.trainable_variables, job.model.trainable_variables, strict=True):
-    np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
+  expect_weights(job, unbroken)
 
 
 def test_the_first_sigterm_may_come_twice_and_a_later_one_ends_at_once(monkeypatch):
@@ -477,15 +484,15 @@ def test_the_first_sigterm_may_come_twice_and_a_later_one_ends_at_once(monkeypat
   assert asked == [10.0]
 
 
-def test_an_epoch_tells_where_it_is(record_set, tmp_path, caplog, monkeypatch):
+def test_an_epoch_tells_where_it_is(tiny_set, tmp_path, caplog, monkeypatch):
   caplog.set_level("INFO", logger="absl")
   monkeypatch.setattr(trainer, "ProgressLog", functools.partial(ProgressLog, seconds=0.0))
   # two minutes from one look at it to the next: a step
   monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(monotonic=itertools.count(0, 120).__next__))
-  experiment = small_experiment("none", checkpoint_every=1)
+  experiment = tiny_experiment(checkpoint_every=1)
   with pytest.raises(KeyboardInterrupt):
-    train(experiment, record_set, tmp_path, (Stop(2),))
-  train(experiment, record_set, tmp_path)
+    train(experiment, tiny_set, tmp_path, (Stop(2),))
+  train(experiment, tiny_set, tmp_path)
   pattern = r"epoch (\d), step (\d) of 4: loss \d\.\d{4}, (\d+) candidates/s, (\d+) min left of the epoch"
   told = [tuple(map(int, line)) for line in re.findall(pattern, caplog.text)]
   first, again = [(1, 1), (1, 2)], [(1, 3), (1, 4), *((2, step) for step in range(1, 5))]
@@ -555,7 +562,7 @@ def test_requests_that_replicas_cannot_share_are_refused(record_set, tmp_path):
 
 def with_a_broken_record(path, split="train"):
   """A record set with one flipped byte, and the shard that has it."""
-  record_set = write_record_set(path, small_schema(), compression="none")
+  record_set = write_record_set(path, tiny_schema(), compression="none")
   shard = path / record_set.splits[split]["target"].shards[1].file
   data = bytearray(shard.read_bytes())
   data[len(data) // 2] ^= 0xFF
@@ -567,12 +574,12 @@ def with_a_broken_record(path, split="train"):
 def test_a_broken_record_stops_the_job_and_is_named(split, tmp_path):
   record_set, shard = with_a_broken_record(tmp_path / "records", split)
   with pytest.raises(UserError, match=rf"{split}/target/{shard.name}: record \d+ \(offset \d+\)"):
-    train(small_experiment("average_pooling"), record_set, tmp_path / "run")
+    train(tiny_experiment(), record_set, tmp_path / "run")
 
 
 def test_a_broken_record_can_be_skipped(tmp_path):
   record_set, _ = with_a_broken_record(tmp_path / "records")
-  job = train(small_experiment("average_pooling", on_corrupt="skip"), record_set, tmp_path / "run")
+  job = train(tiny_experiment(on_corrupt="skip"), record_set, tmp_path / "run")
   assert job.steps == 8
 
 
@@ -586,11 +593,11 @@ def test_broken_validation_records_are_looked_for_once_a_job(tmp_path, monkeypat
     return repair(records, split, domain)
 
   monkeypatch.setattr(diagnosis, "repair", spy)
-  train(small_experiment("none", epochs=3, early_stopping=0, on_corrupt="skip"), record_set, tmp_path / "run")
+  train(tiny_experiment(epochs=3, early_stopping=0, on_corrupt="skip"), record_set, tmp_path / "run")
   assert looked.count("validation") == 1
 
 
-def test_the_record_set_of_a_run_is_kept_beside_it(record_set, tmp_path):
-  train(small_experiment("average_pooling", epochs=1), record_set, tmp_path)
-  assert RecordSet.open(tmp_path).fingerprint == record_set.fingerprint
-  assert json.loads((tmp_path / "dataset.json").read_text())["fingerprint"] == record_set.fingerprint
+def test_the_record_set_of_a_run_is_kept_beside_it(unbroken, tiny_set):
+  folder = unbroken[1]
+  assert RecordSet.open(folder).fingerprint == tiny_set.fingerprint
+  assert json.loads((folder / "dataset.json").read_text())["fingerprint"] == tiny_set.fingerprint
