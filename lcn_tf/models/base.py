@@ -1,6 +1,7 @@
 """The common part of all click models: requests in, logits out, one training step."""
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,25 @@ Batch = dict[str, tf.Tensor]
 Terms = dict[str, tuple[float, tf.Tensor]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+  """Everything that a model is made of.
+
+  Attributes:
+    schema: Schema with sizes.
+    config: `model` section of the experiment.
+    seed: Seed of all random choices of a step.
+    deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
+    pretrained: Frozen item vectors, for models that search with them.
+  """
+
+  schema: Schema
+  config: Model
+  seed: int = 0
+  deduplicate: bool = True
+  pretrained: Pretrained | None = None
+
+
 class RequestModel(tfrs.Model):
   """A click-through-rate model of requests: `model(request)` gives logits `[B, N]`, float32.
 
@@ -26,38 +46,26 @@ class RequestModel(tfrs.Model):
   the domains whose records it reads (`domains`) and gives their losses (`extra_losses`).
 
   Args:
-    schema: Schema with sizes.
-    config: `model` section of the experiment.
-    seed: Seed of all random choices of a step.
-    deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
-    pretrained: Frozen item vectors, for models that search with them.
+    blueprint: Schema, config and seeds.
     name: Name of the Keras model.
     key_dim: Width of the learned keys of items, for models that search with them.
   """
 
   extra_names: tuple[str, ...] = ()
 
-  def __init__(
-    self,
-    schema: Schema,
-    config: Model,
-    seed: int = 0,
-    deduplicate: bool = True,
-    pretrained: Pretrained | None = None,
-    name: str = "model",
-    key_dim: int = 0,
-  ):
+  def __init__(self, blueprint: Blueprint, name: str = "model", key_dim: int = 0):
     super().__init__(name=name)
+    schema, config = blueprint.schema, blueprint.config
     self.schema = schema
     self.config = config
-    self.seed = seed
+    self.seed = blueprint.seed
     self.embedder = RequestEmbedding(
       schema,
       config.embedding,
       config.histories,
       config.item_dim,
-      deduplicate,
-      pretrained,
+      blueprint.deduplicate,
+      blueprint.pretrained,
       config.max_length,
       key_dim,
       name="embedder",

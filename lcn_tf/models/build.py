@@ -7,7 +7,7 @@ from lcn_tf.config import Model
 from lcn_tf.data.request_spec import example_batch
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.interest import EXTRACTORS
-from lcn_tf.models.base import RequestModel
+from lcn_tf.models.base import Blueprint, RequestModel
 from lcn_tf.models.networks import NETWORKS
 from lcn_tf.models.separate_search import SeparateSearch
 from lcn_tf.pretraining.vectors import Pretrained
@@ -75,7 +75,7 @@ def _made(schema: Schema, config: Model, seed: int, deduplicate: bool, pretraine
   if config.network not in NETWORKS:
     raise unknown("model.network", "network", config.network, NETWORKS)
   network = NETWORKS[config.network] if config.auxiliary_seed is None else SeparateSearch
-  return network(schema, config, seed, deduplicate, pretrained)
+  return network(Blueprint(schema, config, seed, deduplicate, pretrained))
 
 
 def needs_pretrained(config: Model) -> bool:

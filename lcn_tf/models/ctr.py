@@ -11,10 +11,9 @@ from lcn_tf.interest import EXTRACTORS
 from lcn_tf.interest.base import Extractor
 from lcn_tf.interest.din import DIN
 from lcn_tf.layers.mlp import MLP
-from lcn_tf.models.base import Batch, RequestModel, Terms, concat_per_candidate
+from lcn_tf.models.base import Batch, Blueprint, RequestModel, Terms, concat_per_candidate
 from lcn_tf.models.embedder import Embedded
 from lcn_tf.models.options import checked_options
-from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema, other_domain
 
 
@@ -29,28 +28,18 @@ class CTR(RequestModel):
   extractor.
 
   Args:
-    schema: Schema with sizes.
-    config: `model` section of the experiment, which fills the slots.
-    seed: Seed of all random choices of a step.
-    deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
-    pretrained: Frozen item vectors, for extractors that search with them.
+    blueprint: Schema, config and seeds.
 
   Raises:
     UserError: The extractor is unknown or refuses an option, or CRP lacks a history.
   """
 
-  def __init__(
-    self,
-    schema: Schema,
-    config: Model,
-    seed: int = 0,
-    deduplicate: bool = True,
-    pretrained: Pretrained | None = None,
-  ):
+  def __init__(self, blueprint: Blueprint):
+    schema, config = blueprint.schema, blueprint.config
     made = {d: make_extractor(config, schema, d) for d in config.histories}
     extractors = {d: extractor for d, extractor in made.items() if extractor is not None}
     key_dim = max((extractor.key_width for extractor in extractors.values()), default=0)
-    super().__init__(schema, config, seed, deduplicate, pretrained, name="ctr", key_dim=key_dim)
+    super().__init__(blueprint, name="ctr", key_dim=key_dim)
     self.extractors = extractors
     recent = config.short_term
     self.short_terms = {d: DIN(recent, name=f"short_term_{d}") for d in config.histories} if recent else {}

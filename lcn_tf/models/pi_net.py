@@ -1,19 +1,19 @@
 """pi-Net: two recurrent encoders, and a filter that passes states from each domain to the other."""
 
+import dataclasses
+
 import tensorflow as tf
 from tensorflow import keras
 
-from lcn_tf.config import Model
 from lcn_tf.interest.base import static_rows
 from lcn_tf.layers.gru import GRU
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.layers.recurrence import newest, states_at
 from lcn_tf.layers.shared_filter import SharedFilter, align
-from lcn_tf.models.base import concat_per_candidate
+from lcn_tf.models.base import Blueprint, concat_per_candidate
 from lcn_tf.models.embedder import Embedded
 from lcn_tf.models.two_domain import TwoDomain
-from lcn_tf.pretraining.vectors import Pretrained
-from lcn_tf.schema import DOMAINS, DomainName, Schema, other_domain
+from lcn_tf.schema import DOMAINS, DomainName, other_domain
 
 
 class PiNet(TwoDomain):
@@ -59,16 +59,12 @@ class PiNet(TwoDomain):
     Recommendations", SIGIR 2019, https://doi.org/10.1145/3331184.3331200.
   """
 
-  def __init__(
-    self,
-    schema: Schema,
-    config: Model,
-    seed: int = 0,
-    deduplicate: bool = True,
-    pretrained: Pretrained | None = None,
-  ):
-    embedding = config.embedding.model_copy(update={"recency_buckets": 0})  # no weights for ages, which it never reads
-    super().__init__(schema, config.model_copy(update={"embedding": embedding}), seed, deduplicate, pretrained)
+  def __init__(self, blueprint: Blueprint):
+    config = blueprint.config
+    # no weights for ages, which it never reads
+    embedding = config.embedding.model_copy(update={"recency_buckets": 0})
+    unaged = config.model_copy(update={"embedding": embedding})
+    super().__init__(dataclasses.replace(blueprint, config=unaged))
 
   def make_layers(
     self,

@@ -1,16 +1,15 @@
 """TWIN without parameter consistency: another model trains the search unit."""
 
+import dataclasses
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from lcn_tf.config import Model
 from lcn_tf.layers.structures import Behaviours, Candidates
-from lcn_tf.models.base import Batch, Terms, click_loss
+from lcn_tf.models.base import Batch, Blueprint, Terms, click_loss
 from lcn_tf.models.ctr import CTR
 from lcn_tf.models.embedder import Embedded
-from lcn_tf.pretraining.vectors import Pretrained
-from lcn_tf.schema import DomainName, Schema
+from lcn_tf.schema import DomainName
 
 
 class _Searched(NamedTuple):
@@ -33,26 +32,14 @@ class SeparateSearch(CTR):
 
   Departures from the paper: it names neither the rhythm of the copies nor whether embeddings belong to them.
 
-  The arguments are those of `CTR`, with `config.auxiliary_seed` set.
+  The argument is that of `CTR`, with `config.auxiliary_seed` set.
   """
 
-  def __init__(
-    self,
-    schema: Schema,
-    config: Model,
-    seed: int = 0,
-    deduplicate: bool = True,
-    pretrained: Pretrained | None = None,
-  ):
-    super().__init__(schema, config, seed, deduplicate, pretrained)
-    self._parts = (
-      schema,
-      config.model_copy(update={"auxiliary_seed": None, "crp": None}),
-      seed,
-      deduplicate,
-      pretrained,
-    )
-    self.searcher = CTR(*self._parts)
+  def __init__(self, blueprint: Blueprint):
+    super().__init__(blueprint)
+    alone = blueprint.config.model_copy(update={"auxiliary_seed": None, "crp": None})
+    self._searching = dataclasses.replace(blueprint, config=alone)
+    self.searcher = CTR(self._searching)
     self.searcher.trainable = False
     self.auxiliary: CTR | None = None
 
@@ -95,7 +82,7 @@ class SeparateSearch(CTR):
     self(example)
     if training:
       tf.keras.utils.set_random_seed(self.config.auxiliary_seed or 0)
-      self.auxiliary = CTR(*self._parts)
+      self.auxiliary = CTR(self._searching)
       self.auxiliary(example)
       self.extra_names = (*self.extra_names, "auxiliary_loss")
       for d, catalogue in self.embedder.catalogues.items():

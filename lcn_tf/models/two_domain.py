@@ -5,13 +5,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from lcn_tf.config import Model
 from lcn_tf.errors import UserError
-from lcn_tf.models.base import Batch, RequestModel, Terms, click_loss
+from lcn_tf.models.base import Batch, Blueprint, RequestModel, Terms, click_loss
 from lcn_tf.models.embedder import Embedded
 from lcn_tf.models.options import checked_options
-from lcn_tf.pretraining.vectors import Pretrained
-from lcn_tf.schema import DomainName, Schema
+from lcn_tf.schema import DomainName
 
 
 class TwoDomain(RequestModel):
@@ -39,15 +37,9 @@ class TwoDomain(RequestModel):
   # Makes the layers of both tasks; a subclass names its options. A ValueError about one names it and its value.
   make_layers: Callable[..., None]
 
-  def __init__(
-    self,
-    schema: Schema,
-    config: Model,
-    seed: int = 0,
-    deduplicate: bool = True,
-    pretrained: Pretrained | None = None,
-  ):
-    super().__init__(schema, config, seed, deduplicate, pretrained, name=config.network)
+  def __init__(self, blueprint: Blueprint):
+    config = blueprint.config
+    super().__init__(blueprint, name=config.network)
     if set(config.histories) != {"target", "source"}:
       raise UserError(
         f"model.network {config.network!r} reads both histories, but model.histories is {list(config.histories)}"

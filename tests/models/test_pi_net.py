@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.errors import UserError
+from lcn_tf.models.base import Blueprint
 from lcn_tf.models.pi_net import PiNet
 from tests.reference.pi_net import interests, logits
 from tests.support.batches import SCHEMA, batch_of
@@ -140,7 +141,7 @@ def test_each_task_trains_its_own_flow_and_both_encoders(model):
 
 
 def test_the_loss_is_the_weighted_sum_of_both_tasks(model, monkeypatch):
-  assert PiNet(SCHEMA, network_experiment("pi_net", {"source_weight": 0.25}).model).source_weight == 0.25
+  assert PiNet(Blueprint(SCHEMA, network_experiment("pi_net", {"source_weight": 0.25}).model)).source_weight == 0.25
   assert model.source_weight == 1
   monkeypatch.setattr(model, "source_weight", 0.25)
   losses = model.compute_loss(batches())
