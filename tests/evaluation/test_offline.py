@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lcn_tf import files, metrics
+from lcn_tf import formats, metrics
 from lcn_tf.data.read import dataset
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
@@ -156,7 +156,7 @@ def test_metrics_are_never_of_other_predictions(folder, record_set, tmp_path, mo
   for where, function in (
     (metrics, "summary"),
     (report, "render"),
-    (files, "to_json"),
+    (formats, "to_json"),
     (pl.DataFrame, "write_parquet"),
   ):
     with monkeypatch.context() as patch:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow import keras
 from tensorflow.python.framework import function_def_to_graph, kernels
 
+from lcn_tf.interest.base import Extractor
 from lcn_tf.layers.structures import Behaviours, Candidates
 
 CATALOGUE = 40
@@ -185,8 +186,9 @@ def check_extractor(
   _check_unknown_shapes(layer, candidates, behaviours, expected, close)
   _check_no_history(layer, candidates, behaviours)
   _check_gradient_support(layer, candidates, behaviours, all_visible_learn)
-  _check_scores(layer, candidates, behaviours)
-  _check_bfloat16(layer, candidates, behaviours, expected)
+  if isinstance(layer, Extractor):
+    _check_scores(layer, candidates, behaviours)
+    _check_bfloat16(layer, candidates, behaviours, expected)
   if order_free:
     order = np.random.default_rng(0).permutation(behaviours.items.shape[1])
     permuted = _each_behaviour(behaviours, lambda array, axis: np.take(array, order, axis=axis))
