@@ -99,7 +99,7 @@ def publish(
   Args:
     folder: Theirs.
     what: The result, for the message.
-    contents: By name, the text, or a function that writes to a path. Whoever finds the last one finds all.
+    contents: Text, or function that writes to a path, by name. A reader who finds the last name finds all.
     needs: Bytes that they take, about; 0 = not known.
 
   Raises:
@@ -141,7 +141,7 @@ def replacing_folder(path: pathlib.Path, overwrite: bool, exists: UserError) -> 
 
   Args:
     path: The folder.
-    overwrite: Whether a folder that is there is replaced.
+    overwrite: True if a folder that is there is replaced.
     exists: Error for a folder that appears meanwhile, without `overwrite`.
   """
   make(path.parent, tidy=False)
@@ -199,7 +199,7 @@ def sweep(folder: pathlib.Path, name: str | None = None) -> list[pathlib.Path]:
 
   Args:
     folder: Not those below it.
-    name: Of what was to be written; None: whatever it was.
+    name: Name of the file or folder that was to be written; None = any.
 
   Returns:
     What is still there: somebody is at work on it, or the file system has no locks to tell by.
@@ -261,7 +261,7 @@ def make(folder: str | pathlib.Path, tidy: bool = True) -> pathlib.Path:
 
   Args:
     folder: The folder.
-    tidy: Whether what killed processes left aside in it is removed: it is one of ours.
+    tidy: True to remove the leftovers of killed processes in it, for a folder of ours.
 
   Raises:
     UserError: It cannot be made, or there is something else.

@@ -44,7 +44,7 @@ def read_sealed(path: str | pathlib.Path, remedy: str = REMEDY) -> dict[str, Any
 
   Args:
     path: The file.
-    remedy: What to do about a damaged one.
+    remedy: Advice about a damaged file.
 
   Raises:
     DamagedError: It is no such file, or its checksum does not agree.
@@ -97,8 +97,8 @@ def parquet(
   Args:
     source: The file, or its bytes.
     columns: The columns to read; None = all.
-    where: What messages call it; the path if empty.
-    remedy: What to do about a damaged one.
+    where: Name of the file in messages; empty = the path.
+    remedy: Advice about a damaged file.
 
   Raises:
     DamagedError: It is no Parquet, is damaged, or lacks a column.

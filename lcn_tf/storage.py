@@ -51,10 +51,10 @@ def storing(
   """Turns what a disk that is full, or gone, raises within the block into one message.
 
   Args:
-    what: What is written: "a checkpoint".
+    what: Name of the written thing: "a checkpoint".
     where: The file or folder.
     needs: Bytes that it takes, about; 0 = not known. Called, if it is a function, after a failure.
-    intact: What is still whole, and what goes on when there is space: a sentence or two.
+    intact: Sentences about the things that are still whole, and that go on when there is space.
 
   Raises:
     StorageError: What, where, how much is missing, and what is intact.

@@ -71,9 +71,9 @@ def run(
   """Counts, and leaves `complexity.json`, `complexity.md` and `index.html` in `output`.
 
   Args:
-    models: Of `synthetic.names()`; all that can be built if empty.
+    models: Names of `synthetic.names()`; empty = all that can be built.
     lengths: Behaviours of each history.
-    candidates: Of the request.
+    candidates: Candidates of the request.
 
   Raises:
     UserError: No such model, or a size is not positive.

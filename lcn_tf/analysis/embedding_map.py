@@ -52,7 +52,7 @@ def item_vectors(model: RequestModel, domain: DomainName, rows: np.ndarray) -> n
   """How the model represents items: id and fields side by side, or their projection, `[items, D]`.
 
   Args:
-    rows: Of the domain's catalogue.
+    rows: Rows of the domain's catalogue.
   """
   batch = example_batch(model.schema, candidates=len(rows))
   batch["candidate_items"] = tf.constant(rows[np.newaxis], tf.int32)
@@ -63,8 +63,8 @@ def purity(items: Items, among: Items | None = None, neighbours: int = NEIGHBOUR
   """Mean share of an item's nearest neighbours (cosine) that are of its category, and what chance would give.
 
   Args:
-    items: Whose neighbours are looked for.
-    among: Where they are; None: among `items`, an item being no neighbour of itself. Of another set, items whose
+    items: Items whose neighbours are looked for.
+    among: Items that may be neighbours; None = `items`, without the item itself. Of another set, items whose
       category does not occur there are left out: they can have no neighbour of it.
 
   Returns:
@@ -127,7 +127,7 @@ def run(
     run_dirs: Runs that read both histories.
     field: An item field that both domains have, of one vocabulary.
     items: Drawn at most, over both domains, among those that training has met.
-    seed: Of the draw and of the map.
+    seed: Seed of the draw and of the map.
 
   Raises:
     UserError: A run is of other records or of one domain, the domains do not share the field, or too few items.

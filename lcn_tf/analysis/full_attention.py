@@ -23,7 +23,10 @@ class FullAttention(Extractor):
     projections: "per_candidate": keys and values of every behaviour anew for each candidate, the cost that papers
       state. "shared": once per history, as a careful implementation of standard attention does. "carried": never, the
       query is carried through W_k^T and the pooled row through W_v, as LAP does here.
-    num_heads, head_dim, output_dim, ffn_dim: As LAP's.
+    num_heads: Heads, as LAP's.
+    head_dim: Width of a head, as LAP's.
+    output_dim: Width of the result, as LAP's.
+    ffn_dim: Hidden width of the feed-forward layer, as LAP's.
   """
 
   def __init__(

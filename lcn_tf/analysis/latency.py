@@ -221,9 +221,9 @@ def run(
   """Measures, and leaves `latency.json`, `latency.md` and `index.html` in `output`.
 
   Args:
-    models: Of `synthetic.names()`; all that can be built if empty.
+    models: Names of `synthetic.names()`; empty = all that can be built.
     lengths: Behaviours of each history; empty = no latencies.
-    candidates: Of a request.
+    candidates: Candidates of a request.
     xla: Also compile with XLA.
     with_memory: Also measure the memory of one request with `longest` behaviours, of LCN and TWIN or `models`.
     with_growth: Also measure training steps by length, of LCN and TWIN.

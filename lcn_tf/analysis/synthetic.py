@@ -78,7 +78,7 @@ def build(name: str, length: int, *, items: int = 1000, deduplicate: bool = True
   Args:
     name: One of `names()`.
     length: Behaviours L of each history.
-    items: Of each domain.
+    items: Items of each domain.
     deduplicate: See `lcn_tf.models.embedder.Tables`; off for XLA.
   """
   setup = experiment(name, length)
@@ -104,7 +104,7 @@ def requests(schema: Schema, count: int, candidates: int, length: int, seed: int
   """Serving requests: full histories of uniformly drawn items, all candidates of one moment (`first_visible` `[B, 1]`).
 
   Args:
-    schema: With its sizes.
+    schema: Schema with sizes.
     count, candidates, length: B, N and L.
   """
   rng = np.random.default_rng(seed)

@@ -24,8 +24,8 @@ class Cell:
   """One training job.
 
   Attributes:
-    label: Of its model.
-    seed: Of its training.
+    label: Label of its model.
+    seed: Seed of its training.
     tuned: The values that tuning tries here.
     experiment: The whole of it.
     folder: Its run folder.
@@ -113,8 +113,8 @@ class Row:
 
   Attributes:
     label: Its name in the table.
-    folder: Of all its cells.
-    combinations: By what tuning tries (one without tuning): its cells, by seed.
+    folder: Folder of all its cells.
+    combinations: Cells by seed, for each combination that tuning tries (one without tuning).
   """
 
   label: str

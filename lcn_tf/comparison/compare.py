@@ -43,7 +43,7 @@ def compare(
     jobs: Cells at the same time, which share the cores and the GPUs.
     only: Labels of the models to run; all if empty. The table is of all that is there.
     runner: Does the work; None: processes.
-    say: Where the lines of progress go.
+    say: Receiver of the lines of progress.
 
   Raises:
     UserError: The folder holds another comparison, the records have another schema, or cells failed: all others are

@@ -38,7 +38,7 @@ class Comparison(Strict):
 
   Attributes:
     name: Heads the table.
-    models: By the label of their rows, in the order of the rows.
+    models: Models by the label of their rows, in the order of the rows.
     seeds: `train.seed` of each run of a model.
     reference: The label that all others are compared with.
     common: `key.path: value` in all experiments: the budget, and what `--set` of `pipelines.build_records` said.

@@ -75,12 +75,12 @@ class Grid:
 
   Attributes:
     rows: The models that are asked for.
-    output: Of the comparison.
+    output: Folder of the comparison.
     runner: Does the work.
-    fingerprint: Of the records.
+    fingerprint: Fingerprint of the records.
     keep_models: Keep checkpoints, exports and item vectors. What an earlier call kept stays in any case.
     jobs: Cells at the same time.
-    say: Where the lines of progress go.
+    say: Receiver of the lines of progress.
   """
 
   rows: Sequence[Row]

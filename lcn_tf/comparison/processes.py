@@ -64,10 +64,10 @@ class Commands:
 
   Args:
     records: The record set.
-    output: Of the comparison; `experiments/` is there.
-    replicates: Of the intervals in each cell's report.
+    output: Folder of the comparison; `experiments/` is there.
+    replicates: Bootstrap samples for the intervals in each cell's report.
     inherit: File descriptors that stay open in the processes.
-    environment: What else they get, besides this process's environment.
+    environment: Variables that they get besides this process's environment.
     jobs: Cells at the same time. Several share the cores, which small steps use better than all cores at once, and the
       GPUs.
   """

@@ -35,8 +35,8 @@ def render(
 
   Args:
     rows: The models with all their cells.
-    results: In the order of the table.
-    failures: Of the last call.
+    results: Results in the order of the table.
+    failures: Failures of the last call.
     config: The effective comparison.
   """
   there = [result for result in results if result.runs]

@@ -29,11 +29,11 @@ class Result:
   """A row of the table.
 
   Attributes:
-    label: Of the model or baseline.
-    runs: What each finished run says, by column of `results.parquet`; a baseline has one run without a seed.
+    label: Label of the model or baseline.
+    runs: Numbers of each finished run, by column of `results.parquet`; a baseline has one run without a seed.
     files: The predictions of each, `metrics`' replicates come from them.
     asked: Runs that there should be.
-    slices: Of each run, by name: see lcn_tf/evaluation/slices.py; {} for baselines.
+    slices: Slices of each run, by name: see lcn_tf/evaluation/slices.py; {} for baselines.
     history: The training log of each run.
     paired: Against the reference: as `lcn_tf.evaluation.paired.compare` of the runs whose seeds both have; None for the
       reference itself, or while one of the two has no such run.
@@ -68,8 +68,8 @@ def collect(
 
   Args:
     rows: All models.
-    output: Of the comparison.
-    baselines: By name, their metrics; their predictions are in `output/baselines`.
+    output: Folder of the comparison.
+    baselines: Metrics by name; their predictions are in `output/baselines`.
 
   Raises:
     UserError: Predictions are not of the same candidates.

@@ -22,11 +22,11 @@ class ValueTable:
   Index 0 is padding, 1..oov are out of vocabulary, then `values` in their order.
 
   Attributes:
-    name: Of the vocabulary.
+    name: Name of the vocabulary.
     values: Strings `[V]`, by falling frequency in the training interactions; ties by value.
-    counts: How often each occurs there `[V]`.
+    counts: Occurrences of each there `[V]`.
     oov: Rows that the other values share: index `1 + hash(value) % oov`; a missing value has index 1.
-    seed: Of the hash.
+    seed: Seed of the hash.
   """
 
   name: str
@@ -85,7 +85,7 @@ class IdMapping:
   Attributes:
     items: Per domain, `row`, `item_id` and `count`, its training interactions.
     catalogues: Per domain, `[items, columns]` int32.
-    vocabularies: By name.
+    vocabularies: Vocabularies by name.
   """
 
   items: dict[DomainName, pl.DataFrame]

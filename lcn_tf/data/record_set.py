@@ -37,7 +37,8 @@ class Shard(Strict):
 
   Attributes:
     file: Its path, relative to the record set.
-    records, candidates: How many it holds.
+    records: Records in it.
+    candidates: Candidates of these.
     sha256: Checksum of its bytes.
     size: Bytes; 0 = not known.
     ends: Checksum of its first and last bytes, which every reader compares; empty = not known.

@@ -212,7 +212,7 @@ def parse(
 
   Args:
     serialized: `[B]` strings.
-    schema: What the records hold.
+    schema: Schema of the records.
     lengths: Width L of each domain's tensors; a longer history is cut at its old end. The record's capacity if None.
 
   Returns:

@@ -27,7 +27,9 @@ def compare(
   Args:
     a, b: Predictions files, one per training seed, as many on both sides. All hold the same candidates in the same
       order. With several the statistic is the mean over seeds; users are resampled jointly.
-    replicates, level, seed: Of the bootstrap.
+    replicates: Bootstrap samples of the users.
+    level: Level of the intervals.
+    seed: Seed of the bootstrap.
 
   Returns:
     `{"auc": {"a", "b", "difference", "interval", "a_seeds", "b_seeds"}, "gauc": ..., "logloss": ...}` and what they

@@ -55,9 +55,9 @@ def collect(
 
   Args:
     chunks: The columns.
-    record_set: Where they are from. It gives `user_id` and `item_id` as the log has them, null for the unknown item;
-      without `users.parquet` or `items/<domain>.parquet`, or without a record set, that column is left out.
-    domain: Of the candidates.
+    record_set: Record set of the candidates. It gives `user_id` and `item_id` as the log has them, null for the unknown
+      item. Without `users.parquet` or `items/<domain>.parquet`, or without a record set, that column is left out.
+    domain: Domain of the candidates.
 
   Raises:
     DamagedError: One of these files is not what was written.

@@ -46,9 +46,9 @@ def render(
   """The page.
 
   Args:
-    found: What `metrics.json` holds, `slices` included.
+    found: Contents of `metrics.json`, `slices` included.
     scored: The candidates, with probabilities.
-    record_set: Where they are from.
+    record_set: Record set of the candidates.
     history: The training log by column, {} if there is none.
     config: The effective config, empty if there is none.
   """

@@ -29,7 +29,7 @@ class Ranker:
 
   Attributes:
     path: Its version folder.
-    info: What the export wrote about it: `name`, `fingerprint`, `seed`, `schema`, `domain`.
+    info: Description that the export wrote: `name`, `fingerprint`, `seed`, `schema`, `domain`.
     function: The `rank` signature.
     inputs: The names of the tensors that it takes.
   """
@@ -107,8 +107,8 @@ def score(
 
   Args:
     ranker: The model.
-    record_set: Of the schema and vocabularies that the model was trained with.
-    split: Which records.
+    record_set: Records with the schema and vocabularies of the model.
+    split: Split to score.
     requests: Rows per call.
     on_corrupt: A broken record is an error, or logged and left out (`skip`).
 

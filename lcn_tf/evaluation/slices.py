@@ -20,7 +20,8 @@ def slices(
   Args:
     frame: Predictions.
     item_counts: Training interactions of each catalogue row; None leaves out the slices by item.
-    replicates, seed: Of each bucket's bootstrap.
+    replicates: Bootstrap samples of each bucket.
+    seed: Seed of the bootstrap.
 
   Returns:
     `{"history_target": [bucket, ...], "history_source": ..., "item_count": ...}`; a bucket is what `metrics.summary`

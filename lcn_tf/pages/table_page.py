@@ -22,9 +22,9 @@ class Table:
   """One table.
 
   Attributes:
-    title: What it shows.
+    title: Heading.
     rows: Column -> cell, in the order of the columns; all rows have the same ones, those of words before numbers.
-    note: What a reader must know: how it was measured, what is left out.
+    note: Remark on the measurement and on omissions.
     digits: Behind the decimal point, of cells that are float.
   """
 
@@ -39,8 +39,8 @@ class Page:
   """One analysis.
 
   Attributes:
-    title: Of the page.
-    facts: Of the whole analysis: name -> value.
+    title: Heading of the page.
+    facts: Values of the whole analysis by name.
     tables: The first is the table of the analysis.
     pictures: HTML of plots, see `lcn_tf.pages.figures.picture`.
   """
@@ -54,7 +54,7 @@ class Page:
     """Leaves `<name>.json`, `<name>.md` and `index.html` in a folder, each written aside and renamed.
 
     Args:
-      more: What else the JSON holds.
+      more: Further contents of the JSON.
     """
     output = pathlib.Path(output)
     tables = [{"title": table.title, "rows": table.rows, "note": table.note} for table in self.tables]

@@ -30,7 +30,8 @@ def cooccurrences(users: np.ndarray, items: np.ndarray, size: int, window: int) 
   Every pair of events counts in both directions; two events of one item count twice on the diagonal.
 
   Args:
-    users, items: Of the events `[events]`: grouped by user, in the order of time; items in [0, size).
+    users: Users of the events, `[events]`, grouped and in the order of time.
+    items: Items of the events, `[events]` in [0, size).
     window: Events apart that still count, on either side.
   """
   counts = scipy.sparse.csr_matrix((size, size), dtype=np.float32)

@@ -30,7 +30,7 @@ def pretrain(config: Pretraining, record_set: RecordSet, on_corrupt: OnCorrupt =
   Args:
     config: Its `path` does not matter here.
     record_set: Only the shards of its `train` split are opened, those of source-domain candidates included.
-    on_corrupt: As in `lcn_tf.data.read.dataset`.
+    on_corrupt: Treatment of broken records, see `lcn_tf.data.read.dataset`.
 
   Raises:
     UserError: A record is broken, or no training record holds a behaviour.

@@ -26,7 +26,7 @@ class Pretrained:
     clusters: Per domain, `[items, 2]` int64: the clusters of SIM Cluster and of SIM Cluster+, numbered from 1 over both
       domains together; 0 = unknown, which never matches.
     notes: Facts for people: how it was made, how many items have a vector, the numbers of clusters.
-    fingerprint: Of the record set.
+    fingerprint: Fingerprint of the record set.
   """
 
   vectors: dict[DomainName, np.ndarray]
@@ -69,7 +69,7 @@ class Pretrained:
     """Reads a folder.
 
     Args:
-      fingerprint: Of the records that the vectors must have been made from; empty = any.
+      fingerprint: Fingerprint of the records that the vectors must have been made from; empty = any.
 
     Raises:
       UserError: There are no vectors, they are broken, or they were made from other records.

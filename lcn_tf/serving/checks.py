@@ -15,7 +15,7 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
 
   Args:
     request: The tensors of `request_spec`.
-    schema: With sizes.
+    schema: Schema with sizes.
 
   Returns:
     The same values, int64.

@@ -22,7 +22,7 @@ class Behaviour:
   """What a user did once.
 
   Attributes:
-    item_id: As in the interactions that the records were built from.
+    item_id: Item id as in the interactions that the records were built from.
     timestamp: Seconds; fractions are cut off, as in records.
     fields: Values of the domain's cross fields by name; a missing one is out of vocabulary.
   """
@@ -41,7 +41,8 @@ class RankRequest:
     candidates: Item ids of the target domain `[N]`.
     user: Values of the user fields by name, `user_id` among them if it is one.
     context: Values of the context fields by name, the same for all candidates.
-    target, source: What the user did in each domain. Where two share a second, the later one of the list is newer.
+    target: Behaviours of the user in the target domain. Of two in one second the later one of the list is newer.
+    source: Behaviours of the user in the source domain, likewise ordered.
   """
 
   time: float
@@ -66,8 +67,8 @@ class RequestEncoder:
   "007" nor " 7 ". Loading reads the vocabularies once; encoding looks values up in dictionaries.
 
   Args:
-    record_set: What the model was trained with; its shards are not read. An export carries one that has no shards:
-      `RecordSet.open("RUN/export/<version>/assets.extra")`.
+    record_set: Record set that the model was trained with; its shards are not read. An export carries one without
+      shards: `RecordSet.open("RUN/export/<version>/assets.extra")`.
 
   Raises:
     UserError: Vocabularies or items cannot be read.

@@ -24,7 +24,7 @@ class Validation(keras.callbacks.Callback):
 
   Args:
     batches: Gives the split's batches, flat dicts, from the start.
-    workers: Of the job; the chief scores, and all get what it found.
+    workers: Processes of the job; the chief scores, and all of them get the result.
   """
 
   def __init__(self, batches: Callable[[], Iterable[dict[str, tf.Tensor]]], workers: Workers):
@@ -65,9 +65,9 @@ class ProgressLog(keras.callbacks.Callback):
   """Logs where the epoch is, once a minute: what a job without a terminal is watched by.
 
   Args:
-    steps: Of an epoch.
+    steps: Steps of an epoch.
     done: Steps of the first epoch that an earlier call has done.
-    candidates: Of a step.
+    candidates: Candidates of a step.
     seconds: Between two lines.
   """
 

@@ -49,8 +49,8 @@ class Store:
     """Takes up the newest checkpoint that can be read; what is damaged is named, and stays.
 
     Args:
-      checkpoint: Of objects, all of which the file has to hold.
-      partly: Whether the file may hold others besides.
+      checkpoint: Checkpoint object, all of whose variables the file has to hold.
+      partly: True if the file may hold other variables besides.
 
     Returns:
       Its number, or None if there is none.

@@ -34,9 +34,9 @@ class CostRecord(keras.callbacks.Callback):
 
   Args:
     folder: The run.
-    progress: Of the job.
+    progress: Position of the job.
     candidates: Real candidates of a step, on average.
-    resumed: Whether the job goes on from a checkpoint; else the file starts anew.
+    resumed: True if the job goes on from a checkpoint. Else the file starts anew.
   """
 
   def __init__(self, folder: pathlib.Path, progress: Progress, candidates: float, resumed: bool):

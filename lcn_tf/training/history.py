@@ -78,7 +78,7 @@ class Curves(keras.callbacks.Callback):
   It comes after `Checkpoints` in the list of callbacks.
 
   Args:
-    folder: Of the curves; `train/` and `validation/` are made there.
+    folder: Folder of the curves; `train/` and `validation/` are made there.
     history: The rows.
     progress: The job's.
   """

@@ -15,12 +15,12 @@ class Workers:
   Every method that returns or waits must be called by all workers, in the same order.
 
   Args:
-    strategy: What `make_strategy` returned.
+    strategy: Strategy of `make_strategy`.
 
   Attributes:
-    strategy: By which they train.
-    count: Of workers.
-    index: Of this one; the first is the chief, who alone writes the run folder.
+    strategy: Strategy by which they train.
+    count: Number of workers.
+    index: Index of this worker; the first is the chief, who alone writes the run folder.
   """
 
   def __init__(self, strategy: tf.distribute.Strategy):

@@ -54,8 +54,8 @@ def build(
     experiment: Experiment, of which `schema` and `records` are read.
     tables: Raw input.
     output: Folder that does not exist or is empty, or a record set if `overwrite`.
-    strict: Whether rejected rows are an error.
-    overwrite: Whether the record set at `output` is replaced.
+    strict: True if rejected rows are an error.
+    overwrite: True if the record set at `output` is replaced.
     like: Record set whose id mapping and catalogues are used, so that models trained with it read these records. Items
       and values that it does not know are unknown, as in serving. One split with candidates is enough then. None = a
       new id mapping.
@@ -150,7 +150,7 @@ def boundaries(times: pl.Series, split: Split) -> tuple[int, int]:
   """The first times of validation and of test, in seconds.
 
   Args:
-    times: Of all interactions, both domains.
+    times: Times of all interactions of both domains.
     split: The quantiles, or the boundaries themselves.
   """
   if split.boundaries:

@@ -60,7 +60,7 @@ def _candidates(
   Args:
     rows: All interactions of the domain in the order of time.
     context: Context fields of the rows, `[rows, F]`.
-    labels: Which rows are candidates, with which label.
+    labels: Rule that makes candidates and labels of the rows.
     until: Interactions from this time on are no candidates.
     train_end: When training ends.
     met: Items of the domain's catalogue that are known besides those of the rows before `train_end`, bool `[items]`.

@@ -21,7 +21,7 @@ class Indexed:
     users: `user`, `user_id`.
     user_fields: `[users + 1, P]`; row 0 is padding.
     users_without_profile: Users who are not in the users file.
-    mapping: Of items and values.
+    mapping: Id mapping.
     unknown_items: Per domain, how many items of the interactions are not in the catalogue.
   """
 
@@ -40,7 +40,7 @@ def index(checked: raw.Checked, schema: Schema, train_end: int, seed: int, mappi
     checked: The input.
     schema: Fields and vocabularies.
     train_end: Seconds; later interactions count for nothing in a mapping that is made here.
-    seed: Of the out-of-vocabulary hash of a mapping that is made here.
+    seed: Seed of the out-of-vocabulary hash of a mapping that is made here.
     mapping: That of other records; items that it does not have become the unknown item. None: one is made.
   """
   interactions = checked.interactions.sort("timestamp", raw.ROW)

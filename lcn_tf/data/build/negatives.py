@@ -47,7 +47,7 @@ def sample_negatives(
     count: Negatives per positive.
     exponent: 1: in proportion to popularity, 0: uniform over the items seen so far.
     rng: Source of randomness.
-    allowed: Which items may be drawn, bool `[num_items]`; None = all.
+    allowed: Mask of the items that may be drawn, bool `[num_items]`; None = all.
   """
   before = np.searchsorted(log.times, log.times[positives], "left")
   users = log.users[positives].astype(np.int64) * log.num_items

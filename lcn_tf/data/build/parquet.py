@@ -25,7 +25,7 @@ class Source:
 
   Attributes:
     frame: All rows.
-    path: As it was given.
+    path: Path as it was given.
     files: Path below the folder, or the name, and rows of each file, in the order of the rows.
     size: Bytes of all files.
     vague: Column -> from which number on it does not tell whole numbers apart, and why that matters.

@@ -68,8 +68,9 @@ def record_spans(
   than N.
 
   Args:
-    times, groups: Of the candidates, `[C]`, chronological; all of one split.
-    history_times: Of the user's behaviours per domain, rising.
+    times: Times of the candidates, `[C]`, rising; all of one split.
+    groups: Groups of the candidates, `[C]`.
+    history_times: Times of the user's behaviours per domain, rising.
     schema: Says N, `max_length` and the capacity.
   """
   total = len(times)
@@ -145,7 +146,7 @@ def user_requests(
     user_fields: `[P]` vocabulary indices.
     behaviours: All of the user's behaviours per domain, whatever the split: a candidate sees only older ones.
     candidates: The user's candidates of one split and domain.
-    schema: What a record holds.
+    schema: Schema of the records.
   """
   times = {d: behaviours[d].times for d in DOMAINS}
   return [

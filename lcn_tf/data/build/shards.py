@@ -31,7 +31,7 @@ class UserLog:
     behaviours: Per domain.
     behaviour_offsets: Per domain: user u owns positions `offsets[u] .. offsets[u + 1] - 1`.
     candidates: Per domain of the candidates.
-    candidate_offsets: As `behaviour_offsets`.
+    candidate_offsets: Offsets of the candidates, as `behaviour_offsets`.
   """
 
   fields: np.ndarray
@@ -82,10 +82,10 @@ def write_parts(
   """Writes all records, in random order over and within the shards (at most `shards` per plan, none empty).
 
   Args:
-    folder: Where the record set is being built.
-    log: What records are made from.
+    folder: Folder in which the record set is being built.
+    log: Behaviours and candidates of all users.
     plans: None of them without records.
-    schema: What a record holds.
+    schema: Schema of the records.
     shards: Files per split and domain.
     compression: `gzip` or `none`.
     rng: Decides the order; the bytes depend on nothing else.

@@ -25,9 +25,9 @@ class RawTables:
 
   Attributes:
     interactions, items, users: The tables; `users` may be None.
-    notes: What the record set should remember about where they come from.
-    names: What messages call the three tables (their files).
-    sources: By kind of table, the files that they were read from, if they were.
+    notes: Facts about their origin, which the record set keeps.
+    names: Names of the three tables in messages (their files).
+    sources: Files that they were read from, if they were, by kind of table.
   """
 
   interactions: pl.DataFrame

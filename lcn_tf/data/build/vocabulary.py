@@ -10,11 +10,11 @@ def build_vocabulary(name: str, counted: list[pl.DataFrame], declared: Vocabular
   """The vocabulary of all fields that share it.
 
   Args:
-    name: Of the vocabulary.
+    name: Name of the vocabulary.
     counted: Per field, columns `value` (strings) and `count` (in the training interactions); a value may occur in
       several rows and frames, its counts are added.
     declared: The cut (`min_count`) and the out-of-vocabulary rows.
-    seed: Of the out-of-vocabulary hash.
+    seed: Seed of the out-of-vocabulary hash.
   """
   empty = pl.DataFrame(schema={"value": pl.String, "count": pl.Int64})
   rows = [empty, *(frame.select(pl.col("value").cast(pl.String), pl.col("count").cast(pl.Int64)) for frame in counted)]

@@ -70,7 +70,7 @@ def training_batches(
       left out; some other records are then seen twice, so that an epoch keeps its number of steps.
     workers: Workers that share the records; each record is read by one of them.
     worker: Index of this worker.
-    repeat: Whether the stream goes on with the next epochs, for ever.
+    repeat: True if the stream goes on with the next epochs, for ever.
 
   Returns:
     Elements `{domain: batch}`, a batch as `records.parse` returns it, with requests // workers // replicas rows.

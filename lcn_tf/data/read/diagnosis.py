@@ -40,7 +40,7 @@ class ScannedRecord:
 
   Attributes:
     number: Its place in the shard, from 0.
-    offset: Of its first byte, in the uncompressed shard.
+    offset: Offset of its first byte in the uncompressed shard.
     serialized: Its bytes; None if they cannot be read.
     reason: Why it cannot be used, or None if it can.
   """
@@ -79,9 +79,9 @@ def explain(record_set: RecordSet, split: str, domains: Sequence[DomainName], er
   """The error to show for `error`, which reading `split` raised: the first broken record, if one is found.
 
   Args:
-    record_set: What was read.
-    split: Of it.
-    domains: Whose records were read.
+    record_set: Record set that was read.
+    split: Split that was read.
+    domains: Domains whose records were read.
     error: Its message is the last resort.
   """
   message = _first_broken(record_set, split, domains)

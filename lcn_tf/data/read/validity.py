@@ -65,7 +65,7 @@ def assert_valid(
   Args:
     data: `records.features` of the batch.
     batch: `records.tensors` of it, wide enough for its longest history.
-    schema: With its sizes.
+    schema: Schema with sizes.
     domain: The candidates' domain.
 
   Raises:

@@ -96,7 +96,7 @@ def oracle(tables: RawTables, first_time: int | None = None, last_time: int | No
   """AUC of the generator's own probabilities against the sampled labels: no model's expected AUC is higher.
 
   Args:
-    tables: What `generate` returned.
+    tables: Tables of `generate`.
     first_time, last_time: Only the target impressions within these seconds, both included; None = no bound.
 
   Raises:
