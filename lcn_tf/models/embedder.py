@@ -92,7 +92,8 @@ class RequestEmbedding(keras.layers.Layer):
       )
     unknown = {name: schema.vocabularies[name].oov for name in used}
     self.key_dim = key_dim
-    for name in {f.vocabulary for d in domains for f in schema.catalogue_features(d)} if key_dim else set():
+    keyed = {f.vocabulary for d in domains for f in schema.catalogue_features(d)} if key_dim else set()
+    for name in sorted(keyed):  # sorted: initial values are drawn in the order of the tables
       key = name + _KEY
       sizes[key], unknown[key], widths[key] = sizes[name], unknown[name], key_dim
     self.tables = EmbeddingTables(sizes, unknown, widths, config.init, deduplicate, name="tables")
