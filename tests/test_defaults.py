@@ -85,10 +85,11 @@ ROWS = [
 
 
 def default_of(owner, name):
-  """Of a field of a pydantic model, or of an argument of a layer or function."""
+  """Of a field of a pydantic model, or of an argument of a function or of a layer or what it derives from."""
   if isinstance(owner, type) and issubclass(owner, pydantic.BaseModel):
     return owner.model_fields[name].default
-  return inspect.signature(owner).parameters[name].default
+  takers = owner.__mro__ if isinstance(owner, type) else [owner]
+  return next(p[name].default for p in (inspect.signature(taker).parameters for taker in takers) if name in p)
 
 
 @pytest.mark.parametrize(("owner", "name", "expected"), ROWS)

@@ -1,17 +1,15 @@
 """The common part of all interest extractors."""
 
-import inspect
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.config import Model
+from lcn_tf.config.options import parameter_types
 from lcn_tf.layers.masked import gather_rows, masked_top_k
 from lcn_tf.layers.structures import Behaviours, Candidates, age_buckets
 from lcn_tf.schema import DomainName, Schema
-
-_KERAS_ARGUMENTS = ("trainable", "name", "dtype", "dynamic", "args", "kwargs")
 
 
 class SearchLevel(NamedTuple):
@@ -56,9 +54,16 @@ class Extractor(keras.layers.Layer):
     return True
 
   @classmethod
-  def options(cls) -> list[str]:
-    """Names of the options that `model.options` of an experiment may set."""
-    return [name for name in inspect.signature(cls).parameters if name not in _KERAS_ARGUMENTS]
+  def options(cls) -> dict[str, Any]:
+    """Types of the options that `model.options` of an experiment may set, by name.
+
+    They are the arguments of the constructor, then those of the extractors that it derives from.
+    """
+    found: dict[str, Any] = {}
+    for owner in cls.__mro__[: cls.__mro__.index(Extractor)]:
+      if "__init__" in vars(owner):
+        found |= {name: kind for name, kind in parameter_types(owner).items() if name not in found}
+    return found
 
   @classmethod
   def for_history(cls, config: Model, schema: Schema, domain: DomainName, name: str) -> Self | None:

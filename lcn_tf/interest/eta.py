@@ -29,11 +29,7 @@ class ETA(TwoStage):
   Args:
     bits: Length m of a code.
     seed: Seed of R.
-    top_k: Behaviours K that the search keeps.
-    esu: Attention of the ESU, "din" or "mha"; see `TwoStage`.
-    num_heads: Number of heads of "mha".
-    head_dim: Width of a head of "mha".
-    output_dim: Width of the interest of "mha".
+    **kwargs: Arguments of `TwoStage` (`top_k`, `esu`, ...) and of a Keras layer.
 
   Call arguments:
     candidates: `Candidates`, embedding `[B, N, D]`.
@@ -53,14 +49,9 @@ class ETA(TwoStage):
     self,
     bits: int = 64,
     seed: int = 0,
-    top_k: int = 100,
-    esu: str = "din",
-    num_heads: int = 4,
-    head_dim: int = 16,
-    output_dim: int = 64,
     **kwargs: Any,
   ):
-    super().__init__(top_k, esu, num_heads, head_dim, output_dim, **kwargs)
+    super().__init__(**kwargs)
     self.bits = bits
     self.seed = seed
     self._simhash = SimHash(bits, seed, name="simhash")

@@ -55,11 +55,7 @@ class SDIM(TwoStage):
     l2: Normalisation of each round's sum in "pool", which gives all rounds the same weight. False = the result grows
       with the number of collisions.
     seed: Seed of R.
-    top_k: Behaviours K that the search of "ta" keeps.
-    esu: Attention of "ta", "din" or "mha"; see `TwoStage`.
-    num_heads: Number of heads of "mha".
-    head_dim: Width of a head of "mha".
-    output_dim: Width of the interest of "mha".
+    **kwargs: Arguments of `TwoStage` (`top_k`, `esu`, ...), which "ta" reads, and of a Keras layer.
 
   Call arguments:
     candidates: `Candidates`, embedding `[B, N, D]`.
@@ -83,14 +79,9 @@ class SDIM(TwoStage):
     mode: str = "pool",
     l2: bool = True,
     seed: int = 0,
-    top_k: int = 100,
-    esu: str = "din",
-    num_heads: int = 4,
-    head_dim: int = 16,
-    output_dim: int = 64,
     **kwargs: Any,
   ):
-    super().__init__(top_k, esu, num_heads, head_dim, output_dim, **kwargs)
+    super().__init__(**kwargs)
     positive(hashes=hashes)
     if not 1 <= width <= _WIDEST:
       raise ValueError(f"width must be 1 to {_WIDEST} bits; found {width}")

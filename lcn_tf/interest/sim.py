@@ -33,11 +33,7 @@ class SIMHard(TwoStage):
     candidate_columns: Columns of the categories in `fields` of the candidates.
     columns: Columns of the categories in `fields` of the behaviours.
     first_value: Smallest value that is a category.
-    top_k: Behaviours K that the search keeps.
-    esu: Attention of the ESU, "din" or "mha"; see `TwoStage`.
-    num_heads: Number of heads of "mha".
-    head_dim: Width of a head of "mha".
-    output_dim: Width of the interest of "mha".
+    **kwargs: Arguments of `TwoStage` (`top_k`, `esu`, ...) and of a Keras layer.
 
   Options:
     category: Name of an item field; default = the first one of the target domain. A history is left out if its items
@@ -64,14 +60,9 @@ class SIMHard(TwoStage):
     candidate_columns: Sequence[int] = (1,),
     columns: Sequence[int] = (1,),
     first_value: int = 1,
-    top_k: int = 100,
-    esu: str = "din",
-    num_heads: int = 4,
-    head_dim: int = 16,
-    output_dim: int = 64,
     **kwargs: Any,
   ):
-    super().__init__(top_k, esu, num_heads, head_dim, output_dim, **kwargs)
+    super().__init__(**kwargs)
     for name, value in {"candidate_columns": candidate_columns, "columns": columns}.items():
       if not value or min(value) < 0:
         raise ValueError(f"{name} must be one column or more, none negative; found {list(value)}")
@@ -82,8 +73,8 @@ class SIMHard(TwoStage):
     self.first_value = first_value
 
   @classmethod
-  def options(cls) -> list[str]:
-    return ["category", *TwoStage.options()]
+  def options(cls) -> dict[str, Any]:
+    return {"category": str, **TwoStage.options()}
 
   @classmethod
   def for_history(cls, config: Model, schema: Schema, domain: DomainName, name: str) -> Self | None:

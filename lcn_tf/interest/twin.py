@@ -110,8 +110,8 @@ class TWIN(Extractor):
     self.cached: tf.Variable | None = None
 
   @classmethod
-  def options(cls) -> list[str]:
-    return [name for name in super().options() if name not in ("cross_widths", "items")]
+  def options(cls) -> dict[str, Any]:
+    return {name: kind for name, kind in super().options().items() if name not in ("cross_widths", "items")}
 
   @classmethod
   def for_history(cls, config: Model, schema: Schema, domain: DomainName, name: str) -> Self:

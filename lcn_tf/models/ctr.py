@@ -5,6 +5,7 @@ from absl import logging
 from tensorflow import keras
 
 from lcn_tf.config import Model
+from lcn_tf.config.options import checked_options
 from lcn_tf.crossdomain.crp import CrossRepresentationProduction, DomainBatch
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.interest import EXTRACTORS
@@ -13,7 +14,6 @@ from lcn_tf.interest.din import DIN
 from lcn_tf.layers.mlp import MLP
 from lcn_tf.models.base import Batch, Blueprint, RequestModel, Terms, concat_per_candidate
 from lcn_tf.models.embedder import Embedded
-from lcn_tf.models.options import checked_options
 from lcn_tf.schema import DomainName, Schema, other_domain
 
 
@@ -87,12 +87,12 @@ def make_extractor(config: Model, schema: Schema, domain: DomainName) -> Extract
   """
   where = f"model.options of {config.extractor!r}"
   if config.extractor == "none":
-    checked_options(where, lambda: None, [], config.options)
+    checked_options(where, {}, config.options)
     return None
   if config.extractor not in EXTRACTORS:
     raise unknown("model.extractor", "extractor", config.extractor, ["none", *EXTRACTORS])
   make = EXTRACTORS[config.extractor]
-  options = checked_options(where, make, make.options(), config.options)
+  options = checked_options(where, make.options(), config.options)
   try:
     read = config.model_copy(update={"options": options})
     extractor = make.for_history(read, schema, domain, name=f"interest_{domain}")

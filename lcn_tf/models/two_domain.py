@@ -1,14 +1,14 @@
 """The common part of networks that learn the clicks of both domains side by side: MiNet, CoNet, pi-Net."""
 
-import inspect
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
+from lcn_tf.config.options import checked_options, parameter_types
 from lcn_tf.errors import UserError
 from lcn_tf.models.base import Batch, Blueprint, RequestModel, Terms, click_loss
 from lcn_tf.models.embedder import Embedded
-from lcn_tf.models.options import checked_options
 from lcn_tf.schema import DomainName
 
 
@@ -45,7 +45,7 @@ class TwoDomain(RequestModel):
         f"model.network {config.network!r} reads both histories, but model.histories is {list(config.histories)}"
       )
     where = f"model.options of {config.network!r}"
-    options = checked_options(where, self.make_layers, self.options(), config.options)
+    options = checked_options(where, self.options(), config.options)
     self.source_weight = 1.0
     try:
       self.make_layers(**options)
@@ -53,9 +53,9 @@ class TwoDomain(RequestModel):
       raise UserError(f"{where}: {error}") from None
 
   @classmethod
-  def options(cls) -> list[str]:
-    """Names of the options that `model.options` of an experiment may set."""
-    return [name for name in inspect.signature(cls.make_layers).parameters if name != "self"]
+  def options(cls) -> dict[str, Any]:
+    """Types of the options that `model.options` of an experiment may set, by name."""
+    return parameter_types(cls.make_layers)
 
   @property
   def domains(self) -> tuple[DomainName, ...]:

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf import config
+from lcn_tf.interest.eta import ETA
 from lcn_tf.interest.sim import SIMCluster, SIMClusterPlus, SIMHard, SIMSoft, share_a_value
 from lcn_tf.schema import Domain, Feature, Schema, Vocabulary
 from tests.reference import sim as twin
@@ -247,8 +248,10 @@ def test_an_unknown_category_is_told_with_the_known_ones():
 
 def test_options_name_the_category_and_not_its_columns():
   shared = ["top_k", "esu", "num_heads", "head_dim", "output_dim"]
-  assert SIMHard.options() == ["category", *shared]
-  assert SIMCluster.options() == SIMClusterPlus.options() == SIMSoft.options() == shared
+  assert list(SIMHard.options()) == ["category", *shared]
+  for layer in (SIMCluster, SIMClusterPlus, SIMSoft):
+    assert list(layer.options()) == shared
+  assert ETA.options() == {"bits": int, "seed": int, **SIMSoft.options()}
   assert _for_history(_schema(), "source", SIMCluster, top_k=9).top_k == 9
 
 

@@ -61,7 +61,7 @@ def test_only_the_target_task_is_made_to_serve():
 
 
 def test_options_are_the_arguments_of_make_layers():
-  assert Popularity.options() == ["weight", "limit"]
+  assert list(Popularity.options()) == ["weight", "limit"]
 
 
 @pytest.mark.parametrize(
