@@ -40,15 +40,20 @@ class Vocabulary(Strict):
 
 
 class Feature(Strict):
-  """A categorical field."""
+  """A field with an embedding: of each of its values if it is categorical, of buckets of values if it is numeric."""
 
   name: str
   """Column of the log."""
+  kind: Literal["categorical", "numeric"] = "categorical"
+  """Kind of the values: `categorical`, integers or texts; `numeric`, numbers whose order counts."""
   vocabulary: str = ""
   """Vocabulary of the values; empty = one with the field's own name. Fields of one vocabulary share an embedding
-  table."""
+  table, numeric fields their buckets too."""
   max_values: int = pydantic.Field(1, ge=1)
   """Values of a row that are kept. With more than 1 the column holds lists, whose embeddings are averaged."""
+  buckets: int = pydantic.Field(32, ge=2)
+  """Buckets of a numeric field, between quantiles of its values in the training interactions. Values that are equal
+  share a bucket, so there may be fewer."""
 
   @pydantic.model_validator(mode="before")
   @classmethod
@@ -59,7 +64,25 @@ class Feature(Strict):
   def _own_vocabulary(self) -> "Feature":
     if not self.vocabulary:
       object.__setattr__(self, "vocabulary", self.name)
+    if self.kind == "numeric" and self.max_values > 1:
+      raise ValueError(f"{self.name!r}: a numeric field holds one value (max_values: 1)")
     return self
+
+  @property
+  def numeric(self) -> bool:
+    """Whether the values are numbers."""
+    return self.kind == "numeric"
+
+
+class ItemVector(Strict):
+  """A vector of every item that is known before training, of its text or picture, say. It stays as it is."""
+
+  name: str
+  """Column of the items, lists of numbers."""
+  width: int = pydantic.Field(ge=1)
+  """Numbers of a vector."""
+  dtype: Literal["float32", "float16"] = "float32"
+  """Type of the numbers in the catalogue and in the model."""
 
 
 class Domain(Strict):
@@ -67,6 +90,9 @@ class Domain(Strict):
 
   item_fields: tuple[Feature, ...] = ()
   """Inherent fields of the items, besides the item id."""
+  item_vectors: tuple[ItemVector, ...] = ()
+  """Frozen vectors of the items. A linear projection of each, which all domains with a vector of that name share, is a
+  part of the item representation."""
   cross_fields: tuple[Feature, ...] = ()
   """Side information of every behaviour, one value each."""
   max_length: int = pydantic.Field(200, ge=1)
@@ -115,7 +141,43 @@ class Schema(Strict):
         raise ValueError(f"{where}: a field is named twice: {', '.join(names)}")
       if where.endswith(("cross_fields", "context_fields")) and any(f.max_values > 1 for f in features):
         raise ValueError(f"{where}: these fields hold one value each (max_values: 1)")
+    self._check_numeric()
+    self._check_vectors()
     return self
+
+  def _check_numeric(self) -> None:
+    """Checks that fields of one vocabulary or one column are of one kind."""
+    for name in sorted({f.vocabulary for f in self.features()}):
+      kinds = {(f.kind, f.buckets if f.numeric else 0): f.name for f in self.features() if f.vocabulary == name}
+      if len(kinds) > 1:
+        raise ValueError(
+          f"the vocabulary {name!r} is of fields that differ in kind or buckets: {', '.join(kinds.values())}"
+        )
+      if self.numeric(name) and self.vocabularies[name].model_copy(update={"size": 0}) != Vocabulary():
+        raise ValueError(f"vocabularies: {name!r} is of a numeric field, which has no min_count and no oov")
+    events = [self.context_fields, self.target.cross_fields, self.source.cross_fields]
+    for groups in (events, [self.target.item_fields, self.source.item_fields]):
+      kind_of: dict[str, str] = {}
+      for feature in (feature for group in groups for feature in group):
+        if kind_of.setdefault(feature.name, feature.kind) != feature.kind:
+          raise ValueError(f"the column {feature.name!r} is of a categorical and of a numeric field")
+
+  def _check_vectors(self) -> None:
+    known: dict[str, ItemVector] = {}
+    for d in DOMAINS:
+      fields = [f.name for f in self.domain(d).item_fields]
+      for vector in self.domain(d).item_vectors:
+        if fields.count(vector.name) or vector.name == "item_id":
+          raise ValueError(f"{d}.item_vectors: {vector.name!r} is a field too, or is named twice")
+        fields.append(vector.name)
+        if set(vector.name) & set("/\\\0"):
+          raise ValueError(f"{d}.item_vectors: {vector.name!r} is no name of a vector: it names a file")
+        if known.setdefault(vector.name, vector) != vector:
+          raise ValueError(f"item_vectors: {vector.name!r} differs between the domains")
+
+  def numeric(self, vocabulary: str) -> bool:
+    """Whether a vocabulary is of numeric fields."""
+    return any(feature.numeric for feature in self.features() if feature.vocabulary == vocabulary)
 
   def features(self) -> Iterator[Feature]:
     """Every field but the item ids."""
@@ -139,8 +201,22 @@ class Schema(Strict):
 
   def fingerprint(self) -> str:
     """Tells schemas (with their sizes) apart; a record set adds its vocabularies to it."""
-    text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+    text = json.dumps(_without_defaults(self.model_dump(mode="json")), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_defaults(tree: Any) -> Any:
+  """A dumped schema without keys that say nothing, and that fingerprints of older record sets do not count."""
+  if isinstance(tree, list):
+    return [_without_defaults(one) for one in tree]
+  if not isinstance(tree, dict):
+    return tree
+  silent = {"kind": "categorical", "item_vectors": []}
+  if tree.get("kind") == "categorical":
+    silent["buckets"] = tree["buckets"]
+  return {
+    name: _without_defaults(value) for name, value in tree.items() if not (name in silent and value == silent[name])
+  }
 
 
 def other_domain(domain: DomainName) -> DomainName:

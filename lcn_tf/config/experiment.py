@@ -11,7 +11,7 @@ from lcn_tf.config.reading import difference, override, read_tree, validated
 from lcn_tf.config.records import NOT_CONTENTS, Records
 from lcn_tf.config.train import Train
 from lcn_tf.errors import nearest
-from lcn_tf.schema import Schema, Strict
+from lcn_tf.schema import DOMAINS, Schema, Strict
 
 
 class Experiment(Strict):
@@ -30,12 +30,13 @@ class Experiment(Strict):
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Experiment":
-    vocabularies = self.record_schema.vocabularies
+    schema = self.record_schema
+    tables = {*schema.vocabularies, *(v.name for d in DOMAINS for v in schema.domain(d).item_vectors)}
     for name in self.model.embedding.dims:
-      if name not in vocabularies:
-        known = ", ".join(sorted(vocabularies))
+      if name not in tables:
+        known = ", ".join(sorted(tables))
         raise ValueError(
-          f"model.embedding.dims: the schema has no vocabulary {name!r}.{nearest(name, vocabularies)} It has: {known}"
+          f"model.embedding.dims: the schema has no vocabulary {name!r}.{nearest(name, tables)} It has: {known}"
         )
     reader = "model.crp" if self.model.crp else f"model.network {self.model.network!r}"
     if (self.model.crp or self.model.network != "ctr") and not self.records.source_records:

@@ -105,6 +105,11 @@ class Synthetic(Strict):
   """Standard deviation of an item's own log-odds."""
   topic_field: bool = False
   """Field `topic` of every item. Without it models learn topics from ids."""
+  price_effect: float = pydantic.Field(0.0, ge=0)
+  """Amplitude of the log-odds that the number `price` of an impression adds: a sine wave over its quantiles. 0 = there
+  is no such column."""
+  content_width: Count = 0
+  """Numbers of the vector `content` of every item: its topic's, plus noise. 0 = there is no such column."""
   days: Positive = 100
   """Days of the log."""
 

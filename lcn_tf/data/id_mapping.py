@@ -10,7 +10,7 @@ import polars as pl
 
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, Schema
+from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, ItemVector, Schema
 
 NULL = 1  # the index of a missing value: the first out-of-vocabulary row
 
@@ -67,6 +67,28 @@ class ValueTable:
     return self._table.select("index", "value").with_columns(self.counts.alias("count"))
 
 
+class BucketTable(ValueTable):
+  """The buckets of a numeric field.
+
+  Index 0 is padding, 1 a missing value, and 2.. the buckets by rising numbers. `values` are the lower edges as texts,
+  "-inf" first. An edge belongs to the bucket above it.
+  """
+
+  @functools.cached_property
+  def _edges(self) -> np.ndarray:
+    return self.values.cast(pl.Float64).to_numpy()[1:]
+
+  def indices(self, values: pl.Series, null: int = NULL) -> np.ndarray:
+    """The index of every number: `[len(values)]` int32.
+
+    Args:
+      values: Numbers, float64.
+      null: The index of a missing value.
+    """
+    found = 1 + self.oov + np.searchsorted(self._edges, values.fill_null(0.0).to_numpy(), "right")
+    return np.where(values.is_null().to_numpy(), null, found).astype(np.int32)
+
+
 def oov_index(value: str, oov: int, seed: int = 0) -> int:
   """The row, 1..oov, of a value that is out of vocabulary: the same on every machine and in every version."""
   digest = hashlib.blake2b(value.encode(), digest_size=8, key=str(seed).encode()).digest()
@@ -86,11 +108,13 @@ class IdMapping:
     items: Per domain, `row`, `item_id` and `count`, its training interactions.
     catalogues: Per domain, `[items, columns]` int32.
     vocabularies: Vocabularies by name.
+    vectors: Per domain, frozen vectors `[items, width]` by name; zeros for an item without one.
   """
 
   items: dict[DomainName, pl.DataFrame]
   catalogues: dict[DomainName, np.ndarray]
   vocabularies: dict[str, ValueTable]
+  vectors: dict[DomainName, dict[str, np.ndarray]] = dataclasses.field(default_factory=lambda: {d: {} for d in DOMAINS})
 
   def met(self, domain: DomainName) -> np.ndarray:
     """Which rows of a catalogue some training interaction had, bool `[items]`."""
@@ -110,11 +134,13 @@ def id_mapping_of(record_set: RecordSet) -> IdMapping:
   for name, declared in schema.vocabularies.items():
     file = f"vocabularies/{name}.parquet"
     table = record_set.table(file, ["value", "count"])
-    vocabularies[name] = ValueTable(name, table["value"], table["count"], declared.oov, seed)
+    kind = BucketTable if schema.numeric(name) else ValueTable
+    vocabularies[name] = kind(name, table["value"], table["count"], declared.oov, seed)
     if vocabularies[name].size != declared.size:
       raise UserError(f"{record_set.path / file}: {vocabularies[name].size} rows, dataset.json says {declared.size}")
   items = {d: record_set.table(f"items/{d}.parquet") for d in DOMAINS}
-  return IdMapping(items, {d: record_set.catalogue(d) for d in DOMAINS}, vocabularies)
+  catalogues = {d: record_set.catalogue(d) for d in DOMAINS}
+  return IdMapping(items, catalogues, vocabularies, {d: record_set.vectors(d) for d in DOMAINS})
 
 
 def fingerprint(schema: Schema, mapping: IdMapping) -> str:
@@ -126,10 +152,12 @@ def fingerprint(schema: Schema, mapping: IdMapping) -> str:
     digest.update(json.dumps([name, vocabulary.oov, seed, vocabulary.values.to_list()]).encode())
   for d in DOMAINS:
     digest.update(np.ascontiguousarray(mapping.catalogues[d], "<i4").tobytes())
+    for name, vectors in sorted(mapping.vectors[d].items()):
+      digest.update(name.encode() + np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<")).tobytes())
   return digest.hexdigest()[:16]
 
 
-def field_column(feature: Feature) -> str:
+def field_column(feature: Feature | ItemVector) -> str:
   """The name of a field's column in `Checked`, apart from those of ids and times even if it is one of them."""
   return f"field:{feature.name}"
 
@@ -155,6 +183,6 @@ def field_indices(column: pl.Series, max_values: int, table: ValueTable) -> np.n
 
 
 def column_of(frame: pl.DataFrame, feature: Feature) -> pl.Series:
-  """The field's values as strings; the item id has no column of its own."""
+  """The field's values as strings, or numbers if it is numeric; the item id has no column of its own."""
   name = field_column(feature)
   return frame[name] if name in frame.columns else frame[feature.name].cast(pl.String)

@@ -4,6 +4,7 @@ dataset.json                     this file's `RecordSet`: schema with sizes, cou
 {train,validation,test}/{target,source}/part-00000-of-00008.tfrecord.gz; of those built --like others, what is not empty
 vocabularies/<name>.parquet      index, value, count (in the training interactions)
 catalogue/<domain>.npy           [items, fields] int32: of every item, the index of its id and inherent fields
+catalogue/<domain>.<name>.npy    [items, width] float32 or float16: a vector of every item, one file per vector
 items/<domain>.parquet           row, item_id: which item each catalogue row is
 users.parquet                    user, user_id: which user each index is
 rejected.parquet                 what was left out, with the reason
@@ -230,12 +231,23 @@ class RecordSet(Strict):
     Raises:
       DamagedError: It is not what was written.
     """
-    name = f"catalogue/{domain}.npy"
+    return self._array(f"catalogue/{domain}.npy", domain, columns(self.record_schema.catalogue_features(domain)))
+
+  def vectors(self, domain: DomainName) -> dict[str, np.ndarray]:
+    """Frozen vectors `[items, width]` of the catalogue's rows by name; zeros for rows without one.
+
+    Raises:
+      DamagedError: They are not what was written.
+    """
+    fields = self.record_schema.domain(domain).item_vectors
+    return {f.name: self._array(f"catalogue/{domain}.{f.name}.npy", domain, f.width) for f in fields}
+
+  def _array(self, name: str, domain: DomainName, width: int) -> np.ndarray:
     try:
       table = np.load(io.BytesIO(self.read(name)), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
       raise DamagedError(f"{self.path / name}: damaged: {one_line(error)}. {_BUILD_AGAIN}") from None
-    expected = (self.record_schema.domain(domain).items, columns(self.record_schema.catalogue_features(domain)))
+    expected = (self.record_schema.domain(domain).items, width)
     if table.shape != expected:
       raise UserError(f"{self.path / name}: shape {table.shape}, dataset.json says {expected}")
     return table

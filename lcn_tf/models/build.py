@@ -21,6 +21,7 @@ def build_model(
   seed: int = 0,
   deduplicate: bool = True,
   catalogues: dict[DomainName, np.ndarray] | None = None,
+  contents: dict[DomainName, dict[str, np.ndarray]] | None = None,
   pretrained: Pretrained | None = None,
   training: bool = True,
 ) -> RequestModel:
@@ -32,6 +33,7 @@ def build_model(
     seed: Seed of the initial values and of all random choices of a step.
     deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
     catalogues: Item catalogue `[items, columns]` per domain; None = zeros, to be restored from a checkpoint.
+    contents: Frozen vectors of the schema's items, by domain and name, `[items, width]`; None = zeros, as above.
     pretrained: Frozen item vectors; needed if `needs_pretrained(config)`.
     training: Switch of the weights that only training uses. False = the weights that serving needs.
 
@@ -47,6 +49,8 @@ def build_model(
   model = _made(schema, config, seed, deduplicate, pretrained and pretrained.only(_reads(config)))
   for domain, table in (catalogues or {}).items():
     model.embedder.set_catalogue(domain, table)
+  for domain, vectors in (contents or {}).items():
+    model.embedder.set_contents(domain, vectors)
   model.build_from(example_batch(schema), training)
   return model
 

@@ -1,6 +1,6 @@
 """Embeddings of a batch of records. Every table is read once per batch, at the distinct rows of the batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,9 @@ from lcn_tf.layers.masked import repeat_rows
 from lcn_tf.layers.replicas import on_replica
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.tables import EmbeddingTables
+from lcn_tf.models.lookups import Handles, Lookups, join, nothing, split_like
 from lcn_tf.pretraining.vectors import Pretrained
-from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, columns
+from lcn_tf.schema import DOMAINS, DomainName, Schema, columns
 
 _KEY = "/key"  # ends the names of the tables of keys
 
@@ -83,7 +84,14 @@ class RequestEmbedding(keras.layers.Layer):
     used = sorted(cross | {feature.vocabulary for feature in features})
     widths = {name: config.dims.get(name, config.cross_dim if name in cross else config.dim) for name in used}
     sizes = {name: schema.vocabularies[name].size for name in used}
-    item_widths = {d: sum(widths[f.vocabulary] for f in schema.catalogue_features(d)) for d in domains}
+    vector_widths = {
+      v.name: config.dims.get(v.name, config.dim) for d in domains for v in schema.domain(d).item_vectors
+    }
+    item_widths = {
+      d: sum(widths[f.vocabulary] for f in schema.catalogue_features(d))
+      + sum(vector_widths[v.name] for v in schema.domain(d).item_vectors)
+      for d in domains
+    }
     if not item_dim and len(set(item_widths.values())) > 1:
       raise UserError(
         "model.item_dim is 0, so items are compared across domains by their fields' embeddings side by side, but these "
@@ -114,6 +122,23 @@ class RequestEmbedding(keras.layers.Layer):
       for d in self.histories
       if config.recency_buckets
     }
+    self.contents: dict[DomainName, dict[str, tf.Variable]] = {
+      d: {
+        v.name: self.add_weight(
+          f"content/{d}/{v.name}",
+          [schema.domain(d).items, v.width],
+          v.dtype,
+          initializer="zeros",
+          trainable=False,
+          experimental_autocast=False,
+        )
+        for v in schema.domain(d).item_vectors
+      }
+      for d in domains
+    }
+    self.content_projections = {
+      name: keras.layers.Dense(width, use_bias=False, name=f"content/{name}") for name, width in vector_widths.items()
+    }
     self.vectors: dict[DomainName, tf.Variable] = {}
     self.clusters: dict[DomainName, tf.Variable] = {}
     if pretrained:
@@ -139,6 +164,18 @@ class RequestEmbedding(keras.layers.Layer):
     if domain in self.catalogues:
       self.catalogues[domain].assign(table.astype(np.int64))
 
+  def set_contents(self, domain: DomainName, vectors: Mapping[str, np.ndarray]) -> None:
+    """Fills the frozen vectors of a domain's items by name, if the model reads that domain."""
+    for name, content in self.contents.get(domain, {}).items():
+      content.assign(vectors[name])
+
+  def copy_catalogues(self, other: "RequestEmbedding") -> None:
+    """Takes catalogues and frozen vectors of items over from a layer of the same schema and histories."""
+    for d, catalogue in other.catalogues.items():
+      self.catalogues[d].assign(catalogue)
+      for name, content in other.contents[d].items():
+        self.contents[d][name].assign(content)
+
   def call(self, batches: Sequence[tuple[DomainName, dict[str, tf.Tensor]]]) -> list[Embedded]:
     """The embedded batches.
 
@@ -146,7 +183,7 @@ class RequestEmbedding(keras.layers.Layer):
       batches: Pairs of the domain of the candidates and the tensors of `lcn_tf.data.records`.
     """
     batches = [(domain, self._cut(batch)) for domain, batch in batches]
-    plan = _Lookups()
+    plan = Lookups()
     items: dict[DomainName, list[tf.Tensor]] = {}
     for domain, batch in batches:
       items.setdefault(domain, []).append(batch["candidate_items"])
@@ -164,7 +201,7 @@ class RequestEmbedding(keras.layers.Layer):
       handles = plan.add(features, fields), plan.add(features, fields, _KEY) if self.key_dim else []
       if self.clusters:
         fields = tf.concat([fields, tf.gather(on_replica(self.clusters[d]), flat)], axis=-1)
-      item_parts[d] = (index, fields, handles)
+      item_parts[d] = (index, fields, self._content(d, flat), handles)
     batch_parts = []
     for _, batch in batches:
       user = plan.add(self.schema.user_fields, tf.cast(batch["user_fields"], tf.int64))
@@ -197,7 +234,7 @@ class RequestEmbedding(keras.layers.Layer):
           items=history_items,
           fields=fields,
           times=batch[f"{d}_times"],
-          side=_join(plan.features(cross[d]), history_items, self.compute_dtype),
+          side=join(plan.features(cross[d]), history_items, self.compute_dtype),
           recency=self._recency(d),
           visible=visible,
           vectors=vectors,
@@ -205,8 +242,8 @@ class RequestEmbedding(keras.layers.Layer):
         )
       embedded.append(
         Embedded(
-          profile=_join(plan.features(user), batch["user_fields"], self.compute_dtype, rank=1),
-          context=_join(plan.features(context), batch["candidate_items"], self.compute_dtype),
+          profile=join(plan.features(user), batch["user_fields"], self.compute_dtype, rank=1),
+          context=join(plan.features(context), batch["candidate_items"], self.compute_dtype),
           candidates=candidates,
           histories=histories,
         )
@@ -215,12 +252,13 @@ class RequestEmbedding(keras.layers.Layer):
 
   def _item_rows(
     self,
-    plan: "_Lookups",
+    plan: Lookups,
     domain: DomainName,
     items: list[tf.Tensor],
     index: tf.Tensor | None,
     fields: tf.Tensor,
-    handles: tuple["_Handles", "_Handles"],
+    contents: list[tf.Tensor],
+    handles: tuple[Handles, Handles],
   ) -> list[tuple[tf.Tensor, ...]]:
     """Representation, catalogue columns, frozen vectors and keys of each tensor of catalogue rows in `items`.
 
@@ -230,10 +268,11 @@ class RequestEmbedding(keras.layers.Layer):
       items: Catalogue rows, int.
       index: Place of each item among the distinct ones; None = `fields` has a row for each.
       fields: Catalogue columns.
+      contents: Projected frozen vectors of the items.
       handles: Handles of the fields' embeddings, and of their keys.
     """
     of_rows, of_keys = handles
-    rows = tf.concat(plan.features(of_rows), axis=-1)
+    rows = tf.concat([*plan.features(of_rows), *contents], axis=-1)
     if self.projections:
       rows = self.projections[domain](rows)
     keys = tf.add_n(plan.features(of_keys)) if of_keys else None
@@ -242,8 +281,8 @@ class RequestEmbedding(keras.layers.Layer):
       keys = None if keys is None else repeat_rows(keys, index)
     # no distinct rows here: they only help gradients, and frozen vectors have none
     vectors = [self._vectors(domain, ids) for ids in items]
-    all_keys = [_nothing(ids) for ids in items] if keys is None else _split_like(keys, items)
-    return list(zip(_split_like(rows, items), _split_like(fields, items), vectors, all_keys, strict=True))
+    all_keys = [nothing(ids) for ids in items] if keys is None else split_like(keys, items)
+    return list(zip(split_like(rows, items), split_like(fields, items), vectors, all_keys, strict=True))
 
   def _cut(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """The batch without the behaviours that no candidate sees, if the model reads fewer than the records hold.
@@ -262,84 +301,19 @@ class RequestEmbedding(keras.layers.Layer):
         changed[f"{d}_{part}"] = tf.cast(tf.cast(history, tf.int64)[:, :width], history.dtype)
     return changed
 
+  def _content(self, domain: DomainName, items: tf.Tensor) -> list[tf.Tensor]:
+    """Projections of the frozen vectors of distinct catalogue rows, `[rows, width]` each."""
+    return [
+      self.content_projections[name](tf.cast(tf.gather(on_replica(content), items), self.compute_dtype))
+      for name, content in self.contents[domain].items()
+    ]
+
   def _vectors(self, domain: DomainName, items: tf.Tensor) -> tf.Tensor:
     """Frozen vectors of catalogue rows, `[..., P]`; P = 0 if there are none."""
     if not self.vectors:
-      return _nothing(items)
+      return nothing(items)
     return tf.gather(on_replica(self.vectors[domain]), tf.cast(items, tf.int64))
 
   def _recency(self, domain: DomainName) -> tf.Tensor:
     table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])
     return tf.convert_to_tensor(tf.cast(table, tf.float32))
-
-
-_Handles = list[tuple[int, bool]]
-
-
-class _Lookups:
-  """Collects the table look-ups of a batch, so that each table is read once."""
-
-  def __init__(self) -> None:
-    self.requests: list[tuple[str, tf.Tensor]] = []
-
-  def add(self, features: tuple[Feature, ...], indices: tf.Tensor, table: str = "") -> _Handles:
-    """Registers the columns of `indices` `[..., columns]`; returns handles for `features`.
-
-    Args:
-      features: Fields of the columns, in order.
-      indices: Rows of the tables.
-      table: End of the tables' names.
-    """
-    handles, column = [], 0
-    for feature in features:
-      many = feature.max_values > 1
-      part = indices[..., column : column + feature.max_values] if many else indices[..., column]
-      handles.append((len(self.requests), many))
-      self.requests.append((feature.vocabulary + table, part))
-      column += feature.max_values
-    return handles
-
-  def run(self, tables: EmbeddingTables) -> None:
-    self.results = tables(self.requests) if self.requests else []
-
-  def features(self, handles: _Handles) -> list[tf.Tensor]:
-    """Embeddings of each feature; a feature with several values has their average."""
-    parts = []
-    for position, many in handles:
-      rows = self.results[position]
-      if many:
-        real = tf.cast(self.requests[position][1] != 0, rows.dtype)
-        share = real / tf.maximum(tf.reduce_sum(real, axis=-1, keepdims=True), 1)
-        rows = tf.matmul(share[..., tf.newaxis, :], rows)[..., 0, :]
-      parts.append(rows)
-    return parts
-
-
-def _nothing(items: tf.Tensor) -> tf.Tensor:
-  """Vectors of width 0 for items `[...]`."""
-  return tf.zeros(tf.concat([tf.shape(items), [0]], axis=0))
-
-
-def _join(parts: list[tf.Tensor], like: tf.Tensor, dtype: Any, rank: int = 2) -> tf.Tensor:
-  """Embeddings side by side; of width 0 if there are none."""
-  if parts:
-    return tf.concat(parts, axis=-1)
-  zeros = tf.zeros(tf.concat([tf.shape(like)[:rank], [0]], axis=0), dtype)
-  zeros.set_shape(like.shape[:rank].concatenate([0]))
-  return zeros
-
-
-def _split_like(rows: tf.Tensor, parts: list[tf.Tensor]) -> list[tf.Tensor]:
-  """Rows `[sum of sizes, ...]` cut and shaped like `parts`, with the rows' own axes behind."""
-  sizes = [tf.size(part) for part in parts]
-  if rows.dtype.is_floating:
-    pieces = tf.split(rows, sizes, num=len(parts))
-  else:  # tf.split has no GPU kernel for integers; floats use it because its gradient is cheaper than that of slices
-    ends = tf.cumsum(tf.stack([0, *sizes]))
-    pieces = [rows[ends[i] : ends[i + 1]] for i in range(len(parts))]
-  result = []
-  for piece, part in zip(pieces, parts, strict=True):
-    piece = tf.reshape(piece, tf.concat([tf.shape(part), tf.shape(rows)[1:]], axis=0))
-    piece.set_shape(part.shape.concatenate(rows.shape[1:]))
-    result.append(piece)
-  return result

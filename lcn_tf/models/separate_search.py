@@ -85,8 +85,7 @@ class SeparateSearch(CTR):
       self.auxiliary = CTR(self._searching)
       self.auxiliary(example)
       self.extra_names = (*self.extra_names, "auxiliary_loss")
-      for d, catalogue in self.embedder.catalogues.items():
-        self.auxiliary.embedder.catalogues[d].assign(catalogue)
+      self.auxiliary.embedder.copy_catalogues(self.embedder)
       self.take_over_search()
     super().build_from(example, training)
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import polars as pl
 
-from lcn_tf.data.build.values import id_of, seconds_of, text_of
-from lcn_tf.data.id_mapping import NULL, ValueTable, field_column, field_table, id_mapping_of, oov_index
+from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of
+from lcn_tf.data.id_mapping import NULL, BucketTable, ValueTable, field_column, field_table, id_mapping_of, oov_index
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns
@@ -78,7 +78,9 @@ class RequestEncoder:
     self._schema = record_set.record_schema
     mapping = id_mapping_of(record_set)
     self._vocabularies: dict[str, ValueTable] = {
-      name: _Lookup(table.name, table.values, table.counts, table.oov, table.seed)
+      name: table
+      if isinstance(table, BucketTable)
+      else _Lookup(table.name, table.values, table.counts, table.oov, table.seed)
       for name, table in mapping.vocabularies.items()
     }
     # by the text of the id: 7 is "7" (`lcn_tf.data.build.values.id_of`)
@@ -171,10 +173,17 @@ class RequestEncoder:
     """`[len(rows), columns(features)]` int32 of (where, values by name)."""
     values: dict[str, Any] = {"row": range(len(rows))}  # a frame without fields has rows, too
     for feature in features:
-      read, kind = (_texts_of, pl.List(pl.String)) if feature.max_values > 1 else (text_of, pl.String)
+      read, kind = _reader(feature)
       column = [_told(f"{where}[{feature.name!r}]", read, given.get(feature.name)) for where, given in rows]
       values[field_column(feature)] = pl.Series(column, dtype=kind)
     return field_table(pl.DataFrame(values), features, self._vocabularies)
+
+
+def _reader(feature: Feature) -> tuple[Callable[[Any], Any], Any]:
+  """The function that reads a value of a field, and the type of a column of what it returns."""
+  if feature.numeric:
+    return number_of, pl.Float64
+  return (_texts_of, pl.List(pl.String)) if feature.max_values > 1 else (text_of, pl.String)
 
 
 class _Seen(NamedTuple):

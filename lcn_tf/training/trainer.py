@@ -192,6 +192,7 @@ def _compiled(experiment: Experiment, record_set: RecordSet, pretrained: Pretrai
     seed=config.seed,
     deduplicate=not config.jit_compile,
     catalogues={d: record_set.catalogue(d) for d in DOMAINS},
+    contents={d: record_set.vectors(d) for d in DOMAINS},
     pretrained=pretrained,
   )
   model.compile(

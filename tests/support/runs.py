@@ -16,6 +16,13 @@ def write_run(path: str | pathlib.Path, experiment: Experiment, record_set: Reco
   """A run folder whose best checkpoint is the model as it is made; returns the model."""
   run = open_run(experiment, record_set, path)
   catalogues = {d: record_set.catalogue(d) for d in DOMAINS}
-  model = build_model(record_set.record_schema, experiment.model, seed=experiment.train.seed, catalogues=catalogues)
+  contents = {d: record_set.vectors(d) for d in DOMAINS}
+  model = build_model(
+    record_set.record_schema,
+    experiment.model,
+    seed=experiment.train.seed,
+    catalogues=catalogues,
+    contents=contents,
+  )
   tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(run / "checkpoints" / "best"), 1).save(1)
   return model

@@ -167,6 +167,8 @@ def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame
     vocabulary.frame().write_parquet(folder / "vocabularies" / f"{name}.parquet")
   for d in DOMAINS:
     np.save(folder / "catalogue" / f"{d}.npy", indexed.mapping.catalogues[d])
+    for name, vectors in indexed.mapping.vectors[d].items():
+      np.save(folder / "catalogue" / f"{d}.{name}.npy", vectors)
     indexed.mapping.items[d].write_parquet(folder / "items" / f"{d}.parquet")
   indexed.users.write_parquet(folder / "users.parquet")
   rejected.write_parquet(folder / "rejected.parquet")

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 
 from lcn_tf.data.build import tables as raw
-from lcn_tf.data.build.vocabulary import build_vocabulary, count_values
+from lcn_tf.data.build.vocabulary import build_buckets, build_vocabulary, count_values
 from lcn_tf.data.id_mapping import NULL, IdMapping, column_of, field_column, field_table
-from lcn_tf.schema import DOMAINS, PADDING, UNKNOWN_ITEM, DomainName, Feature, Schema, columns
+from lcn_tf.schema import DOMAINS, PADDING, UNKNOWN_ITEM, DomainName, Feature, ItemVector, Schema, columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +110,12 @@ def _id_mapping(
     # Every user has one id, so a frequency cut of ids can only be about how much a user did.
     weights = profiles["count"] if feature.name == "user_id" else (profiles["count"] > 0).cast(pl.Int64)
     counted[feature.vocabulary].append(_count(profiles, feature, weights))
+  buckets = {feature.vocabulary: feature.buckets for feature in schema.features() if feature.numeric}
   vocabularies = {
-    name: build_vocabulary(name, frames, schema.vocabularies[name], seed) for name, frames in counted.items()
+    name: build_buckets(name, frames, buckets[name])
+    if name in buckets
+    else build_vocabulary(name, frames, schema.vocabularies[name], seed)
+    for name, frames in counted.items()
   }
 
   catalogues = {}
@@ -123,7 +127,20 @@ def _id_mapping(
     )
     known = field_table(ordered[d], features, vocabularies)
     catalogues[d] = np.concatenate([padding, unknown[np.newaxis].astype(np.int32), known])
-  return IdMapping({d: ordered[d].select("row", "item_id", "count") for d in DOMAINS}, catalogues, vocabularies)
+  vectors = {d: {f.name: _vectors(ordered[d], f) for f in schema.domain(d).item_vectors} for d in DOMAINS}
+  return IdMapping(
+    {d: ordered[d].select("row", "item_id", "count") for d in DOMAINS}, catalogues, vocabularies, vectors
+  )
+
+
+def _vectors(items: pl.DataFrame, vector: ItemVector) -> np.ndarray:
+  """`[2 + items, width]`: zeros for padding, for the unknown item and for items without a vector."""
+  table = np.zeros((2 + len(items), vector.width), vector.dtype)
+  column = items[field_column(vector)]
+  there = column.is_not_null().to_numpy()
+  if there.any():
+    table[2:][there] = column.drop_nulls().explode().to_numpy().reshape(-1, vector.width)
+  return table
 
 
 def _count(frame: pl.DataFrame, feature: Feature, weights: pl.Series) -> pl.DataFrame:

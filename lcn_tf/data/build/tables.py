@@ -8,14 +8,11 @@ from absl import logging
 
 from lcn_tf.config import Labels
 from lcn_tf.data.build import parquet
-from lcn_tf.data.build.values import EXACT, MILLISECONDS
-from lcn_tf.data.id_mapping import field_column
-from lcn_tf.errors import UserError, nearest
-from lcn_tf.schema import DOMAINS, Feature, Schema
+from lcn_tf.data.build.raw_table import ROW, RawTable
+from lcn_tf.data.build.values import MILLISECONDS
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, Schema
 
-ROW = "row"  # position in the input, which orders behaviours of one second
-RESERVED = ("user_id", "item_id", "domain", "timestamp")
-_LATEST = 2**62  # of what 64 bits hold
 MANY = 0.2  # share of what matches nothing from which on it is told
 
 
@@ -40,12 +37,13 @@ class RawTables:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-  """Input without its bad rows. Ids are integers or strings, fields are strings or lists of strings.
+  """Input without its bad rows. Ids are integers or strings, fields are strings or lists of strings, numeric fields
+  floats, vectors of items lists of floats.
 
   Attributes:
     interactions: `row`, `user_id`, `item_id`, `domain`, `timestamp` (int64 seconds), `weight` (float), `label` (float,
       null = no candidate; absent for sampled labels), and the cross and context fields under `field_column`.
-    items: `item_id`, `domain` and the item fields, under `field_column`; no key twice.
+    items: `item_id`, `domain`, and the item fields and vectors under `field_column`; no key twice.
     users: `user_id` and the user fields, under `field_column`; empty if there is no file.
     rejected: `table`, `file` (null if it was none), `row` (of the table), `reason`, and the row's keys as strings.
   """
@@ -93,44 +91,23 @@ def check(tables: RawTables, schema: Schema, labels: Labels) -> Checked:
     UserError: A column is missing or of a wrong type, or no row is left.
   """
   in_interactions, in_items, in_users = tables.names
-  interactions = _Table(tables.interactions, in_interactions, "interactions", tables.sources.get("interactions"))
-  items = _Table(tables.items, in_items, "items", tables.sources.get("items"))
+  interactions = RawTable(tables.interactions, in_interactions, "interactions", tables.sources.get("interactions"))
+  items = RawTable(tables.items, in_items, "items", tables.sources.get("items"))
   users = None
   if tables.users is not None:
-    users = _Table(tables.users, in_users, "users", tables.sources.get("users"))
+    users = RawTable(tables.users, in_users, "users", tables.sources.get("users"))
 
-  for table in (interactions, items):
-    table.identifier("item_id")
-    table.text("domain")
-  interactions.identifier("user_id")
-  _same_type(interactions, items, "item_id")
-  if users:
-    users.identifier("user_id")
-    _same_type(interactions, users, "user_id")
-  interactions.time("timestamp")
-  if labels.kind != "sampled":
-    interactions.number(labels.column, "label", f"records.labels.kind is {labels.kind}")
-  interactions.weight(labels.kind != "sampled")
-  for feature in {f.name: f for d in DOMAINS for f in schema.domain(d).cross_fields + schema.context_fields}.values():
-    interactions.field(feature, "a cross or context field of the schema")
-  item_fields = [f for d in DOMAINS for f in schema.domain(d).item_fields]
-  # The two domains may hold different numbers of values of the same column.
-  for feature in {f.name: f for f in sorted(item_fields, key=lambda f: f.max_values)}.values():
-    items.field(feature, "an item field of the schema")
-  for feature in schema.user_fields:
-    if feature.name == "user_id" or users:
-      (users or interactions).field(feature, "a user field of the schema")
-    else:
-      raise UserError(f"schema.user_fields: {feature.name!r} is read from the users file, but there is none (--users)")
-
+  _read_columns(interactions, items, users, schema, labels)
   known = pl.col("domain").is_in(DOMAINS).fill_null(False)
   items.reject(pl.col("item_id").is_null(), "null item_id")
   items.reject(~known, f"domain is not one of {', '.join(DOMAINS)}")
   items.reject(pl.struct("domain", "item_id").is_first_distinct().not_(), "repeated item_id (the first row is kept)")
+  items.reject_unfit(schema)
   good_items = items.good().drop(ROW)
   if users:
     users.reject(pl.col("user_id").is_null(), "null user_id")
     users.reject(pl.col("user_id").is_first_distinct().not_(), "repeated user_id (the first row is kept)")
+    users.reject_unfit(schema)
 
   interactions.reject(pl.col("user_id").is_null(), "null user_id")
   interactions.reject(pl.col("item_id").is_null(), "null item_id")
@@ -145,6 +122,7 @@ def check(tables: RawTables, schema: Schema, labels: Labels) -> Checked:
   weight = pl.col("weight")
   interactions.reject(~(weight.is_finite() & (weight >= 0)), "weight is not a number of at least 0")
   interactions.reject(weight > float(np.finfo(np.float32).max), "weight is too large for a 32-bit float")
+  interactions.reject_unfit(schema)
   catalogue = good_items.select("domain", "item_id", known_item=pl.lit(True))
   interactions.frame = interactions.frame.join(catalogue, on=["domain", "item_id"], how="left", maintain_order="left")
   interactions.reject(pl.col("known_item").is_null(), "item is not in the items file")
@@ -165,6 +143,41 @@ def check(tables: RawTables, schema: Schema, labels: Labels) -> Checked:
       raise UserError(told)
     logging.warning("%s", told)
   return result
+
+
+def _read_columns(
+  interactions: RawTable, items: RawTable, users: RawTable | None, schema: Schema, labels: Labels
+) -> None:
+  """Adds all columns that the schema and the labels need.
+
+  Raises:
+    UserError: A column is missing or of a wrong type.
+  """
+  for table in (interactions, items):
+    table.identifier("item_id")
+    table.text("domain")
+  interactions.identifier("user_id")
+  _same_type(interactions, items, "item_id")
+  if users:
+    users.identifier("user_id")
+    _same_type(interactions, users, "user_id")
+  interactions.time("timestamp")
+  if labels.kind != "sampled":
+    interactions.number(labels.column, "label", f"records.labels.kind is {labels.kind}")
+  interactions.weight(labels.kind != "sampled")
+  for feature in {f.name: f for d in DOMAINS for f in schema.domain(d).cross_fields + schema.context_fields}.values():
+    interactions.field(feature, "a cross or context field of the schema")
+  item_fields = [f for d in DOMAINS for f in schema.domain(d).item_fields]
+  # The two domains may hold different numbers of values of the same column.
+  for feature in {f.name: f for f in sorted(item_fields, key=lambda f: f.max_values)}.values():
+    items.field(feature, "an item field of the schema")
+  for vector in {v.name: v for d in DOMAINS for v in schema.domain(d).item_vectors}.values():
+    items.vector(vector)
+  for feature in schema.user_fields:
+    if feature.name == "user_id" or users:
+      (users or interactions).field(feature, "a user field of the schema")
+    else:
+      raise UserError(f"schema.user_fields: {feature.name!r} is read from the users file, but there is none (--users)")
 
 
 def _missing_items(frame: pl.DataFrame, in_interactions: str, in_items: str, items: pl.DataFrame) -> dict[str, bool]:
@@ -193,140 +206,8 @@ def _repeated(frame: pl.DataFrame) -> pl.Series:
   return pl.Series(np.isin(np.arange(len(rows)), first.to_numpy(), invert=True))
 
 
-def _same_type(left: "_Table", right: "_Table", column: str) -> None:
+def _same_type(left: RawTable, right: RawTable, column: str) -> None:
   """Ids of two tables compare as strings unless both are integers."""
   if left.frame[column].dtype != right.frame[column].dtype:
     for table in (left, right):
       table.frame = table.frame.with_columns(pl.col(column).cast(pl.String))
-
-
-class _Table:
-  """A table while it is checked. `raw` is what came, `frame` what `Checked` will hold, with a `reason` per bad row."""
-
-  def __init__(self, raw: pl.DataFrame, name: str, kind: str, source: parquet.Source | None):
-    self.raw = raw
-    self.name = name
-    self.kind = kind
-    self.files = source.files if source and len(source.files) > 1 else ()
-    self.unreadable = source.unreadable if source else {}
-    self.vague = source.vague if source else parquet.vague([raw], [name])
-    self.frame = pl.DataFrame({ROW: pl.int_range(len(raw), dtype=pl.Int64, eager=True)}).with_columns(
-      reason=pl.lit(None, pl.String)
-    )
-
-  def column(self, name: str, role: str) -> pl.Series:
-    if name in self.unreadable:
-      raise UserError(f"{self.name}: column {name!r} ({role}) cannot be read: {self.unreadable[name]}")
-    if name not in self.raw.columns:
-      have = ", ".join(self.raw.columns)
-      raise UserError(f"{self.name}: no column {name!r} ({role}).{nearest(name, self.raw.columns)} Columns: {have}")
-    return self.raw[name]
-
-  def exact(self, name: str, role: str, most: int = EXACT["float64"]) -> pl.Series:
-    """A column whose whole numbers are told apart; from `most` on it does not matter."""
-    limit, reason = self.vague.get(name, (0, ""))
-    if 0 < limit <= most:
-      raise UserError(reason)
-    return self.column(name, role)
-
-  def wrong_type(self, column: pl.Series, expected: str) -> UserError:
-    return UserError(f"{self.name}: column {column.name!r} holds {column.dtype}, expected {expected}")
-
-  def add(self, name: str, column: pl.Series) -> None:
-    self.frame = self.frame.with_columns(column.alias(name))
-
-  def identifier(self, name: str) -> None:
-    column = self.exact(name, f"every row of the {self.kind} has one")
-    values = _plain(column)
-    if values is None or column.dtype == pl.Boolean:
-      raise self.wrong_type(column, "integers or strings")
-    self.add(name, values)
-
-  def text(self, name: str) -> None:
-    column = self.column(name, f"every row of the {self.kind} has one")
-    if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
-      raise self.wrong_type(column, f"strings: {' or '.join(map(repr, DOMAINS))}")
-    self.add(name, column.cast(pl.String))
-
-  def time(self, name: str) -> None:
-    # larger numbers are no seconds, and are sorted out row by row
-    column = self.exact(name, f"every row of the {self.kind} has one", MILLISECONDS)
-    if not column.dtype.is_numeric():
-      raise self.wrong_type(column, "numbers: seconds since 1970")
-    if column.dtype.is_float() or column.dtype.is_decimal():
-      column = column.cast(pl.Float64).floor()
-      column = pl.select(pl.when(column.is_finite() & (column.abs() < _LATEST)).then(column)).to_series()
-    self.add(name, column.cast(pl.Int64, strict=False))
-
-  def number(self, name: str, alias: str, role: str) -> None:
-    column = self.column(name, role)
-    if not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-      raise self.wrong_type(column, f"numbers ({role})")
-    self.add(alias, column.cast(pl.Float64))
-
-  def weight(self, labelled: bool) -> None:
-    """NaN where a row has none, 1 where it needs none: with labels in a column, rows that are no candidates."""
-    if "weight" in (*self.raw.columns, *self.unreadable):
-      self.number("weight", "weight", "the weight of a candidate in the loss")
-      missing = pl.lit(float("nan"))
-      if labelled:
-        missing = pl.when(pl.col("label").is_null()).then(1.0).otherwise(missing)
-      self.frame = self.frame.with_columns(weight=pl.col("weight").fill_null(missing))
-    else:
-      self.frame = self.frame.with_columns(weight=pl.lit(1.0))
-
-  def field(self, feature: Feature, role: str) -> None:
-    """Adds a field as strings, or as lists of strings if it has several values."""
-    column = self.exact(feature.name, role)
-    nested = isinstance(column.dtype, pl.List | pl.Array)
-    if nested and feature.max_values == 1:
-      raise UserError(
-        f"{self.name}: column {feature.name!r} holds lists ({column.dtype}): set max_values of that field in the schema"
-      )
-    if nested:
-      lists = parquet.plain(column)
-      inner = _plain(lists.explode())
-      values = None if inner is None else lists.cast(pl.List(inner.dtype)).cast(pl.List(pl.String))
-    else:
-      values = _plain(column)
-      values = None if values is None else values.cast(pl.String)
-      if values is not None and feature.max_values > 1:
-        values = values.reshape((-1, 1)).cast(pl.List(pl.String))
-    if values is None:
-      raise self.wrong_type(column, "integers or strings, or lists of them")
-    self.add(field_column(feature), values)
-
-  def reject(self, bad: pl.Expr, reason: str) -> None:
-    """Marks rows; the first reason of a row stays. A null condition is no reason."""
-    fresh = pl.col("reason").is_null() & bad.fill_null(False)
-    self.frame = self.frame.with_columns(reason=pl.when(fresh).then(pl.lit(reason)).otherwise(pl.col("reason")))
-
-  def good(self) -> pl.DataFrame:
-    return self.frame.filter(pl.col("reason").is_null()).drop("reason")
-
-  def rejected(self) -> pl.DataFrame:
-    bad = self.frame.filter(pl.col("reason").is_not_null())
-    keys = [name for name in RESERVED if name in self.raw.columns]
-    raw = self.raw.select(keys)[bad[ROW]].select(pl.col(name).cast(pl.String, strict=False) for name in keys)
-    return bad.select(pl.lit(self.kind).alias("table"), self._file(bad[ROW]), ROW, "reason").hstack(raw)
-
-  def _file(self, rows: pl.Series) -> pl.Series:
-    """Which of several files each row is of; null if there is one."""
-    if not self.files:
-      return pl.Series("file", [None] * len(rows), pl.String)
-    ends = np.cumsum([count for _, count in self.files])
-    names = pl.Series("file", [name for name, _ in self.files])
-    return names.gather(np.searchsorted(ends, rows.to_numpy(), side="right")).alias("file")
-
-
-def _plain(column: pl.Series) -> pl.Series | None:
-  """The values as int64 (whole floats too: pandas makes them of integers with nulls) or strings; None if neither."""
-  dtype = column.dtype
-  if isinstance(dtype, (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)):
-    return column.cast(pl.Int64)
-  if dtype.is_float():
-    column = parquet.plain(column)
-    return column if column.dtype == pl.Int64 else None
-  if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
-    return column.cast(pl.String)
-  return None

@@ -42,6 +42,24 @@ def text_of(value: Any) -> str | None:
   raise ValueError(f"{value!r} is no text, number or truth value")
 
 
+def number_of(value: Any) -> float | None:
+  """The number that a value of a numeric field is; None for a missing one.
+
+  Raises:
+    ValueError: It is no finite number, and no text of one.
+  """
+  if value is None:
+    return None
+  number = None
+  if isinstance(value, str):
+    number = pl.Series([value]).cast(pl.Float64, strict=False)[0]
+  elif isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_)):
+    number = float(value)
+  if number is None or not math.isfinite(number):
+    raise ValueError(f"{value!r} is no finite number")
+  return number
+
+
 def id_of(value: Any) -> str | None:
   """The text that an id is compared by; None for what is no id: a missing value, a truth value, a fraction, a list, a
   float that does not tell whole numbers apart.

@@ -4,7 +4,9 @@ Items of both domains have topics; a user cares about a few of them. Either hist
 noise, the source history most of them; a few show in one history alone. An impression of item i to user u is clicked
 with probability
 
-    p(u, i) = sigmoid(base + match * [topic(i) is an interest of u] + popularity(i))
+    p(u, i) = sigmoid(base + match * [topic(i) is an interest of u] + popularity(i) + price_effect * sin(2 pi q))
+
+where q is the quantile of the impression's price,
 
 so no model ranks impressions better than p itself does (`oracle_auc`), one that knows nothing of the user ranks them by
 popularity(i) (`blind_auc`), and one that knows exactly the interests that the target history shows, by E[p | those, i]
@@ -15,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from scipy import stats
 from sklearn import metrics
 
 from lcn_tf.config import Synthetic
@@ -50,8 +53,10 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
   """The log, a function of its arguments.
 
       interactions  label (1, 0; null = a behaviour that was never a candidate), probability (of a click, of
-                    impressions only: for `oracle`, no feature), dwell (0..4, longer where an interest is met)
-      items         author (of `ITEMS_PER_AUTHOR` items of one topic), topic if `options.topic_field`
+                    impressions only: for `oracle`, no feature), dwell (0..4, longer where an interest is met), price if
+                    `options.price_effect` (log-normal, of target impressions only)
+      items         author (of `ITEMS_PER_AUTHOR` items of one topic), topic if `options.topic_field`, content if
+                    `options.content_width`
       users         segment (means nothing)
       notes         oracle_auc, blind_auc, target_auc over all target impressions; target_impressions, click_rate
 
@@ -64,7 +69,7 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
   in_source = interests[:, options.target_only :]
   target = _items(options.target_items, options, random)
   source = _items(options.source_items, options, random)
-  impressions = _impressions("target", options.target_impressions, target, interests, options, random)
+  impressions = _impressions("target", options.target_impressions, target, interests, options, random, seed)
   parts = [
     _history("target", options.target_length, target, in_target, options, random),
     _history("source", options.source_length, source, in_source, options, random),
@@ -72,15 +77,17 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
     _impressions("source", options.source_impressions, source, interests, options, random),
   ]
   tables = RawTables(
-    interactions=pl.concat([part.select(COLUMNS) for part in parts]).sort("timestamp", maintain_order=True),
-    items=pl.concat([_item_table("target", target, options), _item_table("source", source, options)]),
+    interactions=pl.concat(
+      [part.select(*COLUMNS, *({"price"} & set(part.columns))) for part in parts], how="diagonal"
+    ).sort("timestamp", maintain_order=True),
+    items=pl.concat([_item_table("target", target, options, seed), _item_table("source", source, options, seed)]),
     users=pl.DataFrame({"user_id": np.arange(options.users), "segment": random.integers(SEGMENTS, size=options.users)}),
     notes={"data": "synthetic"},
   )
   label = impressions["label"].to_numpy()
   if label.min() == label.max():
     raise UserError("records.synthetic: all target impressions have one label; more users or impressions are needed")
-  popularity = target.popularity[impressions["index"].to_numpy()]
+  popularity = target.popularity[impressions["index"].to_numpy()] + impressions["shift"].to_numpy()
   known = _seen_from_target(impressions["interest"].to_numpy(), popularity, options)
   tables.notes.update(
     target_impressions=impressions.height,
@@ -122,13 +129,20 @@ def _items(count: int, options: Synthetic, random: np.random.Generator) -> _Item
   return _Items(topic, random.normal(0.0, options.popularity, count), weight / weight.sum())
 
 
-def _item_table(domain: DomainName, items: _Items, options: Synthetic) -> pl.DataFrame:
+def _item_table(domain: DomainName, items: _Items, options: Synthetic, seed: int) -> pl.DataFrame:
   index = np.arange(len(items.topic))
   in_topic = index - np.searchsorted(items.topic, items.topic, "left")
   group = pl.Series(in_topic // ITEMS_PER_AUTHOR).cast(pl.String)
   author = domain[0] + pl.Series(items.topic).cast(pl.String) + "-" + group
   table = pl.DataFrame({"item_id": _ids(domain, index), "author": author}).with_columns(pl.lit(domain).alias("domain"))
-  return table.with_columns(pl.Series("topic", items.topic)) if options.topic_field else table
+  if options.topic_field:
+    table = table.with_columns(pl.Series("topic", items.topic))
+  if options.content_width:
+    of_topics = np.random.default_rng([seed, 1]).normal(size=(2 * options.topics, options.content_width))
+    noise = np.random.default_rng([seed, 2, ord(domain[0])]).normal(size=(len(index), options.content_width))
+    content = (of_topics[items.topic] + noise).astype(np.float32)
+    table = table.with_columns(pl.Series("content", content, pl.Array(pl.Float32, options.content_width)))
+  return table
 
 
 def _history(
@@ -156,9 +170,29 @@ def _history(
 
 
 def _impressions(
-  domain: DomainName, count: int, items: _Items, interests: np.ndarray, options: Synthetic, random: np.random.Generator
+  domain: DomainName,
+  count: int,
+  items: _Items,
+  interests: np.ndarray,
+  options: Synthetic,
+  random: np.random.Generator,
+  priced: int | None = None,
 ) -> pl.DataFrame:
-  """Candidates; besides `COLUMNS`, `index` of the item and `interest`: which of the user's it meets, -1 = none."""
+  """Candidates of one domain.
+
+  Args:
+    domain: Domain of the candidates.
+    count: Number of candidates of a user, before it is made a whole number of sessions.
+    items: Items of the domain.
+    interests: Interests of every user `[users, k]`.
+    options: Settings of the log.
+    random: Source of everything but prices.
+    priced: Seed of the prices; None = the candidates have none.
+
+  Returns:
+    `COLUMNS`, `price` if there are prices, `index` of the item, `interest` of the user that it meets (-1 = none), and
+    `shift`, the log-odds that the price adds.
+  """
   sessions = -(-count // options.session)
   user = np.repeat(np.arange(options.users), sessions * options.session)
   start = options.warm_up + (1 - options.warm_up) * random.random(options.users * sessions)
@@ -170,10 +204,12 @@ def _impressions(
   index = items.draw(topic, random)
   met = interests[user] == topic[:, None]
   interest = np.where(met.any(axis=1), met.argmax(axis=1), -1)
-  probability = _probability(interest >= 0, items.popularity[index], options)
+  quantile = np.random.default_rng([priced or 0, 3]).random(len(user))
+  shift = np.sin(2 * np.pi * quantile) * (options.price_effect if priced is not None else 0.0)
+  probability = _probability(interest >= 0, items.popularity[index] + shift, options)
   label = random.random(len(user)) < probability
   dwell = np.where(label, _dwell(interest >= 0, random), 0)
-  return pl.DataFrame(
+  frame = pl.DataFrame(
     {
       "user_id": user,
       "item_id": _ids(domain, index),
@@ -183,8 +219,12 @@ def _impressions(
       "probability": probability,
       "index": index,
       "interest": interest,
+      "shift": shift,
     }
   ).with_columns(pl.lit(domain).alias("domain"))
+  if priced is None or not options.price_effect:
+    return frame
+  return frame.with_columns(pl.Series("price", np.exp(3 + stats.norm.ppf(quantile))))
 
 
 def _probability(cares: np.ndarray, popularity: np.ndarray, options: Synthetic) -> np.ndarray:

@@ -1,6 +1,7 @@
 import hashlib
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import polars as pl
@@ -328,7 +329,7 @@ def test_a_build_that_was_killed_while_it_replaced_another_loses_neither(tmp_pat
     if when == "old moved":
       patch.setattr(pathlib.Path, "rename", lambda path, to: killed() if path.suffix == ".aside" else rename(path, to))
     else:
-      patch.setattr(builder.shutil, "rmtree", killed)
+      patch.setattr(shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
       build(tmp_path, log, overwrite=True, seed=5)
   if when == "old moved":

@@ -1,0 +1,189 @@
+"""One raw table while its columns are read and its rows are checked."""
+
+import numpy as np
+import polars as pl
+
+from lcn_tf.data.build import parquet
+from lcn_tf.data.build.values import EXACT, MILLISECONDS
+from lcn_tf.data.id_mapping import field_column
+from lcn_tf.errors import UserError, nearest
+from lcn_tf.schema import DOMAINS, DomainName, Feature, ItemVector, Schema
+
+ROW = "row"  # position in the input, which orders behaviours of one second
+RESERVED = ("user_id", "item_id", "domain", "timestamp")
+_LATEST = 2**62  # of what 64 bits hold
+
+
+class RawTable:
+  """A table while it is checked. `raw` is what came, `frame` what `Checked` will hold, with a `reason` per bad row."""
+
+  def __init__(self, raw: pl.DataFrame, name: str, kind: str, source: parquet.Source | None):
+    self.raw = raw
+    self.name = name
+    self.kind = kind
+    self.files = source.files if source and len(source.files) > 1 else ()
+    self.unreadable = source.unreadable if source else {}
+    self.vague = source.vague if source else parquet.vague([raw], [name])
+    self.unfit: list[tuple[str, pl.Series, str]] = []  # column, rows, reason
+    self.frame = pl.DataFrame({ROW: pl.int_range(len(raw), dtype=pl.Int64, eager=True)}).with_columns(
+      reason=pl.lit(None, pl.String)
+    )
+
+  def column(self, name: str, role: str) -> pl.Series:
+    if name in self.unreadable:
+      raise UserError(f"{self.name}: column {name!r} ({role}) cannot be read: {self.unreadable[name]}")
+    if name not in self.raw.columns:
+      have = ", ".join(self.raw.columns)
+      raise UserError(f"{self.name}: no column {name!r} ({role}).{nearest(name, self.raw.columns)} Columns: {have}")
+    return self.raw[name]
+
+  def exact(self, name: str, role: str, most: int = EXACT["float64"]) -> pl.Series:
+    """A column whose whole numbers are told apart; from `most` on it does not matter."""
+    limit, reason = self.vague.get(name, (0, ""))
+    if 0 < limit <= most:
+      raise UserError(reason)
+    return self.column(name, role)
+
+  def wrong_type(self, column: pl.Series, expected: str) -> UserError:
+    return UserError(f"{self.name}: column {column.name!r} holds {column.dtype}, expected {expected}")
+
+  def add(self, name: str, column: pl.Series) -> None:
+    self.frame = self.frame.with_columns(column.alias(name))
+
+  def identifier(self, name: str) -> None:
+    column = self.exact(name, f"every row of the {self.kind} has one")
+    values = _plain(column)
+    if values is None or column.dtype == pl.Boolean:
+      raise self.wrong_type(column, "integers or strings")
+    self.add(name, values)
+
+  def text(self, name: str) -> None:
+    column = self.column(name, f"every row of the {self.kind} has one")
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
+      raise self.wrong_type(column, f"strings: {' or '.join(map(repr, DOMAINS))}")
+    self.add(name, column.cast(pl.String))
+
+  def time(self, name: str) -> None:
+    # larger numbers are no seconds, and are sorted out row by row
+    column = self.exact(name, f"every row of the {self.kind} has one", MILLISECONDS)
+    if not column.dtype.is_numeric():
+      raise self.wrong_type(column, "numbers: seconds since 1970")
+    if column.dtype.is_float() or column.dtype.is_decimal():
+      column = column.cast(pl.Float64).floor()
+      column = pl.select(pl.when(column.is_finite() & (column.abs() < _LATEST)).then(column)).to_series()
+    self.add(name, column.cast(pl.Int64, strict=False))
+
+  def number(self, name: str, alias: str, role: str) -> None:
+    column = self.column(name, role)
+    if not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
+      raise self.wrong_type(column, f"numbers ({role})")
+    self.add(alias, column.cast(pl.Float64))
+
+  def weight(self, labelled: bool) -> None:
+    """NaN where a row has none, 1 where it needs none: with labels in a column, rows that are no candidates."""
+    if "weight" in (*self.raw.columns, *self.unreadable):
+      self.number("weight", "weight", "the weight of a candidate in the loss")
+      missing = pl.lit(float("nan"))
+      if labelled:
+        missing = pl.when(pl.col("label").is_null()).then(1.0).otherwise(missing)
+      self.frame = self.frame.with_columns(weight=pl.col("weight").fill_null(missing))
+    else:
+      self.frame = self.frame.with_columns(weight=pl.lit(1.0))
+
+  def field(self, feature: Feature, role: str) -> None:
+    """Adds a field as strings, as lists of strings if it has several values, or as floats if it is numeric."""
+    if feature.numeric:
+      self._numbers(feature, role)
+      return
+    column = self.exact(feature.name, role)
+    nested = isinstance(column.dtype, pl.List | pl.Array)
+    if nested and feature.max_values == 1:
+      raise UserError(
+        f"{self.name}: column {feature.name!r} holds lists ({column.dtype}): set max_values of that field in the schema"
+      )
+    if nested:
+      lists = parquet.plain(column)
+      inner = _plain(lists.explode())
+      values = None if inner is None else lists.cast(pl.List(inner.dtype)).cast(pl.List(pl.String))
+    else:
+      values = _plain(column)
+      values = None if values is None else values.cast(pl.String)
+      if values is not None and feature.max_values > 1:
+        values = values.reshape((-1, 1)).cast(pl.List(pl.String))
+    if values is None:
+      raise self.wrong_type(column, "integers or strings, or lists of them")
+    self.add(field_column(feature), values)
+
+  def _numbers(self, feature: Feature, role: str) -> None:
+    """Adds a numeric field; notes which rows hold what is no number. Texts of numbers are numbers."""
+    column = self.column(feature.name, role)
+    if not (column.dtype.is_numeric() or column.dtype in (pl.Null, pl.String, pl.Categorical, pl.Enum)):
+      raise self.wrong_type(column, f"numbers ({role}, numeric)")
+    plain = column if column.dtype.is_numeric() else column.cast(pl.String)
+    numbers = plain.cast(pl.Float64, strict=False)
+    bad = column.is_not_null() & ~numbers.is_finite().fill_null(False)
+    self.unfit.append((feature.name, bad, f"{feature.name} is not a finite number"))
+    self.add(field_column(feature), numbers)
+
+  def vector(self, vector: ItemVector) -> None:
+    """Adds a vector of the items as lists of float32; notes which rows hold what is none."""
+    column = self.column(vector.name, "a vector of the items of the schema")
+    inner = column.dtype.inner if isinstance(column.dtype, pl.List | pl.Array) else None
+    if not isinstance(inner, pl.DataType) or not (inner.is_numeric() or inner == pl.Null):
+      raise self.wrong_type(column, f"lists of {vector.width} numbers (a vector of the items)")
+    lists = column.cast(pl.List(pl.Float32))
+    limit = float(np.finfo(vector.dtype).max)
+    numbers = pl.element().is_finite() & (pl.element().abs() <= limit)
+    sound = lists.list.eval(numbers.fill_null(False)).list.all()
+    bad = column.is_not_null() & ~((lists.list.len() == vector.width) & sound).fill_null(False)
+    self.unfit.append((vector.name, bad, f"{vector.name} is not {vector.width} finite numbers of {vector.dtype}"))
+    self.add(field_column(vector), lists)
+
+  def reject_unfit(self, schema: Schema) -> None:
+    """Rejects rows whose numbers or vectors are none, if a field of the row's domain reads them."""
+    of_users = {f.name for f in (*schema.user_fields, *schema.context_fields)}
+    for name, bad, reason in self.unfit:
+      readers = [d for d in DOMAINS if name in of_users or name in _columns_of(schema, d)]
+      own = pl.col("domain").is_in(readers) if "domain" in self.frame.columns else pl.lit(True)
+      self.reject(pl.lit(bad) & own, reason)
+
+  def reject(self, bad: pl.Expr, reason: str) -> None:
+    """Marks rows; the first reason of a row stays. A null condition is no reason."""
+    fresh = pl.col("reason").is_null() & bad.fill_null(False)
+    self.frame = self.frame.with_columns(reason=pl.when(fresh).then(pl.lit(reason)).otherwise(pl.col("reason")))
+
+  def good(self) -> pl.DataFrame:
+    return self.frame.filter(pl.col("reason").is_null()).drop("reason")
+
+  def rejected(self) -> pl.DataFrame:
+    bad = self.frame.filter(pl.col("reason").is_not_null())
+    keys = [name for name in RESERVED if name in self.raw.columns]
+    raw = self.raw.select(keys)[bad[ROW]].select(pl.col(name).cast(pl.String, strict=False) for name in keys)
+    return bad.select(pl.lit(self.kind).alias("table"), self._file(bad[ROW]), ROW, "reason").hstack(raw)
+
+  def _file(self, rows: pl.Series) -> pl.Series:
+    """Which of several files each row is of; null if there is one."""
+    if not self.files:
+      return pl.Series("file", [None] * len(rows), pl.String)
+    ends = np.cumsum([count for _, count in self.files])
+    names = pl.Series("file", [name for name, _ in self.files])
+    return names.gather(np.searchsorted(ends, rows.to_numpy(), side="right")).alias("file")
+
+
+def _columns_of(schema: Schema, domain: DomainName) -> set[str]:
+  """Columns that the fields and vectors of a domain's items and behaviours read."""
+  own = schema.domain(domain)
+  return {f.name for f in (*own.item_fields, *own.cross_fields)} | {v.name for v in own.item_vectors}
+
+
+def _plain(column: pl.Series) -> pl.Series | None:
+  """The values as int64 (whole floats too: pandas makes them of integers with nulls) or strings; None if neither."""
+  dtype = column.dtype
+  if isinstance(dtype, (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)):
+    return column.cast(pl.Int64)
+  if dtype.is_float():
+    column = parquet.plain(column)
+    return column if column.dtype == pl.Int64 else None
+  if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
+    return column.cast(pl.String)
+  return None
