@@ -51,8 +51,7 @@ def evaluate(
   """
   from lcn_tf.evaluation import scoring  # TensorFlow takes seconds to load, and tools.paired needs none of it.
 
-  if requests < 1 or bootstrap < 0:
-    raise UserError(f"expected requests >= 1 and bootstrap >= 0, found {requests} and {bootstrap}")
+  _check_counts(requests, bootstrap)
   record_set.part(split)
   output = files.make(output)
   ranker = scoring.load(model_dir)
@@ -94,6 +93,11 @@ def evaluate(
     output / "metrics.json",
   )
   return found
+
+
+def _check_counts(requests: int, bootstrap: int) -> None:
+  if requests < 1 or bootstrap < 0:
+    raise UserError(f"expected requests >= 1 and bootstrap >= 0, found {requests} and {bootstrap}")
 
 
 def _first(given: str | pathlib.Path | None, default: pathlib.Path) -> pathlib.Path | None:

@@ -92,12 +92,8 @@ class RequestEmbedding(keras.layers.Layer):
       + sum(vector_widths[v.name] for v in schema.domain(d).item_vectors)
       for d in domains
     }
-    if not item_dim and len(set(item_widths.values())) > 1:
-      raise UserError(
-        "model.item_dim is 0, so items are compared across domains by their fields' embeddings side by side, but these "
-        f"are {item_widths['target']} wide in the target domain and {item_widths['source']} in the source domain. "
-        "Set model.item_dim (64, say), or give both domains as wide fields."
-      )
+    if not item_dim:
+      _check_widths(item_widths)
     unknown = {name: schema.vocabularies[name].oov for name in used}
     self.key_dim = key_dim
     keyed = {f.vocabulary for d in domains for f in schema.catalogue_features(d)} if key_dim else set()
@@ -122,20 +118,7 @@ class RequestEmbedding(keras.layers.Layer):
       for d in self.histories
       if config.recency_buckets
     }
-    self.contents: dict[DomainName, dict[str, tf.Variable]] = {
-      d: {
-        v.name: self.add_weight(
-          f"content/{d}/{v.name}",
-          [schema.domain(d).items, v.width],
-          v.dtype,
-          initializer="zeros",
-          trainable=False,
-          experimental_autocast=False,
-        )
-        for v in schema.domain(d).item_vectors
-      }
-      for d in domains
-    }
+    self.contents = {d: self._empty_contents(d) for d in domains}
     self.content_projections = {
       name: keras.layers.Dense(width, use_bias=False, name=f"content/{name}") for name, width in vector_widths.items()
     }
@@ -148,6 +131,15 @@ class RequestEmbedding(keras.layers.Layer):
         if pretrained.clusters:
           self.clusters[d] = self._frozen(f"clusters/{d}", pretrained.clusters[d], tf.int64)
     self.projections = {d: keras.layers.Dense(item_dim, use_bias=False, name=f"item/{d}") for d in domains if item_dim}
+
+  def _empty_contents(self, domain: DomainName) -> dict[str, tf.Variable]:
+    """Variables for the frozen vectors of a domain's items, `[items, width]` by name."""
+    own = self.schema.domain(domain)
+    frozen: dict[str, Any] = {"initializer": "zeros", "trainable": False, "experimental_autocast": False}
+    return {
+      v.name: self.add_weight(f"content/{domain}/{v.name}", [own.items, v.width], v.dtype, **frozen)
+      for v in own.item_vectors
+    }
 
   def _frozen(self, name: str, values: np.ndarray, dtype: tf.DType) -> tf.Variable:
     return self.add_weight(
@@ -317,3 +309,17 @@ class RequestEmbedding(keras.layers.Layer):
   def _recency(self, domain: DomainName) -> tf.Tensor:
     table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])
     return tf.convert_to_tensor(tf.cast(table, tf.float32))
+
+
+def _check_widths(widths: Mapping[DomainName, int]) -> None:
+  """Checks that items of both domains are equally wide; they are compared as they are.
+
+  Raises:
+    UserError: They are not.
+  """
+  if len(set(widths.values())) > 1:
+    raise UserError(
+      "model.item_dim is 0, so items are compared across domains by their fields' embeddings side by side, but these "
+      f"are {widths['target']} wide in the target domain and {widths['source']} in the source domain. "
+      "Set model.item_dim (64, say), or give both domains as wide fields."
+    )

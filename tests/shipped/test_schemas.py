@@ -14,17 +14,29 @@ from tests.shipped.workspace import succeeds
 
 BARE = {"target": {"max_length": 24}, "source": {"max_length": 32}, "candidates": 8}
 EVERYTHING = {
-  "user_fields": ["user_id", "segment", {"name": "hobbies", "max_values": 2}],
-  "context_fields": ["hour", "page"],
+  "user_fields": [
+    "user_id",
+    "segment",
+    {"name": "hobbies", "max_values": 2},
+    {"name": "age", "kind": "numeric", "buckets": 4},
+  ],
+  "context_fields": ["hour", "page", {"name": "price", "kind": "numeric"}],
   "target": {
     "item_fields": [
       {"name": "author", "vocabulary": "author"},
       {"name": "genres", "vocabulary": "genre", "max_values": 3},
+      {"name": "pages", "kind": "numeric", "buckets": 5},
     ],
-    "cross_fields": ["dwell", "action"],
+    "item_vectors": [{"name": "text", "width": 6}, {"name": "picture", "width": 3, "dtype": "float16"}],
+    "cross_fields": ["dwell", "action", {"name": "price", "kind": "numeric"}],
     "max_length": 24,
   },
-  "source": {"item_fields": [{"name": "author", "vocabulary": "author"}], "cross_fields": ["dwell"], "max_length": 32},
+  "source": {
+    "item_fields": [{"name": "author", "vocabulary": "author"}],
+    "item_vectors": [{"name": "text", "width": 6}],
+    "cross_fields": ["dwell"],
+    "max_length": 32,
+  },
   "candidates": 8,
   "vocabularies": {"genre": {"oov": 2}, "user_id": {"min_count": 2, "oov": 3}},
 }
@@ -53,13 +65,21 @@ def write_log(folder):
   tables = synthetic.generate(Synthetic(**sizes, target_only=1, target_length=30, source_length=40), seed=0)
   hour, page = pl.col("timestamp") // 3600 % 24, (pl.col("timestamp") % 3).cast(pl.String)
   interactions = tables.interactions.with_columns(
-    hour=hour, page=page, action=pl.col("timestamp") % 5 < 2, weight=1.0 + pl.col("timestamp") % 2
+    hour=hour,
+    page=page,
+    action=pl.col("timestamp") % 5 < 2,
+    weight=1.0 + pl.col("timestamp") % 2,
+    price=pl.when(pl.col("timestamp") % 7 > 0).then((pl.col("timestamp") % 101).sqrt()),
   )
   number = pl.col("item_id").rank("dense").cast(pl.Int64)
   genres = pl.concat_list((number % 7).cast(pl.String), (number % 3).cast(pl.String))
-  items = tables.items.with_columns(genres=pl.when(number % 10 > 0).then(genres))
+  text, picture = ([[float(i % (k + 2)) for k in range(width)] for i in range(80)] for width in (6, 3))
+  vectors = [pl.Series("text", [None, *text[1:]], pl.List(pl.Float32)), pl.Series("picture", picture)]
+  items = tables.items.with_columns(*vectors, genres=pl.when(number % 10 > 0).then(genres), pages=number % 13 * 1.5)
   users = (
-    tables.users.with_row_index("n").with_columns(hobbies=pl.concat_list(pl.col("n") % 4, pl.col("n") % 9)).drop("n")
+    tables.users.with_row_index("n")
+    .with_columns(hobbies=pl.concat_list(pl.col("n") % 4, pl.col("n") % 9), age=(20 + pl.col("n") % 50).cast(pl.String))
+    .drop("n")
   )
   for name, table in (("interactions", interactions), ("items", items), ("users", users)):
     table.write_parquet(folder / f"{name}.parquet")
@@ -110,7 +130,7 @@ def request_of(schema, interactions, items):
   past = interactions.filter((pl.col("user_id") == user) & ((pl.col("label") == 1) | pl.col("label").is_null()))
   histories = {}
   for d in ("target", "source"):
-    fields = schema[d].get("cross_fields", [])
+    fields = [f if isinstance(f, str) else f["name"] for f in schema[d].get("cross_fields", [])]
     rows = past.filter(pl.col("domain") == d).sort("timestamp").iter_rows(named=True)
     histories[d] = [
       {"item_id": row["item_id"], "timestamp": row["timestamp"], "fields": {name: row[name] for name in fields}}
@@ -119,8 +139,8 @@ def request_of(schema, interactions, items):
   assert histories["target"]
   assert histories["source"]
   known = items.filter(pl.col("domain") == "target")["item_id"].to_list()[:5]
-  profile = {"user_id": user, "segment": "0", "hobbies": [1, 2]} if "user_fields" in schema else {}
-  context = {"hour": 3, "page": "1"} if "context_fields" in schema else {}
+  profile = {"user_id": user, "segment": "0", "hobbies": [1, 2], "age": 31.5} if "user_fields" in schema else {}
+  context = {"hour": 3, "page": "1", "price": 4.2} if "context_fields" in schema else {}
   return {"time": now, "candidates": [*known, "never met"], "user": profile, "context": context, **histories}
 
 

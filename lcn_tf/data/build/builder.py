@@ -177,8 +177,8 @@ def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame
 @contextlib.contextmanager
 def _aside(output: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
   """A folder beside `output` that takes its place at the end, and is removed after a failure."""
-  output = output.resolve()  # beside what a link points to
   exists = UserError(f"{output}: exists. Choose another --output, or replace it with --overwrite")
+  output = output.resolve()  # beside what a link points to
   if output.is_mount():
     raise UserError(f"{output}: something is mounted there, which no folder can take the place of. Give a folder in it")
   files.put_back(output)

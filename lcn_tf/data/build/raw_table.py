@@ -98,9 +98,10 @@ class RawTable:
     column = self.exact(feature.name, role)
     nested = isinstance(column.dtype, pl.List | pl.Array)
     if nested and feature.max_values == 1:
-      raise UserError(
-        f"{self.name}: column {feature.name!r} holds lists ({column.dtype}): set max_values of that field in the schema"
-      )
+      advice = "set max_values of that field in the schema"
+      if self.kind == "interactions" and feature.name != "user_id":
+        advice = f"{role} holds one value of each row"
+      raise UserError(f"{self.name}: column {feature.name!r} holds lists ({column.dtype}): {advice}")
     if nested:
       lists = parquet.plain(column)
       inner = _plain(lists.explode())
@@ -111,7 +112,8 @@ class RawTable:
       if values is not None and feature.max_values > 1:
         values = values.reshape((-1, 1)).cast(pl.List(pl.String))
     if values is None:
-      raise self.wrong_type(column, "integers or strings, or lists of them")
+      advice = ". For numbers whose order counts set kind: numeric of that field" if column.dtype.is_numeric() else ""
+      raise self.wrong_type(column, f"integers or strings, or lists of them{advice}")
     self.add(field_column(feature), values)
 
   def _numbers(self, feature: Feature, role: str) -> None:

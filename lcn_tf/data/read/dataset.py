@@ -8,7 +8,6 @@ Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.read.d
 """
 
 import dataclasses
-import functools
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -87,10 +86,7 @@ def training_batches(
     epoch, skip = epoch + skip // steps, skip % steps
   sources = {}
   for domain in domains:
-    nominal = record_set.part("train", domain).records
-    files = dataclasses.replace(_readable(record_set, "train", domain, on_corrupt), total=nominal)
-    if nominal < workers:
-      raise UserError(f"{record_set.path}: the train split has too few {domain}-domain records: {nominal}")
+    files = _training_files(record_set, domain, on_corrupt, workers)
     sources[domain] = _share(files, workers, worker, steps * rows[domain] if domain == domains[0] else 1)
 
   @tf.autograph.experimental.do_not_convert
@@ -105,13 +101,8 @@ def training_batches(
 
   @tf.autograph.experimental.do_not_convert
   def parse(serialized: dict[DomainName, tf.Tensor]) -> dict[DomainName, Batch]:
-    batches = {}
-    for domain, one in serialized.items():
-      batch = _parse(tf.ensure_shape(one, [rows[domain]]), schema, domain, length_buckets)
-      if replicas > 1:
-        batch = tf.nest.map_structure(functools.partial(_per_replica, replicas=replicas), batch)
-      batches[domain] = batch
-    return batches
+    batches = {d: _parse(tf.ensure_shape(one, [rows[d]]), schema, d, length_buckets) for d, one in serialized.items()}
+    return batches if replicas == 1 else tf.nest.map_structure(lambda one: _per_replica(one, replicas), batches)
 
   batches = tf.data.Dataset.range(epoch, _FOREVER if repeat else epoch + 1).flat_map(one_epoch).skip(skip)
   batches = batches.map(parse, num_parallel_calls=_PARSERS)
@@ -119,6 +110,14 @@ def training_batches(
     # not unbatch(): TensorFlow 2.16 crashes in it on tensors with an axis of width 0, an empty group of fields
     batches = batches.flat_map(tf.data.Dataset.from_tensor_slices)
   return _deterministic(batches.prefetch(2 * replicas))
+
+
+def _training_files(record_set: RecordSet, domain: DomainName, on_corrupt: OnCorrupt, workers: int) -> "_Files":
+  """Files of the train split with the number of records that `dataset.json` says, whatever is broken."""
+  nominal = record_set.part("train", domain).records
+  if nominal < workers:
+    raise UserError(f"{record_set.path}: the train split has too few {domain}-domain records: {nominal}")
+  return dataclasses.replace(_readable(record_set, "train", domain, on_corrupt), total=nominal)
 
 
 def _rows(wanted: int, domain: DomainName, workers: int, replicas: int) -> int:

@@ -116,7 +116,11 @@ def test_ids_match_across_integer_and_string_types(interactions_ids, items_ids, 
     ({"user_id": pl.lit(0.5)}, "log: column 'user_id' holds Float64, expected integers or strings"),
     ({"label": pl.lit("yes")}, "log: column 'label' holds String, expected numbers (records.labels.kind is given)"),
     ({"event": pl.lit(0.5)}, "log: column 'event' holds Float64, expected integers or strings, or lists of them"),
-    ({"event": pl.concat_list("event")}, "log: column 'event' holds lists (List(String)): set max_values"),
+    (
+      {"event": pl.concat_list("event")},
+      "log: column 'event' holds lists (List(String)): a cross or context field of ",
+    ),
+    ({"event": pl.lit(0.5)}, "or lists of them. For numbers whose order counts set kind: numeric of that field"),
   ],
 )
 def test_a_column_of_a_wrong_type_is_an_error(columns, message):
