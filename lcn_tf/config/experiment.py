@@ -77,6 +77,8 @@ def dump(experiment: Experiment) -> str:
   return yaml.safe_dump(experiment.model_dump(mode="json", by_alias=True), sort_keys=False)
 
 
+# of `train`: settings that say how long a job goes on
+LENGTHS = ("epochs", "early_stopping", "early_stopping_after")
 # of `train`: settings that change no weight and no choice
 NOT_RESULTS = ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "on_corrupt")
 

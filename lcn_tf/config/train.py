@@ -41,6 +41,9 @@ class Train(Strict):
   """Compilation with XLA."""
   early_stopping: Count = 2
   """Epochs without a better validation AUC after which the job stops; 0 = never."""
+  early_stopping_after: Count = 0
+  """First epochs that `early_stopping` does not count. Models of sparse logs may stay at an AUC of 0.5 for several
+  epochs before they learn."""
   shuffle_buffer: Positive = 8192
   """Records that are shuffled at a time, per domain."""
   length_buckets: tuple[Positive, ...] = ()
@@ -69,3 +72,15 @@ class Train(Strict):
         f"row_decay {self.row_decay} is of preset 'lcn'; AdaGrad, the tables' optimizer of 'twin', has none"
       )
     return self
+
+
+def patience_is_over(epochs: int, best: int, patience: int, after: int = 0) -> bool:
+  """Whether early stopping ends a job.
+
+  Args:
+    epochs: Number of finished epochs.
+    best: Number of the best epoch, from 1; 0 = none is the best, and the job goes on.
+    patience: Number of epochs without a better one, `Train.early_stopping`; 0 = never.
+    after: Number of first epochs that do not count, `Train.early_stopping_after`.
+  """
+  return patience > 0 and best > 0 and epochs - max(best, after) >= patience

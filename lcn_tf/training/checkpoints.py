@@ -10,6 +10,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
+from lcn_tf.config import patience_is_over
 from lcn_tf.errors import UserError
 from lcn_tf.training.checkpoint_store import FOLDER, Kind, Store, begun
 from lcn_tf.training.progress import Logs, Progress
@@ -31,6 +32,7 @@ class Checkpoints(keras.callbacks.Callback):
     every: Steps between checkpoints within an epoch; 0 = none.
     minutes: Minutes between checkpoints within an epoch; 0 = none.
     patience: Epochs without a better one before training stops; 0 = never.
+    after: Number of first epochs that `patience` does not count.
     keep: Number of checkpoints that `last/` holds.
   """
 
@@ -44,6 +46,7 @@ class Checkpoints(keras.callbacks.Callback):
     patience: int = 0,
     keep: int = 2,
     minutes: float = 0.0,
+    after: int = 0,
   ):
     super().__init__()
     self._run = run
@@ -51,6 +54,7 @@ class Checkpoints(keras.callbacks.Callback):
     self._progress = progress
     self._every = every
     self._patience = patience
+    self._after = after
     self._keep = keep
     self._minutes = minutes
     self._stores: dict[Kind, Store] = {"last": Store(own, "last"), "best": Store(own, "best")}
@@ -160,8 +164,8 @@ class Checkpoints(keras.callbacks.Callback):
   @property
   def stopped_early(self) -> bool:
     """Whether patience has run out."""
-    since = int(self._progress.epoch) - 1 - int(self._progress.best_epoch)
-    return bool(self._patience) and int(self._progress.best_epoch) >= 0 and since >= self._patience
+    best = int(self._progress.best_epoch) + 1
+    return patience_is_over(int(self._progress.epoch), best, self._patience, self._after)
 
 
 def _score(logs: Logs) -> float:

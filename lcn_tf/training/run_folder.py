@@ -26,7 +26,7 @@ from lcn_tf.training.cost import read as read_costs
 
 EXPERIMENT = "experiment.yaml"
 # of `train`: settings that a job may have changed when it goes on
-_NOT_LEARNED = ("epochs", "early_stopping", "replicas", "steps_per_execution", *config_lib.NOT_RESULTS)
+_NOT_LEARNED = (*config_lib.LENGTHS, "replicas", "steps_per_execution", *config_lib.NOT_RESULTS)
 
 
 @dataclasses.dataclass(frozen=True)

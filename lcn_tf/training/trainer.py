@@ -137,6 +137,7 @@ def _train(
     every=config.checkpoint_every,
     minutes=config.checkpoint_minutes,
     patience=config.early_stopping,
+    after=config.early_stopping_after,
     keep=config.keep_checkpoints,
   )
   checkpoints.set_model(model)

@@ -393,12 +393,13 @@ def test_weights_of_another_epoch_are_no_substitute_for_the_best_ones(run):
     read_run(run).best()
 
 
-def scored(folder, rows, patience=0):
+def scored(folder, rows, patience=0, after=0):
   """What `Checkpoints` keeps and says of epochs of one step with these rows of validation."""
   model = keras.Sequential([keras.layers.Dense(1, input_shape=(1,))])
   model.compile(keras.optimizers.legacy.Adam())
   progress = Progress()
-  checkpoints = Checkpoints(folder, folder, progress, Workers(tf.distribute.get_strategy()), patience=patience)
+  workers = Workers(tf.distribute.get_strategy())
+  checkpoints = Checkpoints(folder, folder, progress, workers, patience=patience, after=after)
   checkpoints.set_model(model)
   checkpoints.set_params({"steps": 1})
   for epoch, (auc, logloss) in enumerate(rows):
@@ -441,6 +442,26 @@ def test_patience_counts_epochs_since_the_best_one_and_never_runs_out_without(ro
   checkpoints, _ = scored(tmp_path, rows, patience=2)
   assert checkpoints.stopped_early == stopped
   assert bool(getattr(checkpoints.model, "stop_training", False)) == stopped
+
+
+@pytest.mark.parametrize(
+  ("aucs", "after", "stopped_after"),
+  [
+    ([0.5, 0.5, 0.5, 0.6, 0.5, 0.5], 0, 3),
+    ([0.5, 0.5, 0.5, 0.5, 0.5, 0.5], 2, 4),
+    # the best epoch is one of those that do not count
+    ([0.5, 0.6, 0.5, 0.5, 0.5, 0.5], 4, 6),
+    ([0.5, 0.5, 0.5, 0.6, 0.5, 0.5], 3, 6),
+    ([0.5, 0.5, 0.5, 0.5], 9, None),
+  ],
+)
+def test_patience_counts_from_the_epoch_on_that_it_is_told(aucs, after, stopped_after, tmp_path):
+  for epochs in range(1, len(aucs) + 1):
+    checkpoints, progress = scored(tmp_path, [(auc, 0.5) for auc in aucs[:epochs]], patience=2, after=after)
+    assert int(progress.best_epoch) == np.argmax(aucs[:epochs])
+    if checkpoints.stopped_early:
+      break
+  assert (epochs if checkpoints.stopped_early else None) == stopped_after
 
 
 def validated_with(record_set, folder, **values):

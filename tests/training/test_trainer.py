@@ -367,9 +367,11 @@ def test_a_job_that_stopped_early_says_what_goes_on_and_its_metrics_stay_until_t
     assert train(tiny_experiment(epochs=12, **settings), tiny_set, tmp_path).steps == 0
   assert "stopped early, after epoch 2: nothing is trained. --set train.early_stopping=0 goes on" in caplog.text
   assert (tmp_path / "metrics.json").exists()
-  goes_on = tiny_experiment(epochs=3, learning_rate=1e-12, early_stopping=0)
-  assert train(goes_on, tiny_set, tmp_path).steps == 4
+  # as if patience had counted from epoch 3 on from the start
+  assert train(tiny_experiment(epochs=9, early_stopping_after=2, **settings), tiny_set, tmp_path).steps == 4
   assert not (tmp_path / "metrics.json").exists()
+  goes_on = tiny_experiment(epochs=4, learning_rate=1e-12, early_stopping=0)
+  assert train(goes_on, tiny_set, tmp_path).steps == 4
 
 
 def test_nobody_else_trains_where_a_job_exports_and_evaluates(run, tiny_set, monkeypatch):
