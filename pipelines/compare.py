@@ -20,6 +20,7 @@ Example:
 
 The same command again goes on where it stopped. Finished runs are not run again. --seeds and --keep_models may differ
 from call to call: the tables have the seeds of the last call. Runs of other seeds, and models that were kept, stay.
+With more epochs in --config, runs whose models were kept go on from their checkpoints.
 """
 
 import pathlib

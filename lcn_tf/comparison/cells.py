@@ -1,6 +1,7 @@
 """The cells of a comparison: one model, one seed, one training job in a folder of its own."""
 
 import dataclasses
+import math
 import pathlib
 import shutil
 from typing import Any
@@ -61,12 +62,48 @@ class Cell:
     return self.folder / ".models_go"
 
   def finished(self) -> bool:
-    """Whether it is trained and tested."""
-    return (self.folder / "metrics.json").is_file()
+    """Whether it is trained and tested, for as long as it should be."""
+    return (self.folder / "metrics.json").is_file() and not self.goes_on()
 
   def trained(self) -> bool:
     """Whether its training is over; its test may be missing."""
-    return self.finished() or bool(_read(self.folder / "training.json").get("finished"))
+    if (self.folder / "metrics.json").is_file() or _read(self.folder / "training.json").get("finished"):
+      return not self.goes_on()
+    return False
+
+  def goes_on(self) -> bool:
+    """Whether fewer epochs were trained than are asked now, and early stopping is not the reason."""
+    train, epochs = self.experiment.train, self._epochs()
+    if epochs is None or epochs >= train.epochs:
+      return False
+    best = self._kept_epoch(epochs)
+    return not config.patience_is_over(epochs, best, train.early_stopping, train.early_stopping_after)
+
+  def _epochs(self) -> int | None:
+    """Number of epochs that were trained; None if nothing says it."""
+    return _read(self.folder / "training.json").get("epochs")
+
+  def _kept_epoch(self, epochs: int) -> int:
+    """The epoch (from 1) that training keeps among the first `epochs`, as `Progress` has it; 0 if none is the best."""
+    history = self.history()
+    unknown = [math.nan] * epochs
+    aucs, losses = (history.get(name, unknown)[:epochs] for name in ("val_auc", "val_logloss"))
+    scores = [-loss if math.isnan(auc) else auc for auc, loss in zip(aucs, losses, strict=True)]
+    known = [(score, -epoch) for epoch, score in enumerate(scores, 1) if not math.isnan(score)]
+    return -max(known)[1] if known else 0
+
+  def check_models(self) -> None:
+    """Checks that a job that was over and goes on has its checkpoints still.
+
+    Raises:
+      UserError: They were removed.
+    """
+    if self.goes_on() and self.removed.is_file():
+      raise UserError(
+        f"{self.folder} was trained for {self._epochs()} epochs, train.epochs is {self.experiment.train.epochs}, and "
+        "its checkpoints were removed when it had finished: only runs of --keep_models go on. Use another --output, or "
+        "remove this folder to train the run from the start."
+      )
 
   def metrics(self) -> dict[str, Any]:
     """What `metrics.json` holds; {} if it is not there yet."""
@@ -90,7 +127,11 @@ class Cell:
     """
     file = self.folder / "experiment.yaml"
     if file.is_file():
-      there = config.with_asked(config.load(str(file)), self.experiment, config.NOT_RESULTS)
+      there = config.load(str(file))
+      # what tuning has chosen was chosen after so many epochs
+      longer = not self.tuned and config.goes_on(self.experiment, there)
+      may_differ = (*config.NOT_RESULTS, *(config.LENGTHS if longer else ()))
+      there = config.with_asked(there, self.experiment, may_differ)
       difference = config.differs(self.experiment, there)
       if difference:
         raise UserError(f"{self.folder} holds another comparison: {difference}. Use another --output.")

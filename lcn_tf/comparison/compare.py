@@ -59,7 +59,7 @@ def compare(
     files.exclusive(output, "another comparison, or one of its cells,", patience=_PATIENCE) as lock,
     processes.lifeline() as (environment, line),
   ):
-    open_output(loaded, record_set, rows, output)
+    open_output(loaded, record_set, rows, output, wanted)
     replicates = loaded.comparison.cell_replicates
     runner = runner or Commands(record_set.path, output, replicates, [lock, line], jobs, environment)
     keep = loaded.comparison.keep_models

@@ -30,13 +30,23 @@ class Failure:
   storage: bool = False
 
 
-def open_output(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row], output: pathlib.Path) -> None:
+def open_output(
+  loaded: Loaded, record_set: RecordSet, rows: Sequence[Row], output: pathlib.Path, wanted: Sequence[Row] | None = None
+) -> None:
   """Makes the output folder, with the effective comparison and the facts of the records in it.
 
-  Models and seeds may be added to a comparison, or left out; what is there already has to be what is asked now.
+  Models and seeds may be added to a comparison, or left out, and without tuning it may be longer; what is there already
+  has to be what is asked now.
+
+  Args:
+    loaded: The comparison.
+    record_set: The records.
+    rows: All models.
+    output: The folder.
+    wanted: Models that are to be run; None = all.
 
   Raises:
-    UserError: The folder holds another comparison, or one of other records.
+    UserError: The folder holds another comparison, or one of other records, or what is to go on has no checkpoints.
   """
   file = output / "comparison.yaml"
   if file.is_file():
@@ -64,6 +74,9 @@ def open_output(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row], outp
         first = cells[0]
         experiment = loaded.experiment(row.label, first.tuned, seed)
         Cell(row.label, seed, first.tuned, experiment, first.folder.with_name(f"seed_{seed}")).check()
+  for row in rows if wanted is None else wanted:
+    for cell in row.cells():
+      cell.check_models()
   output.mkdir(parents=True, exist_ok=True)
   dump(loaded, output)
   record_set.save(output)

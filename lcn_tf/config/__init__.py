@@ -1,6 +1,16 @@
 """The experiment: one YAML file, read into one typed object. No TensorFlow here."""
 
-from lcn_tf.config.experiment import LENGTHS, NOT_RESULTS, Experiment, differs, dump, from_tree, load, with_asked
+from lcn_tf.config.experiment import (
+  LENGTHS,
+  NOT_RESULTS,
+  Experiment,
+  differs,
+  dump,
+  from_tree,
+  goes_on,
+  load,
+  with_asked,
+)
 from lcn_tf.config.model import CRP, MLP, Embedding, Model, Pretraining
 from lcn_tf.config.reading import assign, difference, override, read_tree, validated
 from lcn_tf.config.records import NOT_CONTENTS, Labels, Records, Split, Synthetic
@@ -31,6 +41,7 @@ __all__ = [
   "differs",
   "dump",
   "from_tree",
+  "goes_on",
   "load",
   "override",
   "patience_is_over",

@@ -90,6 +90,13 @@ def with_asked(experiment: Experiment, asked: Experiment, names: typing.Sequence
   return experiment.model_copy(update={"train": train, "records": records})
 
 
+def goes_on(asked: Experiment, there: Experiment) -> bool:
+  """Whether a job as long as `asked` ends where one as long as `there` has ended, or later."""
+  one, other = asked.train, there.train
+  patience = not one.early_stopping or one.early_stopping >= other.early_stopping > 0
+  return one.epochs >= other.epochs and patience and one.early_stopping_after >= other.early_stopping_after
+
+
 def differs(asked: Experiment, there: Experiment) -> str:
   """Where an experiment differs first from the one that a folder holds, in words; empty if it does not."""
   one, other = (experiment.model_dump(mode="json", by_alias=True) for experiment in (asked, there))

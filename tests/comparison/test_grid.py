@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lcn_tf import config
+from lcn_tf import config, formats
 from lcn_tf.comparison import grid, report
 from lcn_tf.comparison.cells import Cell, rows_of
 from lcn_tf.comparison.compare import compare
@@ -15,7 +15,9 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import StorageError, UserError
 from lcn_tf.files import exclusive
 from lcn_tf.pretraining.vectors import Pretrained
-from tests.comparison.stubs import Stub, load
+from lcn_tf.training.trainer import train
+from tests.comparison.stubs import Stub, load, summary, write_predictions
+from tests.data.logs import file_bytes
 from tests.support.record_sets import small_schema, write_record_set
 
 
@@ -79,6 +81,94 @@ def test_seeds_of_one_call_are_all_that_its_tables_show_and_other_calls_go_on(re
   assert call() == ([], 0, [0, 1, 2])
 
 
+def epochs_of(output, label, seed=0):
+  return json.loads((output / "cells" / label / f"seed_{seed}" / "training.json").read_text())["epochs"]
+
+
+@pytest.fixture
+def shorter(record_set, tmp_path):
+  """Folder of a comparison of three epochs whose models were kept."""
+  compare(load(tmp_path, keep_models=True), record_set, tmp_path / "out", runner=Stub())
+  return tmp_path / "out"
+
+
+def test_more_epochs_make_the_cells_go_on(record_set, tmp_path, shorter):
+  longer, stub = load(tmp_path, common={"train.epochs": 4}, keep_models=True), Stub()
+  assert describe(rows_of(longer, shorter)).splitlines()[0] == "Bad, seed 0: begun"
+  stub.interrupt_after = 4
+  with pytest.raises(KeyboardInterrupt):
+    compare(longer, record_set, shorter, runner=stub)
+  assert (epochs_of(shorter, "bad"), epochs_of(shorter, "fair", 1)) == (4, 3)
+  after = Stub()
+  compare(longer, record_set, shorter, runner=after)
+  assert len(stub.calls) == 4
+  assert sorted(call[:2] for call in stub.calls + after.calls) == [
+    (label, seed) for label in ("Bad", "Fair", "Good") for seed in (0, 1)
+  ]
+  assert pl.read_parquet(shorter / "results.parquet")["epochs"].to_list() == [4] * 6
+  with pytest.raises(UserError, match=r"holds another comparison: experiment\.train\.epochs is 3 in the config, 4 in"):
+    compare(load(tmp_path), record_set, shorter, runner=Stub())
+
+
+def test_cells_of_fewer_epochs_are_in_no_table(record_set, tmp_path, shorter):
+  longer = load(tmp_path, common={"train.epochs": 4}, keep_models=True)
+  compare(longer, record_set, shorter, runner=Stub(), only=["Good"])
+  assert set(pl.read_parquet(shorter / "results.parquet")["model"]) == {"Good"}
+
+
+@pytest.mark.parametrize(
+  ("length", "goes_on"),
+  [
+    # of the three epochs the second is the best
+    ({"epochs": 3, "early_stopping": 0}, False),
+    ({"epochs": 9, "early_stopping": 1}, False),
+    ({"epochs": 9, "early_stopping": 2}, True),
+    ({"epochs": 9, "early_stopping": 1, "early_stopping_after": 3}, True),
+    ({"epochs": 9, "early_stopping": 0}, True),
+  ],
+)
+def test_cells_that_stopped_early_go_on_with_more_patience_alone(length, goes_on, record_set, tmp_path):
+  def asked(**train):
+    common = {f"train.{key}": value for key, value in train.items()}
+    return load(tmp_path, common=common, seeds=[0], keep_models=True)
+
+  out, stub = tmp_path / "out", Stub()
+  compare(asked(epochs=3, early_stopping=1), record_set, out, runner=Stub())
+  compare(asked(**length), record_set, out, runner=stub)
+  assert bool(stub.calls) == goes_on
+  if goes_on:
+    with pytest.raises(UserError, match=r"holds another comparison: experiment\.train\.early_stopping(_after)? is"):
+      compare(asked(epochs=9, early_stopping=1), record_set, out, runner=Stub())
+
+
+def test_cells_without_their_checkpoints_cannot_go_on_and_stay(record_set, tmp_path):
+  compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
+  before = file_bytes(tmp_path / "out")
+  with pytest.raises(UserError, match=r"bad/seed_0 was trained for 3 epochs, train\.epochs is 4, and its checkpoints"):
+    compare(load(tmp_path, common={"train.epochs": 4}), record_set, tmp_path / "out", runner=Stub())
+  assert file_bytes(tmp_path / "out") == before
+
+
+def test_a_real_cell_goes_on_from_its_checkpoint(record_set, tmp_path):
+  class Trains(Stub):
+    def train(self, cell, evaluate):
+      self.steps = train(cell.experiment, record_set, cell.folder).steps
+      write_predictions(cell.predictions, 0.5, 0)
+      formats.write_sealed(cell.folder / "metrics.json", summary(cell.predictions))
+
+  def asked(epochs):
+    models = {"Good": {"config": "average_pooling.yaml", "set": {"model.extractor": "none"}}}
+    small = {"train.global_batch_size": 16, "model.histories": ["target"]}
+    return load(tmp_path, models=models, seeds=[0], common={"train.epochs": epochs} | small, keep_models=True)
+
+  runner = Trains()
+  compare(asked(1), record_set, tmp_path / "out", runner=runner)
+  assert runner.steps == 1
+  compare(asked(3), record_set, tmp_path / "out", runner=runner)
+  assert runner.steps == 2
+  assert epochs_of(tmp_path / "out", "good") == 3
+
+
 def test_only_runs_what_it_names_and_the_table_shows_dashes_for_the_others(record_set, tmp_path):
   stub = Stub()
   compare(load(tmp_path), record_set, tmp_path / "out", runner=stub, only=["Good"])
@@ -131,8 +221,8 @@ def test_another_comparison_in_the_folder_is_refused_before_anything_runs(record
   compare(load(tmp_path), record_set, tmp_path / "out", runner=Stub())
   before = (tmp_path / "out" / "comparison.yaml").read_text()
   stub = Stub()
-  with pytest.raises(UserError, match=r"holds another comparison: experiment\.train\.epochs is 4 in the config, 3 in"):
-    compare(load(tmp_path, common={"train.epochs": 4}), record_set, tmp_path / "out", runner=stub)
+  with pytest.raises(UserError, match=r"holds another comparison: experiment\.train\.epochs is 2 in the config, 3 in"):
+    compare(load(tmp_path, common={"train.epochs": 2}), record_set, tmp_path / "out", runner=stub)
   with pytest.raises(UserError, match=r"holds another comparison: tuning is .*learning_rate"):
     compare(load(tmp_path, tuning={"train.learning_rate": [1]}), record_set, tmp_path / "out", runner=stub)
   assert stub.calls == []
