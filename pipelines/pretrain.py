@@ -1,12 +1,15 @@
-"""Makes the frozen item vectors and clusters that SIM Soft and SIM Cluster search with.
+"""Makes the item vectors and clusters that SIM Soft and SIM Cluster search with, and item tables may begin with.
 
-The command reads the train split of --records, and the section `model.pretraining` of --config. Training makes the
-vectors itself for a model that needs them. This command is for vectors that several runs share: pass its --output to
-pipelines.train as --set model.pretraining.path=runs/vectors/amazon.
+The command reads the train split of --records, and the section `model` of --config. Training makes the vectors itself
+for a model that needs them. This command is for vectors that several runs share: pass its --output to pipelines.train
+as --set model.pretraining.path=runs/vectors/amazon.
+
+Clusters take longest. They are made if the model of --config searches by them, or if it reads no item vectors at all.
+If --output holds the same vectors without the clusters that the model reads, the command adds the clusters.
 
 It leaves in --output:
 
-    pretrained.npz    vectors and clusters of all items, by domain
+    pretrained.npz    vectors of all items, by domain, and clusters
     pretrained.json   settings, counts and the fingerprint of the records
 
 Example:
@@ -22,7 +25,7 @@ from absl import flags, logging
 from lcn_tf import config, entry
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.pretraining.vectors import KINDS
 
 _FLAGS = flags.FlagValues()
 _CONFIG = entry.define_config(_FLAGS)
@@ -39,14 +42,18 @@ def main(argv: Sequence[str]) -> None:
   output = pathlib.Path(_OUTPUT.value)
   if output.exists() and not output.is_dir():
     raise UserError(f"{output}: exists and is not a folder. Choose another --output")
-  if Pretrained.there(output) and not _OVERWRITE.value:
-    raise UserError(f"{output}: holds item vectors already. Choose another --output, or replace them with --overwrite")
   # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong config
   from lcn_tf.data.record_set import check_schema
-  from lcn_tf.pretraining.run import pretrain
+  from lcn_tf.models.build import needs_pretrained
+  from lcn_tf.pretraining.run import pretrain, to_write
 
   check_schema(experiment.record_schema, record_set)
-  made = pretrain(experiment.model.pretraining, record_set, experiment.train.on_corrupt)
+  settings, on_corrupt = experiment.model.pretraining, experiment.train.on_corrupt
+  kinds = needs_pretrained(experiment.model) or KINDS
+  if _OVERWRITE.value:
+    made = pretrain(settings, record_set, on_corrupt, kinds)
+  else:
+    made = to_write(output, settings, record_set, on_corrupt, kinds)
   made.save(output)
   for name, value in made.notes.items():
     logging.info("%s: %s", name, value)

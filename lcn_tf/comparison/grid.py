@@ -214,23 +214,26 @@ class Grid:
     return f"; about {seconds / 60:.0f} min left" if seconds >= 60 else f"; about {seconds:.0f} s left"
 
   def _vectors(self, cells: Sequence[Cell]) -> list[Failure]:
-    """Gives each cell that searches with frozen item vectors a copy of those that all cells with its settings share."""
+    """Gives each cell that needs item vectors a copy of those that all cells with its settings share."""
     failures = []
-    for cell in cells:
-      settings = cell.experiment.model.pretraining
-      if not _needs_vectors(cell) or settings.path:
-        continue
-      mine = cell.folder / "pretrained"
-      key = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
-      shared = self.output / "pretrained" / key
+    reads = {cell: kinds for cell in cells if (kinds := _reads(cell))}
+    # what is made for the one that reads most does for all
+    makers: dict[str, Cell] = {}
+    for cell, kinds in reads.items():
+      if "clusters" in kinds or _key(cell) not in makers:
+        makers[_key(cell)] = cell
+    for cell, kinds in reads.items():
+      mine, shared = cell.folder / "pretrained", self.output / "pretrained" / _key(cell)
+      settings = cell.experiment.model.pretraining.settings("clusters" in kinds)
       try:
-        if Pretrained.there(mine) and Pretrained.open(mine).made_with(settings.settings()):
+        if _there(mine, kinds) and Pretrained.open(mine).made_with(settings):
           continue
-        if not Pretrained.there(shared):
+        maker = makers[_key(cell)]
+        if not _there(shared, reads[maker]):
           self.say(f"pre-training item vectors: {shared}")
           shared.mkdir(parents=True, exist_ok=True)
           file = shared.with_suffix(".yaml")
-          file.write_text(config.dump(cell.experiment))
+          file.write_text(config.dump(maker.experiment))
           self.runner.pretrain(file, shared)
         Pretrained.open(shared, self.fingerprint).save(mine)
       except Failed as error:
@@ -291,7 +294,18 @@ def _losers(row: Row) -> list[Cell]:
   return [] if chosen is None else [cells[0] for i, cells in enumerate(row.combinations) if i != chosen]
 
 
-def _needs_vectors(cell: Cell) -> bool:
+def _reads(cell: Cell) -> tuple[str, ...]:
+  """Names of the tables of item vectors that a cell needs, unless it has a path to them."""
   from lcn_tf.models.build import needs_pretrained  # TensorFlow takes seconds to load, and --dry_run needs none of it
 
-  return needs_pretrained(cell.experiment.model)
+  return () if cell.experiment.model.pretraining.path else needs_pretrained(cell.experiment.model)
+
+
+def _there(folder: pathlib.Path, kinds: Collection[str]) -> bool:
+  """Whether a folder holds these tables of item vectors."""
+  return Pretrained.there(folder) and Pretrained.open(folder).holds(kinds)
+
+
+def _key(cell: Cell) -> str:
+  """Name of the folder of the vectors that all cells with its settings share."""
+  return hashlib.sha256(cell.experiment.model.pretraining.model_dump_json().encode()).hexdigest()[:12]

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import pydantic
 
 from lcn_tf.config.types import Count, Positive, Rate
-from lcn_tf.schema import DomainName, Strict
+from lcn_tf.schema import DOMAINS, DomainName, Strict, item_vocabulary
 
 
 class Embedding(Strict):
@@ -23,6 +23,17 @@ class Embedding(Strict):
   init: Literal["scaled_uniform", "glorot"] = "scaled_uniform"
   """Initial values: `scaled_uniform`, +-1/sqrt(width); `glorot`, Xavier's for a [rows, width] table. Ages and
   out-of-vocabulary rows begin as zeros, so that values which training never meets have no effect."""
+  init_scale: Rate = 1.0
+  """Factor of the initial values."""
+  init_from: Literal["none", "pretrained", "pretrained_frozen"] = "none"
+  """Beginning of the tables of item ids: `none`, the initial values of all tables; `pretrained`, the item vectors of
+  `pretraining`, which are trained on; `pretrained_frozen`, the same vectors, which stay as they are. The vectors get
+  the root mean square of the initial values, and of wider ones the first columns are taken. Ids without a vector begin
+  as zeros."""
+
+  def id_widths(self) -> dict[str, int]:
+    """Widths of the tables of item ids, by vocabulary."""
+    return {name: self.dims.get(name, self.dim) for name in map(item_vocabulary, DOMAINS)}
 
 
 class MLP(Strict):
@@ -79,9 +90,9 @@ class CRP(Strict):
 
 
 class Pretraining(Strict):
-  """The frozen item vectors of SIM Soft and SIM Cluster; see `lcn_tf.pretraining.run`.
+  """The frozen item vectors of SIM Soft, SIM Cluster and `embedding.init_from`; see `lcn_tf.pretraining.run`.
 
-  Jobs make them only for models that read them.
+  Jobs make them only for models that read them, and clusters only for models that search by clusters.
   """
 
   path: str = ""
@@ -95,9 +106,9 @@ class Pretraining(Strict):
   seed: Count = 0
   """Seed of all random choices."""
 
-  def settings(self) -> dict[str, Any]:
-    """The settings that decide the vectors: all but the path."""
-    return self.model_dump(mode="json", exclude={"path"})
+  def settings(self, clusters: bool = True) -> dict[str, Any]:
+    """The settings that decide the vectors, and with `clusters` those of the clusters, too: all but the path."""
+    return self.model_dump(mode="json", exclude={"path"} if clusters else {"path", "clusters"})
 
 
 class Model(Strict):
@@ -122,7 +133,7 @@ class Model(Strict):
   item_dim: Count = 0
   """Width of a linear projection of an item's fields; 0 = their concatenation."""
   pretraining: Pretraining = Pretraining()
-  """Item vectors that some extractors search with."""
+  """Item vectors that some extractors search with, and that `embedding.init_from` begins with."""
   mlp: MLP = MLP()
   """Hidden layers of the scorer."""
   crp: CRP | None = None
@@ -133,6 +144,16 @@ class Model(Strict):
   auxiliary_seed: Count | None = None
   """Seed of a second TWIN for TWIN "without parameter consistency". It is trained beside the model on the same batches,
   and its search unit searches for the model. Null = the model searches itself."""
+
+  @pydantic.model_validator(mode="after")
+  def _vectors_fit(self) -> "Model":
+    for name, width in self.embedding.id_widths().items() if self.embedding.init_from != "none" else ():
+      if self.pretraining.dim < width:
+        raise ValueError(
+          f"embedding.init_from: item vectors are pretraining.dim {self.pretraining.dim} wide, fewer than the {width} "
+          f"columns of the table of {name}"
+        )
+    return self
 
   @pydantic.model_validator(mode="after")
   def _slots_fit(self) -> "Model":

@@ -34,7 +34,7 @@ class Extractor(keras.layers.Layer):
 
   Attributes:
     pretrained: Frozen item data that the extractor reads and that must be made before training: `vectors`, or the
-      `clusters`, which are the last two columns of `fields`.
+      `clusters`, which are the last two columns of `fields`. What it does not name is not made.
   """
 
   pretrained: ClassVar[tuple[Literal["vectors", "clusters"], ...]] = ()

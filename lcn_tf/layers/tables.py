@@ -1,7 +1,7 @@
 """Embedding tables; each is read once per batch, at the distinct rows of the batch."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ class EmbeddingTables(keras.layers.Layer):
     init: Initial values; see `lcn_tf.config.Embedding`.
     deduplicate: Switch of the look-up by distinct rows, which are then gathered locally. The gradient, which replicas
       exchange and the optimizer applies, then has one row per distinct id. False for XLA, which has no `tf.unique`.
+    scale: Factor of the initial values that `init` draws.
+    starts: Initial values, `[size, width]`, of the tables that do not begin with random ones, by vocabulary.
+    frozen: Vocabularies whose tables are not trained.
   """
 
   def __init__(
@@ -34,6 +37,9 @@ class EmbeddingTables(keras.layers.Layer):
     widths: Mapping[str, int],
     init: str,
     deduplicate: bool = True,
+    scale: float = 1.0,
+    starts: Mapping[str, np.ndarray] | None = None,
+    frozen: Collection[str] = (),
     **kwargs: Any,
   ):
     super().__init__(**kwargs)
@@ -41,11 +47,12 @@ class EmbeddingTables(keras.layers.Layer):
     self.tables = {}
     for name, size in sizes.items():
       width = widths[name]
-      limit = np.sqrt(6.0 / (size + width)) if init == "glorot" else width**-0.5
+      limit = initial_limit(init, size, width, scale)
       self.tables[name] = self.add_weight(
         f"{name}/table",
         [size, width],
-        initializer=functools.partial(_uniform_of_values, 1 + unknown[name], limit),
+        initializer=functools.partial(_initial, 1 + unknown[name], limit, (starts or {}).get(name)),
+        trainable=name not in frozen,
         experimental_autocast=False,  # only the rows that are read are cast
       )
 
@@ -74,7 +81,16 @@ class EmbeddingTables(keras.layers.Layer):
     return tf.cast(tf.gather(on_replica(self.tables[name]), indices), self.compute_dtype)
 
 
-def _uniform_of_values(first: int, limit: float, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
-  """Uniform values in [-limit, limit] from row `first` on, zeros before."""
+def initial_limit(init: str, size: int, width: int, scale: float = 1.0) -> float:
+  """Largest of the initial values of a table `[size, width]`, which are uniform in +- the limit."""
+  return scale * float(np.sqrt(6.0 / (size + width)) if init == "glorot" else width**-0.5)
+
+
+def _initial(
+  first: int, limit: float, start: np.ndarray | None, shape: Sequence[int], dtype: Any = None, **kwargs: Any
+) -> tf.Tensor:
+  """Uniform values in [-limit, limit] from row `first` on, zeros before; or the values of `start`."""
   rows = keras.initializers.RandomUniform(-limit, limit)(shape, dtype, **kwargs)
+  if start is not None:  # after the draw: whatever is drawn next does not depend on it
+    return tf.constant(start, dtype or tf.float32, shape)
   return tf.concat([tf.zeros_like(rows[:first]), rows[first:]], axis=0)

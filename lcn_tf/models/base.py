@@ -2,9 +2,10 @@
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from tensorflow import keras
@@ -30,6 +31,7 @@ class Blueprint:
     seed: Seed of all random choices of a step.
     deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
     pretrained: Frozen item vectors, for models that search with them.
+    starts: Initial values of tables, by vocabulary; see `lcn_tf.models.id_tables`.
   """
 
   schema: Schema
@@ -37,6 +39,7 @@ class Blueprint:
   seed: int = 0
   deduplicate: bool = True
   pretrained: Pretrained | None = None
+  starts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class RequestModel(tfrs.Model):
@@ -68,6 +71,7 @@ class RequestModel(tfrs.Model):
       blueprint.pretrained,
       config.max_length,
       key_dim,
+      blueprint.starts,
       name="embedder",
     )
     self.trackers: dict[str, keras.metrics.Mean] = {}
@@ -169,6 +173,12 @@ class RequestModel(tfrs.Model):
     """
     layers = [self.embedder.tables, *(part for part in self.submodules if isinstance(part, EmbeddingTables))]
     return list({v.ref(): v for layer in layers for v in layer.trainable_variables}.values())
+
+  def warm_variables(self) -> list[tf.Variable]:
+    """What a job may take over from another one: all trainable weights, and the embedding tables that are frozen."""
+    layers = [part for part in self.submodules if isinstance(part, EmbeddingTables) and part.trainable]
+    frozen = {v.ref(): v for layer in layers for v in layer.non_trainable_variables}
+    return [*self.trainable_variables, *frozen.values()]
 
   def age_variables(self) -> list[tf.Variable]:
     """The embeddings of ages. Their gradients have a row once for each behaviour of that age."""

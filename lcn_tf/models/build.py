@@ -1,5 +1,7 @@
 """Building of a model with all of its variables."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import tensorflow as tf
 
@@ -8,9 +10,10 @@ from lcn_tf.data.request_spec import example_batch
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.interest import EXTRACTORS
 from lcn_tf.models.base import Blueprint, RequestModel
+from lcn_tf.models.id_tables import id_tables
 from lcn_tf.models.networks import NETWORKS
 from lcn_tf.models.separate_search import SeparateSearch
-from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.pretraining.vectors import KINDS, Kind, Pretrained
 from lcn_tf.schema import DomainName, Schema
 
 
@@ -24,6 +27,7 @@ def build_model(
   contents: dict[DomainName, dict[str, np.ndarray]] | None = None,
   pretrained: Pretrained | None = None,
   training: bool = True,
+  restored: bool = False,
 ) -> RequestModel:
   """Builds a model for a schema with sizes. Call it in the scope of the strategy that trains the model.
 
@@ -34,8 +38,9 @@ def build_model(
     deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
     catalogues: Item catalogue `[items, columns]` per domain; None = zeros, to be restored from a checkpoint.
     contents: Frozen vectors of the schema's items, by domain and name, `[items, width]`; None = zeros, as above.
-    pretrained: Frozen item vectors; needed if `needs_pretrained(config)`.
+    pretrained: Item vectors; needed if `needs_pretrained(config, restored)` names any.
     training: Switch of the weights that only training uses. False = the weights that serving needs.
+    restored: True if the weights are to be restored: `model.embedding.init_from` is not followed then.
 
   Returns:
     The model.
@@ -43,10 +48,15 @@ def build_model(
   Raises:
     UserError: The network or the extractor is unknown, options are wrong, or item vectors are missing.
   """
-  if needs_pretrained(config) and pretrained is None:
-    raise UserError(f"model.extractor {config.extractor!r} needs pre-trained item vectors (model.pretraining)")
+  for kind in needs_pretrained(config, restored):
+    if pretrained is None or not pretrained.holds([kind]):
+      reader = f"extractor {config.extractor!r}" if kind in _searched(config) else "embedding.init_from"
+      raise UserError(f"model.{reader} needs pre-trained item {kind} (model.pretraining)")
   tf.keras.utils.set_random_seed(seed)
-  model = _made(schema, config, seed, deduplicate, pretrained and pretrained.only(_reads(config)))
+  starts: dict[str, np.ndarray] = {}
+  if pretrained and config.embedding.init_from != "none" and not restored:
+    starts = id_tables(schema, config, pretrained, catalogues or {})
+  model = _made(schema, config, seed, deduplicate, pretrained and pretrained.only(_searched(config)), starts)
   for domain, table in (catalogues or {}).items():
     model.embedder.set_catalogue(domain, table)
   for domain, vectors in (contents or {}).items():
@@ -67,7 +77,7 @@ def check_model(schema: Schema, config: Model, jit_compile: bool = False) -> Non
     UserError: `build_model` refuses the section, or XLA cannot compile the model.
   """
   with tf.Graph().as_default():
-    model = _made(schema, config, 0, True, None)
+    model = _made(schema, config, 0, True, None, {})
   if jit_compile and not all(extractor.compiles for extractor in getattr(model, "extractors", {}).values()):
     raise UserError(
       f"train.jit_compile: XLA cannot compile model.extractor {config.extractor!r} with these options. Set "
@@ -75,18 +85,32 @@ def check_model(schema: Schema, config: Model, jit_compile: bool = False) -> Non
     )
 
 
-def _made(schema: Schema, config: Model, seed: int, deduplicate: bool, pretrained: Pretrained | None) -> RequestModel:
+def _made(
+  schema: Schema,
+  config: Model,
+  seed: int,
+  deduplicate: bool,
+  pretrained: Pretrained | None,
+  starts: Mapping[str, np.ndarray],
+) -> RequestModel:
   if config.network not in NETWORKS:
     raise unknown("model.network", "network", config.network, NETWORKS)
   network = NETWORKS[config.network] if config.auxiliary_seed is None else SeparateSearch
-  return network(Blueprint(schema, config, seed, deduplicate, pretrained))
+  return network(Blueprint(schema, config, seed, deduplicate, pretrained, starts))
 
 
-def needs_pretrained(config: Model) -> bool:
-  """Whether the model searches with frozen item vectors."""
-  return bool(_reads(config))
+def needs_pretrained(config: Model, restored: bool = False) -> tuple[Kind, ...]:
+  """Names of the tables of item vectors that the model reads: `vectors`, `clusters`, both, or none.
+
+  Args:
+    config: `model` section of the experiment.
+    restored: True for a model whose weights are restored, which does not read the vectors that its tables begin with.
+  """
+  searched = _searched(config)
+  begins = config.embedding.init_from != "none" and not restored
+  return tuple(kind for kind in KINDS if kind in searched or (begins and kind == "vectors"))
 
 
-def _reads(config: Model) -> tuple[str, ...]:
-  """Names of the tables of frozen item vectors that the model reads."""
+def _searched(config: Model) -> tuple[Kind, ...]:
+  """Names of the tables of frozen item vectors that the model searches with."""
   return EXTRACTORS[config.extractor].pretrained if config.extractor in EXTRACTORS else ()

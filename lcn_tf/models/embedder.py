@@ -16,7 +16,7 @@ from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.models.lookups import Handles, Lookups, join, nothing, split_like
 from lcn_tf.pretraining.vectors import Pretrained
-from lcn_tf.schema import DOMAINS, DomainName, Schema, columns
+from lcn_tf.schema import DOMAINS, DomainName, Schema, columns, item_vocabulary
 
 _KEY = "/key"  # ends the names of the tables of keys
 
@@ -55,6 +55,7 @@ class RequestEmbedding(keras.layers.Layer):
       `max_length` of the schema, to which larger values are reduced.
     key_dim: Width A of the key of an item, a second learned vector: the sum of its fields' rows in tables of their own,
       which both histories and the candidates share. 0 = none.
+    starts: Initial values of tables, `[size, width]`, by vocabulary; the others begin as `config` says.
   """
 
   def __init__(
@@ -67,6 +68,7 @@ class RequestEmbedding(keras.layers.Layer):
     pretrained: Pretrained | None = None,
     max_length: int = 0,
     key_dim: int = 0,
+    starts: Mapping[str, np.ndarray] | None = None,
     **kwargs: Any,
   ):
     super().__init__(**kwargs)
@@ -100,7 +102,10 @@ class RequestEmbedding(keras.layers.Layer):
     for name in sorted(keyed):  # sorted: initial values are drawn in the order of the tables
       key = name + _KEY
       sizes[key], unknown[key], widths[key] = sizes[name], unknown[name], key_dim
-    self.tables = EmbeddingTables(sizes, unknown, widths, config.init, deduplicate, name="tables")
+    frozen = [item_vocabulary(d) for d in domains] if config.init_from == "pretrained_frozen" else []
+    self.tables = EmbeddingTables(
+      sizes, unknown, widths, config.init, deduplicate, config.init_scale, starts or {}, frozen, name="tables"
+    )
     self.catalogues = {
       d: self.add_weight(
         f"catalogue/{d}",

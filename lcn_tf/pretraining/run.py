@@ -1,7 +1,9 @@
 """The frozen item vectors that some extractors search with: made from training records, kept beside the run."""
 
+import dataclasses
 import pathlib
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,16 @@ from lcn_tf.data.read.dataset import OnCorrupt, evaluation_batches
 from lcn_tf.data.read.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.pretraining.vectors import KINDS, Pretrained
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM
 
 _REQUESTS = 256  # records read at a time
 _PENDING = 4_000_000  # behaviours held before repeated ones are dropped
 
 
-def pretrain(config: Pretraining, record_set: RecordSet, on_corrupt: OnCorrupt = "error") -> Pretrained:
+def pretrain(
+  config: Pretraining, record_set: RecordSet, on_corrupt: OnCorrupt = "error", kinds: Collection[str] = KINDS
+) -> Pretrained:
   """Makes item vectors of both domains in one space, and their clusters, from the training records alone.
 
   Both histories of a user are merged in the order of time, so an item of one domain is the context of those of the
@@ -31,6 +35,8 @@ def pretrain(config: Pretraining, record_set: RecordSet, on_corrupt: OnCorrupt =
     config: Its `path` does not matter here.
     record_set: Only the shards of its `train` split are opened, those of source-domain candidates included.
     on_corrupt: Treatment of broken records, see `lcn_tf.data.read.dataset`.
+    kinds: Names of the tables that are read, `vectors` or `clusters`. Clusters, which take longest, are made only if
+      they are among them.
 
   Raises:
     UserError: A record is broken, or no training record holds a behaviour.
@@ -38,10 +44,12 @@ def pretrain(config: Pretraining, record_set: RecordSet, on_corrupt: OnCorrupt =
   began = time.monotonic()
   events = training_behaviours(record_set, on_corrupt)
   logging.info("read %d behaviours in %.1f seconds", len(events), time.monotonic() - began)
-  return vectors_of(events, config, record_set)
+  return vectors_of(events, config, record_set, kinds)
 
 
-def vectors_of(events: pl.DataFrame, config: Pretraining, record_set: RecordSet) -> Pretrained:
+def vectors_of(
+  events: pl.DataFrame, config: Pretraining, record_set: RecordSet, kinds: Collection[str] = KINDS
+) -> Pretrained:
   """The vectors and clusters that behaviours, as `training_behaviours` returns them, give; arguments as `pretrain`."""
   if events.is_empty():
     raise UserError(f"{record_set.path}: no training record holds a behaviour, so there is nothing to make vectors of")
@@ -51,65 +59,106 @@ def vectors_of(events: pl.DataFrame, config: Pretraining, record_set: RecordSet)
   rows, items = np.unique(events["row"].to_numpy(), return_inverse=True)
   counts = item2vec.cooccurrences(events["user"].to_numpy(), items, len(rows), config.window)
   vectors = item2vec.factorise(item2vec.shifted_ppmi(counts), config.dim, config.seed)
-  factorised = time.monotonic()
-
-  known = int(np.any(vectors != 0, axis=1).sum())
-  sizes = [min(count, max(1, known // 10)) for count in config.clusters]
-  by_size = {size: item2vec.cluster(vectors, size, config.seed) for size in set(sizes)}
-  clusters = np.stack([by_size[size] for size in sizes], axis=1)
+  seconds = round(time.monotonic() - began, 1)
   ends = np.cumsum([0] + [record_set.record_schema.domain(d).items for d in DOMAINS])
   parts = {d: slice(ends[number], ends[number + 1]) for number, d in enumerate(DOMAINS)}
-  all_vectors, all_clusters = (_at(rows, made, ends[-1]) for made in (vectors, clusters))
-
+  spread = np.zeros((ends[-1], config.dim), np.float32)
+  spread[rows] = vectors
   notes: dict[str, Any] = {
-    "settings": config.settings(),
+    "settings": config.settings(clusters=False),
     "records": {"name": record_set.name, "path": str(record_set.path)},
     "users": events["user"].n_unique(),
     "behaviours": len(events),
     "last_time": events["time"].max(),
     "pairs": int(counts.nnz),
     "seen": {d: int(np.sum((rows >= part.start) & (rows < part.stop))) for d, part in parts.items()},
-    "with_vector": {d: int(np.any(all_vectors[part] != 0, axis=1).sum()) for d, part in parts.items()},
+    "with_vector": {d: int(np.any(spread[part] != 0, axis=1).sum()) for d, part in parts.items()},
     "columns_used": min(config.dim, len(rows) - 1),
+    "seconds": {"vectors": seconds},
+  }
+  made = Pretrained({d: spread[part] for d, part in parts.items()}, {}, notes, record_set.fingerprint)
+  if "clusters" in kinds:
+    made = with_clusters(made, config)
+  _log(made.notes)
+  return made
+
+
+def with_clusters(found: Pretrained, config: Pretraining) -> Pretrained:
+  """Item vectors with the clusters of `config`, which are of both domains together, in the place of those they had."""
+  from lcn_tf.pretraining import item2vec
+
+  began = time.monotonic()
+  vectors = np.concatenate([found.vectors[d] for d in DOMAINS])
+  known = int(np.any(vectors != 0, axis=1).sum())
+  sizes = [min(count, max(1, known // 10)) for count in config.clusters]
+  by_size = {size: item2vec.cluster(vectors, size, config.seed) for size in set(sizes)}
+  clusters = np.stack([by_size[size] for size in sizes], axis=1)
+  seconds = round(time.monotonic() - began, 1)
+  notes = found.notes | {
+    "settings": found.notes.get("settings", {}) | {"clusters": config.settings()["clusters"]},
     "clusters_asked": list(config.clusters),
     "clusters": sizes,
     "clusters_not_empty": [len(np.unique(made[made > 0])) for made in clusters.T],
     "clusters_alike": sizes[0] == sizes[1],
-    "seconds": {"vectors": round(factorised - began, 1), "clusters": round(time.monotonic() - factorised, 1)},
+    "seconds": found.notes.get("seconds", {}) | {"clusters": seconds},
   }
-  _log(notes)
-  by_domain = [{d: made[part] for d, part in parts.items()} for made in (all_vectors, all_clusters)]
-  return Pretrained(by_domain[0], by_domain[1], notes, record_set.fingerprint)
+  ends = np.cumsum([0] + [len(found.vectors[d]) for d in DOMAINS])
+  by_domain = {d: clusters[ends[number] : ends[number + 1]] for number, d in enumerate(DOMAINS)}
+  return dataclasses.replace(found, clusters=by_domain, notes=notes)
 
 
-def _at(rows: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-  """`values` at `rows` of `size` rows, zeros elsewhere."""
-  spread = np.zeros((size, *values.shape[1:]), values.dtype)
-  spread[rows] = values
-  return spread
+def to_write(
+  folder: pathlib.Path,
+  config: Pretraining,
+  record_set: RecordSet,
+  on_corrupt: OnCorrupt = "error",
+  kinds: Collection[str] = KINDS,
+) -> Pretrained:
+  """What `pretrain` makes; a folder that holds the same vectors without clusters gets clusters alone.
+
+  Raises:
+    UserError: The folder holds item vectors already, or what there is is broken; or as `pretrain`.
+  """
+  if not Pretrained.there(folder):
+    return pretrain(config, record_set, on_corrupt, kinds)
+  found = Pretrained.open(folder)
+  same = found.fingerprint == record_set.fingerprint and found.made_with(config.settings(clusters=False))
+  if found.holds(kinds) or not same or _last_time(found, record_set) >= _newest(record_set):
+    raise UserError(f"{folder}: holds item vectors already. Choose another --output, or replace them with --overwrite")
+  return with_clusters(found, config)
 
 
-def item_vectors(experiment: Experiment, record_set: RecordSet, folder: pathlib.Path) -> Pretrained:
+def item_vectors(
+  experiment: Experiment, record_set: RecordSet, folder: pathlib.Path, kinds: Collection[str] = KINDS
+) -> Pretrained:
   """The vectors of a run: those in its `folder`, else a copy of those that the experiment names, else new ones.
 
   What lies in the folder but was made with other settings, or knows later behaviours than the training records do, is
   made anew. They lie in the run's folder afterwards, so a run is whole without the `model.pretraining.path` of its
   experiment.
 
+  Args:
+    experiment: The experiment.
+    record_set: Its records.
+    folder: Folder of the run's own vectors.
+    kinds: Names of the tables that the model reads, `vectors` or `clusters`.
+
   Raises:
-    UserError: They are broken, of other records, or know what came after the training records.
+    UserError: They are broken, of other records, know what came after the training records, or lack clusters.
   """
   config = experiment.model.pretraining
+  settings = config.settings("clusters" in kinds)
   if Pretrained.there(folder):
     found = Pretrained.open(folder, record_set.fingerprint)
-    if config.path or (found.made_with(config.settings()) and _last_time(found, record_set) < _newest(record_set)):
+    mine = found.made_with(settings) and _last_time(found, record_set) < _newest(record_set)
+    if found.holds(kinds) and (config.path or mine):
       return found
     logging.info("%s: made for another job; made anew", folder)
   if config.path:
     found = Pretrained.open(config.path, record_set.fingerprint)
-    _check_foreign(found, config, record_set)
+    _check_foreign(found, config, record_set, kinds)
   else:
-    found = pretrain(config, record_set, experiment.train.on_corrupt)
+    found = pretrain(config, record_set, experiment.train.on_corrupt, kinds)
   found.save(folder)
   return found
 
@@ -160,7 +209,7 @@ def _behaviours(users: np.ndarray, items: np.ndarray, times: np.ndarray, lengths
   return pl.DataFrame({name: column[real].astype(np.int64) for name, column in columns.items()})
 
 
-def _check_foreign(found: Pretrained, config: Pretraining, record_set: RecordSet) -> None:
+def _check_foreign(found: Pretrained, config: Pretraining, record_set: RecordSet, kinds: Collection[str]) -> None:
   """Vectors that another command made: they may know nothing newer than the training candidates."""
   newest, last = _newest(record_set), _last_time(found, record_set)
   if last >= newest:
@@ -168,7 +217,12 @@ def _check_foreign(found: Pretrained, config: Pretraining, record_set: RecordSet
       f"{config.path}: these vectors were made from behaviours up to {last}, but the last training "
       f"candidate of {record_set.path} is of {newest}. Run pipelines.pretrain on these records."
     )
-  asked = config.settings()
+  if not found.holds(kinds):
+    raise UserError(
+      f"{config.path}: item vectors without clusters, which the model searches by. The command pipelines.pretrain with "
+      f"the config of this model and --output {config.path} adds them."
+    )
+  asked = config.settings("clusters" in kinds)
   if not found.made_with(asked):
     logging.warning(
       "%s: made with %s; what else model.pretraining says, %s, has no effect",
@@ -191,8 +245,8 @@ def _last_time(found: Pretrained, record_set: RecordSet) -> int:
 
 def _log(notes: dict[str, Any]) -> None:
   names = ("behaviours", "users", "seen", "with_vector", "clusters", "seconds")
-  logging.info("item vectors: %s", ", ".join(f"{name} {notes[name]}" for name in names))
-  if notes["clusters_alike"]:
+  logging.info("item vectors: %s", ", ".join(f"{name} {notes[name]}" for name in names if name in notes))
+  if notes.get("clusters_alike"):
     logging.warning(
       "SIM Cluster and SIM Cluster+ search the same %d clusters: model.pretraining.clusters asks for %s, but "
       "at most a tenth of the %d items with a vector are made",

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import zipfile
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,19 +12,22 @@ from lcn_tf import files, formats, storage
 from lcn_tf.errors import DamagedError, UserError, one_line
 from lcn_tf.schema import DOMAINS, DomainName
 
+Kind = Literal["vectors", "clusters"]
+KINDS: tuple[Kind, ...] = ("vectors", "clusters")
+
 _ARRAYS = "pretrained.npz"
 _NOTES = "pretrained.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """What SIM Soft searches with, and what SIM Cluster is made of.
+  """What SIM Soft searches with, what SIM Cluster is made of, and what `embedding.init_from` begins with.
 
   Attributes:
     vectors: Per domain, one vector per catalogue row, `[items, P]` float32; zeros for padding and for items that
       training never met. The vectors of both domains are of one space.
     clusters: Per domain, `[items, 2]` int64: the clusters of SIM Cluster and of SIM Cluster+, numbered from 1 over both
-      domains together; 0 = unknown, which never matches.
+      domains together; 0 = unknown, which never matches. Empty where none were made.
     notes: Facts for people: how it was made, how many items have a vector, the numbers of clusters.
     fingerprint: Fingerprint of the record set.
   """
@@ -36,7 +39,12 @@ class Pretrained:
 
   def made_with(self, settings: Mapping[str, Any]) -> bool:
     """Whether they were made with these `settings()` of `model.pretraining`."""
-    return bool(self.notes.get("settings", settings) == settings)
+    there = self.notes.get("settings", settings)
+    return all(name in there and there[name] == value for name, value in settings.items())
+
+  def holds(self, kinds: Collection[str]) -> bool:
+    """Whether it has the tables, `vectors` or `clusters`, that `kinds` names."""
+    return all(self._tables()[kind] for kind in kinds)
 
   def only(self, kinds: Collection[str]) -> "Pretrained":
     """Without the tables, `vectors` or `clusters`, that `kinds` does not name."""
@@ -49,7 +57,7 @@ class Pretrained:
   def save(self, folder: str | pathlib.Path) -> None:
     """Writes the files, in the place of older ones when all are whole; a folder with the notes holds all."""
     folder = files.make(folder)
-    arrays = {f"{kind}_{d}": table[d] for kind, table in self._tables().items() for d in DOMAINS}
+    arrays = {f"{kind}_{d}": array for kind, table in self._tables().items() for d, array in table.items()}
 
     def save_arrays(path: pathlib.Path) -> None:
       with path.open("wb") as file:
@@ -83,8 +91,9 @@ class Pretrained:
       notes = formats.read_sealed(folder / _NOTES)
       with np.load(folder / _ARRAYS) as arrays:
         vectors = {d: arrays[f"vectors_{d}"] for d in DOMAINS}
-        clusters = {d: arrays[f"clusters_{d}"] for d in DOMAINS}
-      found = cls(vectors, clusters, notes["notes"], notes["fingerprint"])
+        clustered = any(f"clusters_{d}" in arrays for d in DOMAINS)
+        clusters = {d: arrays[f"clusters_{d}"] if clustered else np.zeros((len(vectors[d]), 2)) for d in DOMAINS}
+      found = cls(vectors, clusters if clustered else {}, notes["notes"], notes["fingerprint"])
       if any(vectors[d].ndim != 2 or clusters[d].shape != (len(vectors[d]), 2) for d in DOMAINS):
         shapes = {d: (vectors[d].shape, clusters[d].shape) for d in DOMAINS}
         raise ValueError(f"vectors and clusters of shapes {shapes}, expected [items, P] and [items, 2]")

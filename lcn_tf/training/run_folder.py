@@ -78,7 +78,7 @@ class Run:
     return self._model(self._served(), checkpoint, training=False)
 
   def weights(self) -> dict[str, list[np.ndarray]]:
-    """The best weights that learn, with those that only training uses, in the host's memory.
+    """The best weights that learn, with those that only training uses and frozen tables, in the host's memory.
 
     Returns:
       By name; two models side by side use each name twice, and have their weights in their order.
@@ -90,7 +90,7 @@ class Run:
     with tf.device("CPU:0"):
       model, _ = self._readable(self.experiment.model, training=True)
     by_name = collections.defaultdict(list)
-    for variable in model.trainable_variables:
+    for variable in model.warm_variables():
       by_name[variable.name].append(variable.numpy())
     return dict(by_name)
 
@@ -119,8 +119,9 @@ class Run:
 
   def _model(self, config: Model, checkpoint: str, training: bool) -> RequestModel:
     keras.mixed_precision.set_global_policy("float32")
-    pretrained = Pretrained.open(self.path / "pretrained") if needs_pretrained(config) else None
-    model = build_model(self.record_set.record_schema, config, pretrained=pretrained, training=training)
+    pretrained = Pretrained.open(self.path / "pretrained") if needs_pretrained(config, restored=True) else None
+    schema = self.record_set.record_schema
+    model = build_model(schema, config, pretrained=pretrained, training=training, restored=True)
     reason = checkpoint_store.read(tf.train.Checkpoint(model=model), checkpoint, partly=True)
     if reason:
       raise DamagedError(

@@ -123,9 +123,10 @@ def _train(
   weights = warm.weights() if warm else {}  # before this job's model is made: two do not fit beside each other
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
   size = StepSize.of(config, record_set, strategy.num_replicas_in_sync)
-  pretrained = _begin(experiment, record_set, workers, run)
+  restored = warm is not None or begun(run)
+  pretrained = _begin(experiment, record_set, workers, run, restored)
   with strategy.scope():
-    model = _compiled(experiment, record_set, pretrained)
+    model = _compiled(experiment, record_set, pretrained, restored)
   _log_job(experiment, size, model, workers)
 
   progress = Progress()
@@ -142,7 +143,7 @@ def _train(
   )
   checkpoints.set_model(model)
   resumed = checkpoints.restore()
-  for variable in model.trainable_variables if weights and not resumed else []:
+  for variable in model.warm_variables() if weights and not resumed else []:
     variable.assign(weights[variable.name].pop(0))
   part = record_set.part("train")
   cost = CostRecord(own, progress, size.requests * part.candidates / max(part.records, 1), resumed)
@@ -173,18 +174,22 @@ def _train(
   return Job(model, done, seconds, rate, cost.finish(over), workers)
 
 
-def _begin(experiment: Experiment, record_set: RecordSet, workers: Workers, run: pathlib.Path) -> Pretrained | None:
-  """Opens the run folder; returns the frozen item vectors, if the model searches with them."""
+def _begin(
+  experiment: Experiment, record_set: RecordSet, workers: Workers, run: pathlib.Path, restored: bool
+) -> Pretrained | None:
+  """Opens the run folder; returns the item vectors, if the model searches or begins with them."""
   with workers.chief_first():
     # a wrong experiment is refused before the folder holds it
     if workers.chief:
       open_run(experiment, record_set, run)
-    if needs_pretrained(experiment.model):
-      return item_vectors(experiment, record_set, run / "pretrained")
+    if kinds := needs_pretrained(experiment.model, restored):
+      return item_vectors(experiment, record_set, run / "pretrained", kinds)
   return None
 
 
-def _compiled(experiment: Experiment, record_set: RecordSet, pretrained: Pretrained | None) -> RequestModel:
+def _compiled(
+  experiment: Experiment, record_set: RecordSet, pretrained: Pretrained | None, restored: bool
+) -> RequestModel:
   """The model with its optimizer, ready for `fit`; called in the scope of the strategy."""
   config = experiment.train
   model = build_model(
@@ -195,6 +200,7 @@ def _compiled(experiment: Experiment, record_set: RecordSet, pretrained: Pretrai
     catalogues={d: record_set.catalogue(d) for d in DOMAINS},
     contents={d: record_set.vectors(d) for d in DOMAINS},
     pretrained=pretrained,
+    restored=restored,
   )
   model.compile(
     optimizer=make_optimizer(model, config),

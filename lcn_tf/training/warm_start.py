@@ -26,6 +26,8 @@ def earlier_run(experiment: Experiment, record_set: RecordSet) -> Run:
   # settings without weights may differ, and CRP's weights may be left behind
   for tree in (asked, there):
     del tree["mlp"]["dropout"], tree["projection_refresh"], tree["pretraining"]
+    for name in ("init", "init_scale", "init_from"):
+      del tree["embedding"][name]
     tree["auxiliary_seed"] = tree["auxiliary_seed"] is not None
     tree["crp"] = tree["crp"] and {"units": tree["crp"]["units"]}
   if asked["crp"] is None:

@@ -14,6 +14,7 @@ from lcn_tf.comparison.grid import describe
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import StorageError, UserError
 from lcn_tf.files import exclusive
+from lcn_tf.models.build import needs_pretrained
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.training.trainer import train
 from tests.comparison.stubs import Stub, load, summary, write_predictions
@@ -507,15 +508,47 @@ def test_item_vectors_are_made_once_and_every_cell_gets_them(record_set, tmp_pat
       assert Pretrained.there(cell.folder / "pretrained") == (cell.label != "Bad")
       super().train(cell, evaluate)
 
-  monkeypatch.setattr(grid, "_needs_vectors", lambda cell: cell.label != "Bad")
+  monkeypatch.setattr(grid, "_reads", lambda cell: () if cell.label == "Bad" else ("vectors",))
   stub = Vectors()
   compare(load(tmp_path), record_set, tmp_path / "out", runner=stub)
   assert [folder.parent for folder in stub.vectors] == [tmp_path / "out" / "pretrained"]
   assert len(stub.calls) == 6
 
 
+def test_clusters_are_made_where_a_cell_reads_them_and_added_for_one_that_comes_later(record_set, tmp_path):
+  class Vectors(Stub):
+    def pretrain(self, file, folder):
+      super().pretrain(file, folder)
+      experiment = config.load(str(file))
+      self.kinds = needs_pretrained(experiment.model)
+      table = {d: np.ones((3, 2), np.float32) for d in ("target", "source")}
+      clusters = {d: np.ones((3, 2), np.int64) for d in table} if "clusters" in self.kinds else {}
+      notes = {"settings": experiment.model.pretraining.settings(bool(clusters))}
+      Pretrained(table, clusters, notes, record_set.fingerprint).save(folder)
+
+    def train(self, cell, evaluate):
+      reads = needs_pretrained(cell.experiment.model)
+      assert not reads or Pretrained.open(cell.folder / "pretrained").holds(reads)
+      super().train(cell, evaluate)
+
+  def asked(**extractors):
+    models = {
+      label: {"config": "average_pooling.yaml", "set": {"model.extractor": extractor}}
+      for label, extractor in extractors.items()
+    }
+    models["Fair"] = {"config": "average_pooling.yaml", "set": {"model.embedding.init_from": "pretrained"}}
+    return load(tmp_path, models=models, reference="Fair", seeds=[0])
+
+  stub = Vectors()
+  compare(asked(), record_set, tmp_path / "out", runner=stub)
+  assert (len(stub.vectors), stub.kinds) == (1, ("vectors",))
+  compare(asked(Good="sim_soft", Bad="sim_cluster"), record_set, tmp_path / "out", runner=stub)
+  assert (len(stub.vectors), stub.kinds) == (2, ("clusters",))
+  assert stub.vectors[0] == stub.vectors[1]
+
+
 def test_cells_without_their_item_vectors_fail_and_others_do_not(record_set, tmp_path, monkeypatch):
-  monkeypatch.setattr(grid, "_needs_vectors", lambda cell: cell.label == "Good")
+  monkeypatch.setattr(grid, "_reads", lambda cell: ("vectors",) if cell.label == "Good" else ())
   stub = Stub()
   with pytest.raises(
     UserError, match=r"2 cells failed(?s:.)*Good, seed 1: no item vectors: .*no pre-trained item vectors"
@@ -540,7 +573,7 @@ def test_item_vectors_of_an_interrupted_call_are_made_anew_if_other_ones_are_ask
       settings = config.load(str(file)).model.pretraining.model_dump(mode="json", exclude={"path"})
       Pretrained(table, clusters, {"settings": settings}, record_set.fingerprint).save(folder)
 
-  monkeypatch.setattr(grid, "_needs_vectors", lambda cell: True)
+  monkeypatch.setattr(grid, "_reads", lambda cell: ("vectors", "clusters"))
   stub = Vectors()
   stub.interrupt_after = 0
   with pytest.raises(KeyboardInterrupt):

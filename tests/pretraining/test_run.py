@@ -19,7 +19,7 @@ from lcn_tf.errors import UserError
 from lcn_tf.pretraining import item2vec
 from lcn_tf.pretraining import run as pretraining
 from lcn_tf.pretraining.run import item_vectors, pretrain, training_behaviours, vectors_of
-from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.pretraining.vectors import KINDS, Pretrained
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, Domain, Schema
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.run_folder import open_run
@@ -332,7 +332,30 @@ def test_a_run_resumes_with_its_vectors_and_serves_with_them(record_set, tmp_pat
   assert np.abs(tf.sigmoid(job.model(batch)).numpy() - expected).max() > 1e-5
 
 
+def test_clusters_are_made_for_a_model_that_searches_by_them_alone(record_set, events, made, tmp_path, monkeypatch):
+  monkeypatch.setattr(pretraining, "training_behaviours", lambda *arguments: events)
+  for extractor, kinds in {"sim_cluster": ("clusters",), "sim_soft": ("vectors",)}.items():
+    found = item_vectors(experiment_of(extractor), record_set, tmp_path / extractor, kinds)
+    assert Pretrained.open(tmp_path / extractor).clusters.keys() == found.clusters.keys()
+    assert bool(found.clusters) == (extractor == "sim_cluster")
+    for d in found.clusters:
+      np.testing.assert_array_equal(found.clusters[d], made.clusters[d])
+    for d in DOMAINS:
+      np.testing.assert_array_equal(found.vectors[d], made.vectors[d])
+    monkeypatch.setattr(item2vec, "cluster", never)
+
+
+def test_vectors_without_the_clusters_that_a_model_reads_are_refused(record_set, made, tmp_path):
+  made.only(["vectors"]).save(tmp_path / "made")
+  experiment = experiment_of("sim_cluster", path=str(tmp_path / "made"))
+  message = rf"^{tmp_path}/made: item vectors without clusters.* pipelines\.pretrain with the config of this model"
+  with pytest.raises(UserError, match=message):
+    train(experiment, record_set, tmp_path / "run")
+  assert not (tmp_path / "run" / "pretrained").exists()
+
+
 def run_command(record_set, experiment, tmp_path, *flags):
+  tmp_path.mkdir(exist_ok=True)
   (tmp_path / "config.yaml").write_text(dump(experiment))
   paths = [f"--config={tmp_path / 'config.yaml'}", f"--records={record_set.path}", f"--output={tmp_path / 'vectors'}"]
   command.main(["pretrain", *paths, *flags])
@@ -348,6 +371,29 @@ def test_the_command_leaves_what_a_run_would_make(record_set, events, made, tmp_
   monkeypatch.setattr(pretraining, "training_behaviours", lambda *arguments: events)
   run_command(record_set, experiment_of(), tmp_path, "--overwrite", "--set=model.pretraining.dim=2")
   assert Pretrained.open(tmp_path / "vectors").vectors["target"].shape[1] == 2
+
+
+def test_the_command_makes_what_the_model_reads_and_adds_clusters_later(
+  record_set, events, made, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(pretraining, "training_behaviours", lambda *arguments: events)
+  run_command(record_set, experiment_of("average_pooling"), tmp_path / "all")
+  assert Pretrained.open(tmp_path / "all" / "vectors").holds(KINDS)
+  with monkeypatch.context() as patch:
+    patch.setattr(item2vec, "cluster", never)
+    run_command(record_set, experiment_of("sim_soft"), tmp_path)
+  assert not Pretrained.open(tmp_path / "vectors").clusters
+  monkeypatch.setattr(pretraining, "training_behaviours", never)
+  with pytest.raises(UserError, match="holds item vectors already"):
+    run_command(record_set, experiment_of("sim_cluster"), tmp_path, "--set=model.pretraining.dim=4")
+  run_command(record_set, experiment_of("sim_cluster"), tmp_path)
+  found = Pretrained.open(tmp_path / "vectors")
+  for d in DOMAINS:
+    np.testing.assert_array_equal(found.vectors[d], made.vectors[d])
+    np.testing.assert_array_equal(found.clusters[d], made.clusters[d])
+  assert found.notes["settings"] == CONFIG.settings()
+  with pytest.raises(UserError, match="holds item vectors already"):
+    run_command(record_set, experiment_of("sim_soft"), tmp_path)
 
 
 def test_the_command_tells_what_is_wrong_and_makes_nothing(record_set, tmp_path):

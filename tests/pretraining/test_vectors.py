@@ -31,6 +31,22 @@ def test_what_is_saved_is_opened(tmp_path):
   assert found.fingerprint == "abc"
 
 
+def test_vectors_alone_are_saved_and_opened_without_clusters(tmp_path):
+  random_vectors().only(["vectors"]).save(tmp_path)
+  found = Pretrained.open(tmp_path)
+  assert found.holds(["vectors"])
+  assert not found.holds(["clusters"])
+  np.testing.assert_array_equal(found.vectors["source"], random_vectors().vectors["source"])
+
+
+def test_settings_that_nothing_was_made_with_are_others():
+  made = Pretrained({}, {}, {"settings": {"dim": 3, "seed": 1}}, "abc")
+  assert made.made_with({"dim": 3, "seed": 1})
+  assert made.made_with({"dim": 3})
+  assert not made.made_with({"dim": 4})
+  assert not made.made_with({"dim": 3, "clusters": [1, 2]})
+
+
 @pytest.mark.parametrize("before", [False, True], ids=["nothing there", "older vectors there"])
 @pytest.mark.parametrize("step", ["half of the arrays", "arrays not renamed", "no notes", "notes not renamed"])
 def test_an_interrupted_save_leaves_nothing_that_counts_as_whole(tmp_path, monkeypatch, before, step):
