@@ -150,6 +150,7 @@ def test_cells_without_their_checkpoints_cannot_go_on_and_stay(record_set, tmp_p
   assert file_bytes(tmp_path / "out") == before
 
 
+@pytest.mark.config
 def test_a_real_cell_goes_on_from_its_checkpoint(record_set, tmp_path):
   class Trains(Stub):
     def train(self, cell, evaluate):
