@@ -68,6 +68,7 @@ TABLE = [
   (CrossRepresentationProduction, CRP),
   (config.CRP, CRP | {"weight": 0.1}),
   (config.Embedding, {"dim": 64, "cross_dim": 8, "recency_buckets": 20, "init": "scaled_uniform", "dims": {}}),
+  (config.Embedding, {"init_scale": 1.0, "init_from": "none"}),
   (config.MLP, {"units": (512, 256), "activation": "relu", "dropout": 0.0}),
   (MLP, {"activation": "relu", "dropout": 0.0}),
   (config.Pretraining, {"dim": 64, "clusters": (1000, 10_000)}),

@@ -20,7 +20,7 @@ from tests.support.record_sets import small_schema
 
 SCHEMA = small_schema()
 WIDTH = 8
-RARE = (5, 9)  # catalogue rows of ids that share the out-of-vocabulary row
+RARE = (6, 10)  # catalogue rows of ids that share the out-of-vocabulary row
 
 
 def catalogues():
