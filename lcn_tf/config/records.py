@@ -38,7 +38,7 @@ class Labels(Strict):
 
 
 # the keys of `Split` that each kind reads
-SPLIT_KEYS = {"time": ("train", "validation", "boundaries"), "per_user": ("validation", "test"), "column": ("column",)}
+_SPLIT_KEYS = {"time": ("train", "validation", "boundaries"), "per_user": ("validation", "test"), "column": ("column",)}
 
 
 class Split(Strict):
@@ -70,9 +70,12 @@ class Split(Strict):
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Split":
-    own = SPLIT_KEYS[self.kind]
+    own = _SPLIT_KEYS[self.kind]
     if strange := [name for name in type(self).model_fields if name in self.model_fields_set - {"kind", *own}]:
-      raise ValueError(f"kind {self.kind} has the keys {', '.join(own)}, and not {', '.join(strange)}")
+      raise ValueError(
+        f"kind {self.kind} has the keys {', '.join(own)}, and not {', '.join(strange)}. To change the kind, set the "
+        f"section as a whole: 'records.split={{kind: {self.kind}, ...}}'"
+      )
     if self.kind == "column" and not self.column:
       raise ValueError("kind column needs the key column: the name of a column of the interactions")
     if self.kind == "per_user":
@@ -95,7 +98,7 @@ class Split(Strict):
   @pydantic.model_serializer(mode="wrap")
   def _without_keys_of_other_kinds(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
     """So that what is written down reads back."""
-    own = {name: value for name, value in handler(self).items() if name in ("kind", *SPLIT_KEYS[self.kind])}
+    own = {name: value for name, value in handler(self).items() if name in ("kind", *_SPLIT_KEYS[self.kind])}
     return own | {name: int(part) for name, part in own.items() if isinstance(part, float) and part.is_integer()}
 
 

@@ -177,12 +177,28 @@ def test_one_record_holds_the_candidates_of_a_split_that_another_split_interrupt
 @pytest.mark.parametrize(
   ("split", "message"),
   [
+    (LAST | {"train": 0.8}, r"split: .* set the section as a whole: 'records\.split={kind: per_user, \.\.\.}'$"),
     ({"kind": "user"}, r"split\.kind: Input should be 'time', 'per_user' or 'column'; found 'user'"),
-    (LAST | {"train": 0.8}, r"split: kind per_user has the keys validation, test, and not train$"),
-    (LAST | {"boundaries": [1, 2]}, r"split: kind per_user has the keys validation, test, and not boundaries$"),
-    ({"test": 0.1}, r"split: kind time has the keys train, validation, boundaries, and not test$"),
-    ({"column": "fold"}, r"split: kind time has the keys train, validation, boundaries, and not column$"),
-    (FOLD | {"validation": 0.1, "test": 1}, r"split: kind column has the keys column, and not validation, test$"),
+    (
+      LAST | {"train": 0.8},
+      r"split: kind per_user has the keys validation, test, and not train\. To change the",
+    ),
+    (
+      LAST | {"boundaries": [1, 2]},
+      r"split: kind per_user has the keys validation, test, and not boundaries\. To change the",
+    ),
+    (
+      {"test": 0.1},
+      r"split: kind time has the keys train, validation, boundaries, and not test\. To change the",
+    ),
+    (
+      {"column": "fold"},
+      r"split: kind time has the keys train, validation, boundaries, and not column\. To change the",
+    ),
+    (
+      FOLD | {"validation": 0.1, "test": 1},
+      r"split: kind column has the keys column, and not validation, test\. To change the",
+    ),
     ({"kind": "column"}, r"split: kind column needs the key column: the name of a column"),
     (LAST | {"test": 0}, r"split: test 0 is neither a share between 0 and 1 nor a whole number of candidates"),
     (LAST | {"validation": 1.5}, r"split: validation 1\.5 is neither a share"),
