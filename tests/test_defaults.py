@@ -76,7 +76,7 @@ TABLE = [
   (config.Train, {"preset": "lcn", "learning_rate": 1e-3, "table_learning_rate": None, "global_batch_size": 2048}),
   (config.Train, {"source_ratio": 1.0, "row_decay": 0.0, "early_stopping": 2, "early_stopping_after": 0}),
   # not days, which are the paper's log's
-  (config.Split, {"train": 0.8, "validation": 0.1, "boundaries": None}),
+  (config.Split, {"kind": "time", "train": 0.8, "validation": 0.1, "test": 0.1, "boundaries": None, "column": ""}),
 ]
 ROWS = [
   pytest.param(owner, name, expected, id=f"{owner.__module__.split('.')[-1]}.{owner.__qualname__}.{name}")

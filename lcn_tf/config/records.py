@@ -1,6 +1,6 @@
 """The `records` section: how interactions become candidates, histories and splits."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -33,27 +33,73 @@ class Labels(Strict):
   """Exponent of popularity, for `sampled`: the probability of a negative is proportional to (interactions of the item
   before that moment) ** popularity_exponent."""
   known_items: bool = False
-  """Restriction of candidates to items with an interaction before the end of training. Without it a shop's new items
+  """Restriction of candidates to items with an interaction of the training part. Without it a shop's new items
   tell their own label: an item that nobody has met cannot be drawn as a negative."""
 
 
-class Split(Strict):
-  """Chronological split: older candidates train, newer ones validate, the newest test."""
+# the keys of `Split` that each kind reads
+_SPLIT_KEYS = {"time": ("train", "validation", "boundaries"), "per_user": ("validation", "test"), "column": ("column",)}
 
+
+class Split(Strict):
+  """The rule that makes candidates train, validate or test."""
+
+  kind: Literal["time", "per_user", "column"] = "time"
+  """Kind of the rule. Each kind has its own keys, and those of another one are an error.
+
+  `time` (`train`, `validation`, `boundaries`): two moments cut the candidates of all users. Older ones train, newer
+  ones validate, the newest test.
+
+  `per_user` (`validation`, `test`): the last target-domain candidates of each user test, those before them validate.
+
+  `column` (`column`): a column of the interactions says it.
+  """
   train: Share = 0.8
-  """Quantile of the interactions' times (both domains) before which candidates train."""
-  validation: Share = 0.1
-  """Share of the times behind `train` whose candidates validate."""
+  """Quantile of the interactions' times (both domains) before which candidates train, for `time`."""
+  validation: float = pydantic.Field(0.1, ge=0)
+  """Share of the times behind `train` whose candidates validate, for `time`; for `per_user` the part of each user's
+  candidates, as `test`."""
+  test: float = pydantic.Field(0.1, ge=0)
+  """Part of each user's target-domain candidates that test, for `per_user`: a share below 1, or a whole number of them.
+  A share is rounded down, and is one candidate at least."""
   boundaries: tuple[int, int] | None = None
-  """Seconds at which validation and test begin, in place of the two quantiles."""
+  """Seconds at which validation and test begin, for `time` in place of the two quantiles."""
+  column: str = ""
+  """Column of the interactions that holds `train`, `validation` or `test`, for `column`. A row with null is no
+  candidate."""
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Split":
-    if not 0 < self.train < self.train + self.validation < 1:
+    own = _SPLIT_KEYS[self.kind]
+    if strange := [name for name in type(self).model_fields if name in self.model_fields_set - {"kind", *own}]:
+      raise ValueError(
+        f"kind {self.kind} has the keys {', '.join(own)}, and not {', '.join(strange)}. To change the kind, set the "
+        f"section as a whole: 'records.split={{kind: {self.kind}, ...}}'"
+      )
+    if self.kind == "column" and not self.column:
+      raise ValueError("kind column needs the key column: the name of a column of the interactions")
+    if self.kind == "per_user":
+      self._check_parts()
+    if self.kind == "time" and not 0 < self.train < self.train + self.validation < 1:
       raise ValueError(f"train {self.train} and validation {self.validation} leave no part for one of the three splits")
     if self.boundaries and self.boundaries[0] >= self.boundaries[1]:
       raise ValueError(f"boundaries {self.boundaries} do not rise")
     return self
+
+  def _check_parts(self) -> None:
+    for name, part in (("validation", self.validation), ("test", self.test)):
+      if not (0 < part < 1 or part.is_integer()) or not part:
+        raise ValueError(
+          f"{name} {part:g} is neither a share between 0 and 1 nor a whole number of candidates of a user"
+        )
+    if max(self.validation, self.test) < 1 <= self.validation + self.test:
+      raise ValueError(f"validation {self.validation:g} and test {self.test:g} leave no part to train on")
+
+  @pydantic.model_serializer(mode="wrap")
+  def _without_keys_of_other_kinds(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+    """So that what is written down reads back."""
+    own = {name: value for name, value in handler(self).items() if name in ("kind", *_SPLIT_KEYS[self.kind])}
+    return own | {name: int(part) for name, part in own.items() if isinstance(part, float) and part.is_integer()}
 
 
 class Synthetic(Strict):
@@ -146,7 +192,7 @@ class Records(Strict):
   labels: Labels = Labels()
   """Rule that makes candidates and labels."""
   split: Split = Split()
-  """Boundaries of training, validation and test."""
+  """Rule that splits the candidates into training, validation and test."""
   synthetic: Synthetic = Synthetic()
   """Sizes and difficulty of the synthetic log."""
   source_records: bool = True

@@ -274,9 +274,13 @@ def warn_of_other_settings(asked: Records, record_set: RecordSet) -> None:
   """Warns if other settings than the experiment's built the records: results are compared by them."""
   if record_set.records is None:
     return
+  try:  # what an older version did not know has its default
+    built = Records.model_validate(record_set.records).model_dump(mode="json")
+  except pydantic.ValidationError:
+    built = record_set.records
   asked_tree, there = (
     {name: value for name, value in tree.items() if name not in NOT_CONTENTS}
-    for tree in (asked.model_dump(mode="json"), record_set.records)
+    for tree in (asked.model_dump(mode="json"), built)
   )
   found = difference(asked_tree, there, "records", "record set")
   if found:

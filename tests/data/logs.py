@@ -1,6 +1,8 @@
 """Small interaction logs, and what a record set made of them must hold, by brute force."""
 
 import collections
+import fractions
+import math
 
 import numpy as np
 import polars as pl
@@ -95,14 +97,14 @@ class Expected:
   def _event(self, domain, row):
     return (self.rows[domain][row["item_id"]], row["timestamp"], self.event.get(row["event"], 1))
 
-  def candidates(self, domain, first, last):
-    """How often each (user, item row, time, label, event index) is a candidate from `first` to before `last`.
+  def candidates(self, domain, chosen):
+    """How often each (user, item row, time, label, event index) is a candidate, of the rows with the numbers `chosen`.
 
     Sampled labels: positives only.
     """
     counted = collections.Counter()
-    for _, row in self.log:
-      if row["domain"] != domain or not first <= row["timestamp"] < last:
+    for number, row in self.log:
+      if row["domain"] != domain or number not in chosen:
         continue
       if self.kind != "sampled" and row["label"] is None:
         continue
@@ -110,6 +112,49 @@ class Expected:
       item, time, event = self._event(domain, row)
       counted[row["user_id"], item, time, label, event] += 1
     return counted
+
+
+def splits_of(log, split, kind):
+  """The split of each row of the raw log; None for a row of no split.
+
+  Args:
+    log: The raw interactions.
+    split: `records.split`, with `boundaries` for the kind `time`.
+    kind: Of the labels.
+  """
+  rows = log.rows(named=True)
+  if split["kind"] == "column":
+    return [row[split["column"]] for row in rows]
+  cuts = {user: split.get("boundaries") for user in log["user_id"]}
+  if split["kind"] == "per_user":
+    for user in cuts:
+      times = sorted(
+        row["timestamp"]
+        for row in rows
+        if (row["user_id"], row["domain"]) == (user, "target") and (kind == "sampled" or row["label"] is not None)
+      )
+      validation, test = (
+        part if part >= 1 else max(1, math.floor(fractions.Fraction(str(part)) * len(times)))
+        for part in (split["validation"], split["test"])
+      )
+      cuts[user] = (math.inf, math.inf)
+      if validation + test < len(times) and times[0] < times[-validation - test]:
+        cuts[user] = (times[-validation - test], times[-test])
+  names = ("train", "validation", "test")
+  return [names[sum(row["timestamp"] >= cut for cut in cuts[row["user_id"]])] for row in rows]
+
+
+def trained_on(log, splits):
+  """Numbers of the rows that vocabularies count: those that train, and those of no split that training sees."""
+  newest = {}
+  for row, split in zip(log.rows(named=True), splits, strict=True):
+    if split == "train":
+      newest[row["user_id"]] = max(newest.get(row["user_id"], 0), row["timestamp"])
+  return {
+    number
+    for number, (row, split) in enumerate(zip(log.rows(named=True), splits, strict=True))
+    if split == "train" or (split is None and row["timestamp"] < newest.get(row["user_id"], 0))
+  }
 
 
 def seen(request, domain, candidate, max_length):

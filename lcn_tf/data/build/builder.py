@@ -2,8 +2,8 @@
 
 Who knows what:
 
-* The split is chronological over the interactions of both domains: training candidates come before the first
-  boundary. Vocabularies, and the order of the catalogues, count interactions before that boundary only.
+* `splits` says of each interaction which split it is a candidate of. Vocabularies, and the order of the catalogues,
+  count interactions of the training part only.
 * A candidate of any split sees the user's whole past: every strictly older behaviour, whatever split that one was a
   candidate in. The behaviours of one second do not see each other.
 * Every split has candidates, unless the records are numbered like others: these may be there to be evaluated alone.
@@ -21,12 +21,13 @@ import polars as pl
 from absl import logging
 
 from lcn_tf import files, storage
-from lcn_tf.config import Experiment, Records, Split
+from lcn_tf.config import Experiment, Records
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.candidates import plan_records, user_log
 from lcn_tf.data.build.checks import check_known, check_negatives, check_profiles, check_split
 from lcn_tf.data.build.indexing import Indexed, index
 from lcn_tf.data.build.shards import Plan, write_parts
+from lcn_tf.data.build.splits import divide
 from lcn_tf.data.id_mapping import fingerprint, id_mapping_of
 from lcn_tf.data.record_set import Part, RecordSet, SplitName, check_schema
 from lcn_tf.errors import UserError
@@ -77,17 +78,17 @@ def build(
   ):
     plans: list[Plan] = []
     checked = _checked(tables, schema, records, strict)
-    bounds = boundaries(checked.interactions["timestamp"], records.split)
-    indexed = index(checked, schema, bounds[0], records.seed, mapping)
+    divided = divide(checked.interactions, records.labels, records.split)
+    indexed = index(divided.interactions, checked, schema, records.seed, mapping)
     if like:
       check_known(indexed, like)
     if tables.users is not None:
       check_profiles(indexed, checked, tables.names)
     check_negatives(indexed, records)
     met = {d: indexed.mapping.met(d) & (like is not None) for d in DOMAINS}
-    log, shortage = user_log(indexed, schema, records, bounds[0], met)
-    plans = plan_records(log, schema, bounds)
-    check_split(plans, bounds, checked.interactions["timestamp"], records, like)
+    log, splits, shortage = user_log(indexed, schema, records, met)
+    plans = plan_records(log, splits, schema)
+    check_split(plans, divided, records, like)
 
     sizes = {name: table.size for name, table in indexed.mapping.vocabularies.items()}
     sized = with_sizes(schema, sizes, {d: len(indexed.mapping.catalogues[d]) for d in DOMAINS})
@@ -96,7 +97,7 @@ def build(
     )
     _warn_of_splits(parts)
     _write_tables(folder, indexed, checked.rejected)
-    notes: Notes = {"train_end": bounds[0], "validation_end": bounds[1]}
+    notes: Notes = dict(divided.notes)
     # the seed of the out-of-vocabulary hash, too
     notes["seed"] = like.notes.get("seed", 0) if like else records.seed
     notes |= tables.notes | _counts(tables, records, indexed, shortage)
@@ -118,7 +119,7 @@ def build(
 
 def _checked(tables: raw.RawTables, schema: Schema, records: Records, strict: bool) -> raw.Checked:
   """The tables without rejected rows, which are logged, or an error if `strict`."""
-  checked = raw.check(tables, schema, records.labels)
+  checked = raw.check(tables, schema, records.labels, records.split)
   by_file = checked.by_file()
   for reason, count in checked.reasons().items():
     logging.warning("rejected %d rows: %s%s", count, reason, f" ({by_file[reason]})" if reason in by_file else "")
@@ -144,20 +145,6 @@ def _expected_bytes(folder: pathlib.Path, plans: list[Plan], shards: int) -> int
   """What the whole record set would take, by the shards that are there: they are of one size, about."""
   there = [file.stat().st_size for file in folder.glob("**/*") if file.is_file() and ".tfrecord" in file.name]
   return max(there, default=0) * sum(min(shards, len(plan.spans)) for plan in plans)
-
-
-def boundaries(times: pl.Series, split: Split) -> tuple[int, int]:
-  """The first times of validation and of test, in seconds.
-
-  Args:
-    times: Times of all interactions of both domains.
-    split: The quantiles, or the boundaries themselves.
-  """
-  if split.boundaries:
-    return split.boundaries
-  ordered = np.sort(times.to_numpy())
-  first, second = (ordered[int(len(ordered) * share)] for share in (split.train, split.train + split.validation))
-  return int(first), int(second)
 
 
 def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame) -> None:

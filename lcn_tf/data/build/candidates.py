@@ -13,17 +13,23 @@ from lcn_tf.data.id_mapping import field_table
 from lcn_tf.data.record_set import SPLITS
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Schema
 
+_TRAIN = SPLITS.index("train")
+
 
 def user_log(
-  indexed: Indexed, schema: Schema, records: Records, train_end: int, met: dict[DomainName, np.ndarray]
-) -> tuple[UserLog, int]:
+  indexed: Indexed, schema: Schema, records: Records, met: dict[DomainName, np.ndarray]
+) -> tuple[UserLog, dict[DomainName, np.ndarray], int]:
   """Everybody's behaviours and candidates, and how many sampled negatives could not be found.
+
+  Returns:
+    The log, the split of each candidate (position in `SPLITS`) per domain, and the number of missing negatives.
 
   Args:
     met: Per domain, whether an item is known from other records' training, bool `[items]`.
   """
   log = UserLog(indexed.user_fields, {}, {}, {}, {})
   everyone = np.arange(len(indexed.users) + 2)
+  splits: dict[DomainName, np.ndarray] = {}
   shortage = 0
   for number, d in enumerate(DOMAINS):
     rows = indexed.interactions.filter(pl.col("domain") == d)
@@ -39,50 +45,54 @@ def user_log(
     log.behaviour_offsets[d] = np.searchsorted(done["user"].to_numpy(), everyone)
     context = field_table(rows, schema.context_fields, indexed.mapping.vocabularies)
     rng = np.random.default_rng([records.seed, number])
-    until = None if d == "target" else train_end if records.source_records else 0
-    users, log.candidates[d], missing = _candidates(rows, context, records.labels, until, train_end, met[d], rng)
+    shown = rows["split"].is_not_null() if d == "target" else (rows["split"] == _TRAIN) & records.source_records
+    users, splits[d], log.candidates[d], missing = _candidates(
+      rows, context, records.labels, shown.fill_null(False).to_numpy(), met[d], rng
+    )
     log.candidate_offsets[d] = np.searchsorted(users, everyone)
     shortage += missing
-  return log, shortage
+  return log, splits, shortage
 
 
 def _candidates(
   rows: pl.DataFrame,
   context: np.ndarray,
   labels: Labels,
-  until: int | None,
-  train_end: int,
+  shown: np.ndarray,
   met: np.ndarray,
   rng: np.random.Generator,
-) -> tuple[np.ndarray, CandidateColumns, int]:
-  """One domain's candidates, by user, then time: their users, the candidates, and how many negatives are missing.
+) -> tuple[np.ndarray, np.ndarray, CandidateColumns, int]:
+  """One domain's candidates, by user, then split, then time.
 
   Args:
     rows: All interactions of the domain in the order of time.
     context: Context fields of the rows, `[rows, F]`.
     labels: Rule that makes candidates and labels of the rows.
-    until: Interactions from this time on are no candidates.
-    train_end: When training ends.
-    met: Items of the domain's catalogue that are known besides those of the rows before `train_end`, bool `[items]`.
+    shown: Rows that may be candidates by their split, bool `[rows]`.
+    met: Items of the domain's catalogue that are known besides those of the training part, bool `[items]`.
     rng: Draws the negatives.
+
+  Returns:
+    The candidates' users, their splits, the candidates, and how many negatives are missing.
   """
   users, items, times, weights = (rows[name].to_numpy() for name in ("user", "item", "timestamp", "weight"))
-  shown = np.ones(len(rows), bool) if until is None else times < until
+  split = rows["split"].fill_null(len(SPLITS)).to_numpy()
+  training = rows["training"].to_numpy()
   if labels.kind != "sampled":
-    shown &= rows["label"].is_not_null().to_numpy()
+    shown = shown & rows["label"].is_not_null().to_numpy()
   number = np.arange(len(met))
   known = number > UNKNOWN_ITEM
   if labels.kind == "sampled":
     # the unknown item cannot be drawn as a negative: as a candidate it would tell a positive
-    shown &= items > UNKNOWN_ITEM
+    shown = shown & (items > UNKNOWN_ITEM)
   if labels.known_items:
-    known &= met | np.isin(number, items[times < train_end])
-    shown &= known[items]
+    known &= met | np.isin(number, items[training])
+    shown = shown & known[items]
   shown = np.flatnonzero(shown)
-  shown = shown[np.argsort(users[shown], kind="stable")]
+  shown = shown[np.lexsort((split[shown], users[shown]))]
   if labels.kind == "sampled":
     log = ItemLog(users, items, times, len(met))
-    drawn = sample_negatives(log, shown, labels.negatives, labels.popularity_exponent, rng, known)
+    drawn = _negatives(log, shown, split[shown] == _TRAIN, training, labels, known, rng)
     grouped = np.concatenate([items[shown][:, np.newaxis], drawn], axis=1)
     label = np.zeros(grouped.shape, np.float32)
     label[:, 0] = 1
@@ -97,17 +107,55 @@ def _candidates(
   candidates = CandidateColumns(
     grouped[kept].astype(np.int32), times[row], context[row], label[kept], weights[row].astype(np.float32), groups
   )
-  return users[row], candidates, int((drawn == 0).sum())
+  return users[row], split[row], candidates, int((drawn == 0).sum())
 
 
-def plan_records(log: UserLog, schema: Schema, bounds: tuple[int, int]) -> list[Plan]:
-  """Cuts everybody's candidates into records of one split."""
+def _negatives(
+  log: ItemLog,
+  positives: np.ndarray,
+  trains: np.ndarray,
+  training: np.ndarray,
+  labels: Labels,
+  known: np.ndarray,
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """Negatives of the positives, `[P, negatives]`: those of training know the training part alone.
+
+  Args:
+    log: All interactions of the domain.
+    positives: Positions in the log, `[P]`.
+    trains: Mask of the positives of the train split, bool `[P]`.
+    training: Mask of the training part of the log, bool `[rows]`.
+    labels: Number and popularity exponent of the negatives.
+    known: Mask of the items that may be drawn, bool `[items]`.
+    rng: Source of randomness.
+  """
+
+  def sample(which: np.ndarray, pool: np.ndarray | None) -> np.ndarray:
+    return sample_negatives(log, which, labels.negatives, labels.popularity_exponent, rng, known, pool)
+
+  if (training[:-1] >= training[1:]).all():  # it is the oldest part: what is before its positives is in it
+    return sample(positives, None)
+  drawn = np.zeros((len(positives), labels.negatives), np.int32)
+  drawn[trains] = sample(positives[trains], training)
+  drawn[~trains] = sample(positives[~trains], None)
+  return drawn
+
+
+def plan_records(log: UserLog, splits: dict[DomainName, np.ndarray], schema: Schema) -> list[Plan]:
+  """Cuts everybody's candidates into records of one split.
+
+  Args:
+    log: Behaviours and candidates of all users.
+    splits: Split of each candidate (position in `SPLITS`) per domain.
+    schema: Schema of the records.
+  """
   plans = []
   for d in DOMAINS:
     candidates, offsets = log.candidates[d], log.candidate_offsets[d]
     spans: dict[str, list[tuple[int, int, int]]] = {split: [] for split in SPLITS}
     owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    portion = owners * len(SPLITS) + np.searchsorted(bounds, candidates.times, "right")
+    portion = owners * len(SPLITS) + splits[d]
     starts = np.flatnonzero(np.diff(portion, prepend=-1))
     stops = np.append(starts, len(portion))[1:]
     busy = zip(portion[starts].tolist(), starts.tolist(), stops.tolist(), strict=True)

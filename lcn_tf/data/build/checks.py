@@ -7,6 +7,7 @@ from lcn_tf.config import Records
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.indexing import Indexed
 from lcn_tf.data.build.shards import Plan
+from lcn_tf.data.build.splits import Divided
 from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM
@@ -58,21 +59,21 @@ def check_negatives(indexed: Indexed, records: Records) -> None:
       )
 
 
-def check_split(
-  plans: list[Plan], bounds: tuple[int, int], times: pl.Series, records: Records, like: RecordSet | None
-) -> None:
+def check_split(plans: list[Plan], divided: Divided, records: Records, like: RecordSet | None) -> None:
+  """Checks that there is something to train on, to validate and to test with.
+
+  Raises:
+    UserError: Says which split lacks candidates, and where the splits lie.
+  """
   found = {(plan.split, plan.domain) for plan in plans}
   missing = [split for split in SPLITS if (split, "target") not in found]
   if like and len(missing) < len(SPLITS):
     return
   if missing:
     what = "no split has" if like else f"the {missing[0]} split has no"
-    raise UserError(
-      f"records.split: {what} target-domain candidates. Validation starts at {bounds[0]}, test at {bounds[1]}; the "
-      f"interactions' times run from {times.min()!r} to {times.max()!r}."
-    )
+    raise UserError(f"records.split: {what} target-domain candidates. {divided.cuts}")
   if records.source_records and ("train", "source") not in found:
     raise UserError(
-      "records.source_records: there are no source-domain candidates before the training split's end at "
-      f"{bounds[0]}. Set it to false if the source domain has no labels."
+      f"records.source_records: there are no source-domain candidates {divided.training_part}. Set it to false if the "
+      "source domain has no labels."
     )

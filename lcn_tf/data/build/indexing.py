@@ -17,7 +17,7 @@ class Indexed:
 
   Attributes:
     interactions: Ordered by time, then position in the input: `user`, `item` (catalogue row), `domain`, `timestamp`,
-      `label` (unless sampled), `weight`, and the fields as strings.
+      `label` (unless sampled), `weight`, `split`, `training`, and the fields as strings.
     users: `user`, `user_id`.
     user_fields: `[users + 1, P]`; row 0 is padding.
     users_without_profile: Users who are not in the users file.
@@ -33,18 +33,21 @@ class Indexed:
   unknown_items: dict[DomainName, int]
 
 
-def index(checked: raw.Checked, schema: Schema, train_end: int, seed: int, mapping: IdMapping | None = None) -> Indexed:
+def index(
+  interactions: pl.DataFrame, checked: raw.Checked, schema: Schema, seed: int, mapping: IdMapping | None = None
+) -> Indexed:
   """Numbers everything.
 
   Args:
+    interactions: Those of the input, with `split` and `training` (see `splits.Divided`). What is not of the training
+      part counts for nothing in a mapping that is made here.
     checked: The input.
     schema: Fields and vocabularies.
-    train_end: Seconds; later interactions count for nothing in a mapping that is made here.
     seed: Seed of the out-of-vocabulary hash of a mapping that is made here.
     mapping: That of other records; items that it does not have become the unknown item. None: one is made.
   """
-  interactions = checked.interactions.sort("timestamp", raw.ROW)
-  training = interactions.filter(pl.col("timestamp") < train_end)
+  interactions = interactions.sort("timestamp", raw.ROW)
+  training = interactions.filter("training")
 
   user_ids = interactions["user_id"].unique().sort()
   users = pl.DataFrame({"user": pl.int_range(1, len(user_ids) + 1, dtype=pl.Int32, eager=True), "user_id": user_ids})

@@ -33,6 +33,7 @@ def sample_negatives(
   exponent: float,
   rng: np.random.Generator,
   allowed: np.ndarray | None = None,
+  pool: np.ndarray | None = None,
 ) -> np.ndarray:
   """Draws `count` different negatives for each positive: `[P, count]` int32, 0 where none was found.
 
@@ -48,11 +49,14 @@ def sample_negatives(
     exponent: 1: in proportion to popularity, 0: uniform over the items seen so far.
     rng: Source of randomness.
     allowed: Mask of the items that may be drawn, bool `[num_items]`; None = all.
+    pool: Mask of the interactions that make an item seen and popular, bool `[E]`; None = all. What a user meets is
+      never drawn, in the pool or not.
   """
-  before = np.searchsorted(log.times, log.times[positives], "left")
+  drawable = log if pool is None else ItemLog(log.users[pool], log.items[pool], log.times[pool], log.num_items)
+  before = np.searchsorted(drawable.times, log.times[positives], "left")
   users = log.users[positives].astype(np.int64) * log.num_items
   met = np.unique(log.users.astype(np.int64) * log.num_items + log.items)
-  proposal = _Earlier(log) if exponent == 1 else _Envelope(log, exponent)
+  proposal = _Earlier(drawable) if exponent == 1 else _Envelope(drawable, exponent)
   drawn = np.zeros((len(positives), count), np.int32)
   for column in range(count):
     open_ = np.flatnonzero(before > 0 if column == 0 else drawn[:, column - 1] > 0)

@@ -1,5 +1,7 @@
 """One raw table while its columns are read and its rows are checked."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -57,11 +59,11 @@ class RawTable:
       raise self.wrong_type(column, "integers or strings")
     self.add(name, values)
 
-  def text(self, name: str) -> None:
-    column = self.column(name, f"every row of the {self.kind} has one")
+  def text(self, name: str, alias: str, role: str, known: Sequence[str]) -> None:
+    column = self.column(name, role)
     if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
-      raise self.wrong_type(column, f"strings: {' or '.join(map(repr, DOMAINS))}")
-    self.add(name, column.cast(pl.String))
+      raise self.wrong_type(column, f"strings: {' or '.join(map(repr, known))}")
+    self.add(alias, column.cast(pl.String))
 
   def time(self, name: str) -> None:
     # larger numbers are no seconds, and are sorted out row by row

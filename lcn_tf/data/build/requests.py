@@ -29,7 +29,7 @@ class EventColumns:
 
 @dataclasses.dataclass(frozen=True)
 class CandidateColumns:
-  """Candidates of one domain, each user's oldest first.
+  """Candidates of one domain: by user, of each user those of one split together, of these the oldest first.
 
   Attributes:
     items: Catalogue rows `[C]` int32.

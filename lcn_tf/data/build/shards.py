@@ -24,7 +24,7 @@ PARALLEL_FROM = 60_000  # records; below, starting processes takes longer than i
 
 @dataclasses.dataclass(frozen=True)
 class UserLog:
-  """All users' behaviours and candidates, ordered by user, then time.
+  """All users' behaviours, ordered by user, then time, and candidates, ordered by user, split and time.
 
   Attributes:
     fields: Vocabulary indices of the user fields `[users, P]`; row = index of the user.

@@ -6,13 +6,15 @@ import numpy as np
 import polars as pl
 from absl import logging
 
-from lcn_tf.config import Labels
+from lcn_tf.config import Labels, Split
 from lcn_tf.data.build import parquet
 from lcn_tf.data.build.raw_table import ROW, RawTable
 from lcn_tf.data.build.values import MILLISECONDS
+from lcn_tf.data.record_set import SPLITS
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, Schema
 
+BY_TIME = Split()
 MANY = 0.2  # share of what matches nothing from which on it is told
 
 
@@ -42,7 +44,8 @@ class Checked:
 
   Attributes:
     interactions: `row`, `user_id`, `item_id`, `domain`, `timestamp` (int64 seconds), `weight` (float), `label` (float,
-      null = no candidate; absent for sampled labels), and the cross and context fields under `field_column`.
+      null = no candidate; absent for sampled labels), `split` (a name, null = no candidate; absent unless a column
+      splits), and the cross and context fields under `field_column`.
     items: `item_id`, `domain`, and the item fields and vectors under `field_column`; no key twice.
     users: `user_id` and the user fields, under `field_column`; empty if there is no file.
     rejected: `table`, `file` (null if it was none), `row` (of the table), `reason`, and the row's keys as strings.
@@ -84,7 +87,7 @@ def read(interactions: str, items: str, users: str | None = None) -> RawTables:
   return RawTables(frames["interactions"], frames["items"], frames.get("users"), notes, names, sources)
 
 
-def check(tables: RawTables, schema: Schema, labels: Labels) -> Checked:
+def check(tables: RawTables, schema: Schema, labels: Labels, split: Split = BY_TIME) -> Checked:
   """Checks the columns and sorts out the bad rows.
 
   Raises:
@@ -98,6 +101,8 @@ def check(tables: RawTables, schema: Schema, labels: Labels) -> Checked:
     users = RawTable(tables.users, in_users, "users", tables.sources.get("users"))
 
   _read_columns(interactions, items, users, schema, labels)
+  if split.kind == "column":
+    interactions.text(split.column, "split", "records.split.kind is column", SPLITS)
   known = pl.col("domain").is_in(DOMAINS).fill_null(False)
   items.reject(pl.col("item_id").is_null(), "null item_id")
   items.reject(~known, f"domain is not one of {', '.join(DOMAINS)}")
@@ -119,6 +124,8 @@ def check(tables: RawTables, schema: Schema, labels: Labels) -> Checked:
     interactions.reject(~pl.col("label").is_in([0.0, 1.0]), f"{labels.column} is neither 0 nor 1")
   elif labels.kind == "threshold":
     interactions.reject(pl.col("label").is_nan(), f"{labels.column} is not a number")
+  if split.kind == "column":
+    interactions.reject(~pl.col("split").is_in(SPLITS), f"{split.column} is not one of {', '.join(SPLITS)}")
   weight = pl.col("weight")
   interactions.reject(~(weight.is_finite() & (weight >= 0)), "weight is not a number of at least 0")
   interactions.reject(weight > float(np.finfo(np.float32).max), "weight is too large for a 32-bit float")
@@ -155,7 +162,7 @@ def _read_columns(
   """
   for table in (interactions, items):
     table.identifier("item_id")
-    table.text("domain")
+    table.text("domain", "domain", f"every row of the {table.kind} has one", DOMAINS)
   interactions.identifier("user_id")
   _same_type(interactions, items, "item_id")
   if users:

@@ -6,9 +6,11 @@ import tempfile
 
 import hypothesis
 import polars as pl
+import pytest
 from hypothesis import strategies as st
 
 from lcn_tf.data.build import builder, tables
+from lcn_tf.data.record_set import SPLITS
 from lcn_tf.schema import DOMAINS
 from tests.data import logs
 
@@ -19,13 +21,21 @@ row = st.tuples(
   st.sampled_from(DOMAINS),
   st.integers(0, 29),
   st.sampled_from([0.0, 1.0, 1.0, None]),
+  st.sampled_from([*SPLITS, None]),
 )
 # One target candidate per split, and something to train on in the source domain.
-ANCHORS = [(9, i, "target", time, 1.0) for i, time in enumerate((5, 15, 25))] + [(9, 0, "source", 3, 1.0)]
-WINDOWS = {"train": (0, 10), "validation": (10, 20), "test": (20, 30)}
+ANCHORS = [(9, i, "target", time, 1.0, SPLITS[i]) for i, time in enumerate((5, 15, 25))]
+ANCHORS += [(9, 0, "source", 3, 1.0, "train")]
+RULES = [
+  {"kind": "time", "boundaries": [10, 20]},
+  {"kind": "per_user", "validation": 1, "test": 1},
+  {"kind": "per_user", "validation": 0.29, "test": 0.3},
+  {"kind": "column", "column": "fold"},
+]
 
 
-@hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
+@pytest.mark.parametrize("split", RULES, ids=str)
+@hypothesis.settings(max_examples=16, deadline=None, derandomize=True)
 @hypothesis.given(
   # Hypothesis draws lists not much longer than they have to be.
   rows=st.lists(row, max_size=9) | st.lists(row, min_size=40, max_size=80),
@@ -36,9 +46,10 @@ WINDOWS = {"train": (0, 10), "validation": (10, 20), "test": (20, 30)}
   extra_length=st.sampled_from([0.0, 0.34, 1.0]),
 )
 def test_every_candidate_occurs_once_and_sees_exactly_the_newest_strictly_older_behaviours(
-  rows, kind, candidates, target_length, source_length, extra_length
+  split, rows, kind, candidates, target_length, source_length, extra_length
 ):
-  log = logs.interactions(rows + ANCHORS)
+  rows = rows + ANCHORS
+  log = logs.interactions([row[:5] for row in rows], fold=pl.Series([row[5] for row in rows]))
   experiment = logs.experiment(
     {
       "context_fields": ["event"],
@@ -48,20 +59,25 @@ def test_every_candidate_occurs_once_and_sees_exactly_the_newest_strictly_older_
       "extra_length": extra_length,
     },
     labels={"kind": kind, "negatives": 2},
-    split={"boundaries": [10, 20]},
+    split=split,
     shards=2,
   )
   with tempfile.TemporaryDirectory() as folder:
     records = builder.build(experiment, tables.RawTables(log, logs.items(ITEMS)), pathlib.Path(folder) / "out")
     expected = logs.Expected(records, log, kind)
-    for split, (first, last) in WINDOWS.items():
-      for domain in DOMAINS if split == "train" else DOMAINS[:1]:
-        requests = logs.requests(records, split, domain)
+    splits = logs.splits_of(log, split, kind)
+    training = logs.trained_on(log, splits)
+    assert set(expected.event) == {log["event"][number] for number in training}
+    for name in SPLITS:
+      assert set(records.splits[name]) == set(DOMAINS if name == "train" else DOMAINS[:1])
+      for domain in records.splits[name]:
+        requests = logs.requests(records, name, domain)
         found = collections.Counter()
         for request in requests:
           found += _check_record(request, expected, candidates, kind)
-        assert found == expected.candidates(domain, first, last)
-        part = records.part(split, domain)
+          _check_negatives(request, expected, domain, training if name == "train" else range(len(log)))
+        assert found == expected.candidates(domain, {number for number, of in enumerate(splits) if of == name})
+        part = records.part(name, domain)
         assert part.records == len(requests)
         assert part.candidates == sum(len(request.items) for request in requests)
         assert part.positives == sum(int(request.labels.sum()) for request in requests)
@@ -90,6 +106,18 @@ def _check_record(request, expected, candidates, kind):
     key = (user, int(request.items[c]), int(request.times[c]), float(request.labels[c]), int(request.context[c, 0]))
     found[key] += 1
   return found
+
+
+def _check_negatives(request, expected, domain, pool):
+  """Sampled negatives are of items that rows of the pool met before, and not the user."""
+  if expected.kind != "sampled":
+    return
+  user = expected.users[request.user]
+  own = [(number, row) for number, row in expected.log if row["domain"] == domain]
+  met = {row["item_id"] for _, row in own if row["user_id"] == user}
+  for item, time in zip(request.items[request.labels == 0], request.times[request.labels == 0], strict=True):
+    earlier = {row["item_id"] for number, row in own if number in pool and row["timestamp"] < time}
+    assert int(item) in {expected.rows[domain][one] for one in earlier - met}
 
 
 def test_a_history_holds_more_than_max_length_only_within_the_extra_length(tmp_path):
