@@ -13,6 +13,8 @@ It leaves in --output:
     items/<domain>.parquet               item ids of the catalogue rows
     users.parquet                        user ids and their indices
     rejected.parquet                     rows that were left out, with the reasons
+    statistics.json                      counts, history lengths, times and values of every field
+    report/index.html                    page that shows these
 
 Example:
 
@@ -73,9 +75,10 @@ def main(argv: Sequence[str]) -> None:
   like = RecordSet.open(_LIKE.value) if _LIKE.value else None
   made = _tables(experiment.records)
   # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong file
+  from lcn_tf.analysis import records_page
   from lcn_tf.data.build import builder
 
-  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like)
+  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like, records_page.render)
 
 
 def _tables(records: config.Records) -> tables.RawTables:

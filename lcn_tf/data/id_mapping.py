@@ -175,11 +175,32 @@ def field_indices(column: pl.Series, max_values: int, table: ValueTable) -> np.n
   too. A single-valued field without a value has index 1, shorter lists (a missing one is empty) are padded with 0.
   """
   if max_values == 1:
-    first = column.list.drop_nulls().list.get(0, null_on_oob=True) if column.dtype == pl.List else column
-    return table.indices(first)[:, np.newaxis]
+    return table.indices(_first(column))[:, np.newaxis]
   lists = column.list.drop_nulls()
   parts = [table.indices(lists.list.get(i, null_on_oob=True), null=PADDING) for i in range(max_values)]
   return np.stack(parts, axis=1)
+
+
+def field_sources(frame: pl.DataFrame, features: tuple[Feature, ...]) -> list[np.ndarray]:
+  """What statistics tell of fields beyond their indices, an array `[rows]` of each.
+
+  That is whether a row has no value (bool), or the numbers of a numeric field (float64, NaN for none).
+  """
+  found = []
+  for feature in features:
+    column = column_of(frame, feature)
+    if feature.numeric:
+      found.append(column.cast(pl.Float64).fill_null(float("nan")).to_numpy())
+    elif feature.max_values > 1:
+      found.append((column.list.drop_nulls().list.len().fill_null(0) == 0).to_numpy())
+    else:
+      found.append(_first(column).is_null().to_numpy())
+  return found
+
+
+def _first(column: pl.Series) -> pl.Series:
+  """The value of a field that has one, even if its column holds lists."""
+  return column.list.drop_nulls().list.get(0, null_on_oob=True) if column.dtype == pl.List else column
 
 
 def column_of(frame: pl.DataFrame, feature: Feature) -> pl.Series:

@@ -17,6 +17,8 @@ SMALLER = [
   (" --memory --growth", "", []),
   ("pipelines.latency", "", ["--models", "lap,twin", "--lengths", "60", "--runs", "2", "--warm_up", "1"]),
   (" --stale_checkpoint 311 --stale_checkpoint 286 --stale_checkpoint 161", " --stale_checkpoint 3", []),
+  # drift of a log of a few users ends it with 2
+  ("tools.compare_records", "", ["--psi", "1000", "--new_ids", "1", "--positive_rate", "1000"]),
   ("train.checkpoint_every=25", "train.checkpoint_every=1", []),
   ("TWIN 25,TWIN 50,TWIN 100,TWIN 200,LCN w/o CRP 25,LCN w/o CRP 50,LCN w/o CRP 100,LCN w/o CRP 200", "TWIN 200", []),
   ("LCN,MiNet,SIM Soft,SIM Cluster,TWIN", "LCN", []),

@@ -14,7 +14,7 @@ Who knows what:
 import contextlib
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import polars as pl
@@ -28,8 +28,10 @@ from lcn_tf.data.build.checks import check_known, check_negatives, check_profile
 from lcn_tf.data.build.indexing import Indexed, index
 from lcn_tf.data.build.shards import Plan, write_parts
 from lcn_tf.data.build.splits import divide
+from lcn_tf.data.build.statistics import statistics
 from lcn_tf.data.id_mapping import fingerprint, id_mapping_of
 from lcn_tf.data.record_set import Part, RecordSet, SplitName, check_schema
+from lcn_tf.data.statistics import FILE, Statistics
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Schema, with_sizes
 
@@ -45,6 +47,7 @@ def build(
   strict: bool = False,
   overwrite: bool = False,
   like: RecordSet | None = None,
+  page: Callable[[RecordSet, Statistics], str] | None = None,
 ) -> RecordSet:
   """Builds the record set `output`.
 
@@ -60,6 +63,7 @@ def build(
     like: Record set whose id mapping and catalogues are used, so that models trained with it read these records. Items
       and values that it does not know are unknown, as in serving. One split with candidates is enough then. None = a
       new id mapping.
+    page: Function that renders the statistics as HTML, for `report/index.html`; None = no page.
 
   Raises:
     UserError: The input is wrong, `output` exists, or `like` has another schema.
@@ -101,7 +105,7 @@ def build(
     # the seed of the out-of-vocabulary hash, too
     notes["seed"] = like.notes.get("seed", 0) if like else records.seed
     notes |= tables.notes | _counts(tables, records, indexed, shortage)
-    RecordSet(
+    built = RecordSet(
       name=experiment.name,
       fingerprint=fingerprint(sized, indexed.mapping),
       schema=sized,
@@ -111,7 +115,8 @@ def build(
       records=records.model_dump(mode="json"),
       notes=notes,
       path=folder,
-    ).with_tables().save(folder)
+    )
+    _finish(built, statistics(indexed, checked, log, plans, splits, schema), page)
   result = RecordSet.open(output)
   _log_summary(result, len(indexed.users), time.monotonic() - started)
   return result
@@ -159,6 +164,14 @@ def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame
     indexed.mapping.items[d].write_parquet(folder / "items" / f"{d}.parquet")
   indexed.users.write_parquet(folder / "users.parquet")
   rejected.write_parquet(folder / "rejected.parquet")
+
+
+def _finish(built: RecordSet, found: Statistics, page: Callable[[RecordSet, Statistics], str] | None) -> None:
+  (built.path / FILE).write_text(f"{found.model_dump_json()}\n", encoding="utf-8")
+  if page:
+    (built.path / "report").mkdir()
+    (built.path / "report" / "index.html").write_text(page(built, found), encoding="utf-8")
+  built.with_tables().save(built.path)
 
 
 @contextlib.contextmanager

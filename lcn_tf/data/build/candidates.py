@@ -9,7 +9,7 @@ from lcn_tf.data.build.indexing import Indexed
 from lcn_tf.data.build.negatives import ItemLog, sample_negatives
 from lcn_tf.data.build.requests import CandidateColumns, EventColumns, record_spans
 from lcn_tf.data.build.shards import Plan, UserLog
-from lcn_tf.data.id_mapping import field_table
+from lcn_tf.data.id_mapping import field_sources, field_table
 from lcn_tf.data.record_set import SPLITS
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Schema
 
@@ -42,16 +42,25 @@ def user_log(
       done["timestamp"].to_numpy(),
       field_table(done, schema.domain(d).cross_fields, indexed.mapping.vocabularies),
     )
+    log.cross_sources[d] = field_sources(done, schema.domain(d).cross_fields)
+    log.behaviour_splits[d] = _behaviour_splits(done)
     log.behaviour_offsets[d] = np.searchsorted(done["user"].to_numpy(), everyone)
     context = field_table(rows, schema.context_fields, indexed.mapping.vocabularies)
     rng = np.random.default_rng([records.seed, number])
     shown = rows["split"].is_not_null() if d == "target" else (rows["split"] == _TRAIN) & records.source_records
-    users, splits[d], log.candidates[d], missing = _candidates(
+    row, splits[d], log.candidates[d], not_found = _candidates(
       rows, context, records.labels, shown.fill_null(False).to_numpy(), met[d], rng
     )
-    log.candidate_offsets[d] = np.searchsorted(users, everyone)
-    shortage += missing
+    log.context_sources[d] = [source[row] for source in field_sources(rows, schema.context_fields)]
+    log.candidate_offsets[d] = np.searchsorted(rows["user"].to_numpy()[row], everyone)
+    shortage += not_found
   return log, splits, shortage
+
+
+def _behaviour_splits(rows: pl.DataFrame) -> np.ndarray:
+  """The split that each behaviour is counted in, `[rows]`; those that are no candidates train, or are in none."""
+  others = pl.when("training").then(_TRAIN).otherwise(len(SPLITS))
+  return rows.select(pl.col("split").fill_null(others).cast(pl.Int64))["split"].to_numpy()
 
 
 def _candidates(
@@ -73,7 +82,7 @@ def _candidates(
     rng: Draws the negatives.
 
   Returns:
-    The candidates' users, their splits, the candidates, and how many negatives are missing.
+    The candidates' rows, their splits, the candidates, and how many negatives are missing.
   """
   users, items, times, weights = (rows[name].to_numpy() for name in ("user", "item", "timestamp", "weight"))
   split = rows["split"].fill_null(len(SPLITS)).to_numpy()
@@ -107,7 +116,7 @@ def _candidates(
   candidates = CandidateColumns(
     grouped[kept].astype(np.int32), times[row], context[row], label[kept], weights[row].astype(np.float32), groups
   )
-  return users[row], split[row], candidates, int((drawn == 0).sum())
+  return row, split[row], candidates, int((drawn == 0).sum())
 
 
 def _negatives(

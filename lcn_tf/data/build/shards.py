@@ -32,6 +32,10 @@ class UserLog:
     behaviour_offsets: Per domain: user u owns positions `offsets[u] .. offsets[u + 1] - 1`.
     candidates: Per domain of the candidates.
     candidate_offsets: Offsets of the candidates, as `behaviour_offsets`.
+    cross_sources, context_sources: Per domain, `field_sources` of the cross fields of behaviours and of the context
+      fields of candidates, for statistics; records do not tell a missing value from an unknown one.
+    behaviour_splits: Per domain, split that each behaviour is counted in (position in `SPLITS`, or beyond), for
+      statistics.
   """
 
   fields: np.ndarray
@@ -39,6 +43,9 @@ class UserLog:
   behaviour_offsets: dict[DomainName, np.ndarray]
   candidates: dict[DomainName, CandidateColumns]
   candidate_offsets: dict[DomainName, np.ndarray]
+  cross_sources: dict[DomainName, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+  context_sources: dict[DomainName, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+  behaviour_splits: dict[DomainName, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def of_user(self, user: int) -> dict[DomainName, EventColumns]:
     """The user's behaviours (views)."""

@@ -48,6 +48,9 @@ def test_the_command_builds_a_record_set_with_overrides_and_says_what_is_in_it(f
     assert part.positives * 2 < part.candidates <= part.positives * 3
     assert f"{part.records} records, {part.candidates} candidates, {part.positives} positives" in done.stderr
   assert "records/s" not in done.stderr  # no progress bar in a log file
+  assert {"statistics.json", "report/index.html"} <= set(records.tables)
+  assert records.verify_tables() == []
+  assert f"{records.part('train').candidates:,}" in (folder / "out" / "report" / "index.html").read_text()
   assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "interactions.parquet", "items.parquet", "out"]
 
 
