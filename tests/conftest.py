@@ -54,6 +54,15 @@ def pytest_addoption(parser):
   )
 
 
+def pytest_collection_modifyitems(items):
+  """What takes long begins first: several processes of a test run then end at about the same time."""
+
+  def minutes(item):
+    return max((mark.kwargs.get("minutes", 0) for mark in item.iter_markers("config")), default=0)
+
+  items.sort(key=minutes, reverse=True)
+
+
 @pytest.fixture(scope="session")
 def campaign(request):
   """Which of two a check does: the first in every run, the second with --campaign."""

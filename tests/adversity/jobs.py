@@ -1,14 +1,12 @@
 """Shipped commands as processes to which something happens, and what has to be the same in the end."""
 
 import json
-import os
 import pathlib
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -20,8 +18,9 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.training.checkpoint_store import Store
 from lcn_tf.training.checkpoints import Kind
 from tests.data.logs import file_bytes
-from tests.shipped.workspace import ROOT, once, succeeds
+from tests.shipped.workspace import environment, once, succeeds
 from tests.support import children
+from tests.support.forks import Fork
 
 CONFIG = "configs/movielens/lcn.yaml"
 BUILD = f"python -m pipelines.build_records --config {CONFIG}"
@@ -55,15 +54,13 @@ class Process:
   def __init__(self, command: str, workspace: pathlib.Path, temporary: pathlib.Path):
     temporary.mkdir(exist_ok=True)
     self.log = temporary.with_name(f"{temporary.name}.log")
-    there = {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "TF_CPP_MIN_LOG_LEVEL": "2"}
     with self.log.open("w") as log:
-      self._process = subprocess.Popen(
-        [sys.executable, *shlex.split(command)[1:]],
+      self._process = Fork(
+        shlex.split(command)[1:],
         cwd=workspace,
-        env=os.environ | there,
-        stdin=subprocess.DEVNULL,
+        env=environment() | {"TMPDIR": str(temporary)},
         stdout=log,
-        stderr=subprocess.STDOUT,
+        stderr=log,
         start_new_session=True,
       )
 

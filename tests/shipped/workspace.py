@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -21,8 +22,8 @@ import yaml
 from lcn_tf.comparison.config import slug
 from lcn_tf.config import Synthetic
 from lcn_tf.data.sources import complete_journey, download, movielens, synthetic
+from tests.support.forks import ROOT, Fork
 
-ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 _PAGES = ("data", "models", "training", "serving", "evaluation", "comparing", "faq", "glossary")
 GUIDES = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in _PAGES)]  # in the order that they are read
@@ -98,26 +99,44 @@ def _block_of(line: str) -> tuple[str, str] | None:
   return ("shell", line) if line.startswith("saved_model_cli ") else None
 
 
-def run(command: str, folder: pathlib.Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-  """Runs a printed command in the workspace, as a process of its own, with `more` arguments."""
-  words = shlex.split(command)
+def run(command: str, folder: pathlib.Path, *more: str, alone: bool = False) -> subprocess.CompletedProcess[str]:
+  """Runs a printed command in the workspace, as a process of its own, with `more` arguments.
+
+  Args:
+    command: `python ...`, as printed.
+    folder: The workspace.
+    more: Arguments after those of the command.
+    alone: Whether it starts as users start it. Else a `python -m ...` is a fork (`tests/support/forks.py`).
+  """
+  words = [*shlex.split(command), *more]
   assert words[0] == "python", command
+  with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+    if words[1] == "-m" and not alone:
+      process = Fork(words[1:], cwd=folder, env=environment(), stdout=out, stderr=errors)
+    else:
+      process = subprocess.Popen(
+        [sys.executable, *words[1:]], cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=errors
+      )
+    try:
+      code = process.wait(_SECONDS)
+    finally:
+      process.kill()
+    said = []
+    for file in (out, errors):
+      file.seek(0)
+      said.append(file.read())
+  return subprocess.CompletedProcess(words, code, *said)
+
+
+def environment() -> dict[str, str]:
+  """The environment of a command in a workspace."""
   there = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
-  return subprocess.run(
-    [sys.executable, *words[1:], *more],
-    cwd=folder,
-    env=there | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
-    stdin=subprocess.DEVNULL,
-    capture_output=True,
-    text=True,
-    timeout=_SECONDS,
-    check=False,
-  )
+  return there | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
-def succeeds(command: str, folder: pathlib.Path, *more: str, **environment: str) -> str:
+def succeeds(command: str, folder: pathlib.Path, *more: str, alone: bool = False) -> str:
   """What a printed command says; it must end with 0."""
-  done = run(command, folder, *more, **environment)
+  done = run(command, folder, *more, alone=alone)
   assert done.returncode == 0, f"{command} {' '.join(more)}\nexit code {done.returncode}\n{done.stderr[-6000:]}"
   return done.stdout + done.stderr
 
@@ -126,7 +145,7 @@ def runs(kind: str, text: str, folder: pathlib.Path) -> None:
   """Runs a `shell` or `python` block of a document in the workspace; it must end with 0."""
   words = [sys.executable, "-c", text] if kind == "python" else ["bash", "-ec", text]
   path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-  there = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", "PATH": path}
+  there = environment() | {"PATH": path}
   done = subprocess.run(words, cwd=folder, env=there, capture_output=True, text=True, timeout=_SECONDS, check=False)
   assert done.returncode == 0, f"{text}\nexit code {done.returncode}\n{done.stderr[-6000:]}"
 
