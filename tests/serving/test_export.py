@@ -12,6 +12,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS
+from lcn_tf.serving import export
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.trainer import train
 from tests.support.experiments import small_experiment, tiny_experiment
@@ -110,13 +111,18 @@ def test_an_export_carries_the_id_mapping_of_its_records(run, version):
     carried.part("test")
 
 
-def test_an_export_that_fails_leaves_nothing(quick, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  ("owner", "name"), [(tf.saved_model, "save"), (RecordSet, "save_id_mapping"), (export, "newest_version")]
+)
+def test_an_export_that_fails_leaves_nothing_of_what_it_has_written(owner, name, quick, tmp_path, monkeypatch):
   folder, _ = quick
+  write = getattr(owner, name)
 
   def fail(*args, **kwargs):
+    write(*args, **kwargs)
     raise OSError("disk full")
 
-  monkeypatch.setattr(tf.saved_model, "save", fail)
+  monkeypatch.setattr(owner, name, fail)
   with pytest.raises(OSError, match="disk full"):
     export_run(folder, tmp_path)
   assert list(tmp_path.iterdir()) == []
