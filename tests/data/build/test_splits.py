@@ -68,7 +68,7 @@ def test_the_last_candidates_of_a_user_test_and_those_before_validate(times, val
 @pytest.mark.parametrize("short", [[0, 1], [0], [3, 3, 3, 3], [0, 0, 9]])
 def test_a_user_without_an_earlier_candidate_trains_with_all_of_them(short, caplog):
   rows = user_log(range(3)) + user_log(short, user=2)
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger="absl"):
     assert divided(logs.interactions(rows), kind="per_user", validation=1, test=1) == "Tvt" + "T" * len(short)
   assert "1 of 2 users with candidates have too few moments for validation 1 and test 1: all of theirs train" in (
     caplog.text
