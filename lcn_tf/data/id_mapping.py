@@ -129,8 +129,20 @@ def id_mapping_of(record_set: RecordSet) -> IdMapping:
   Raises:
     UserError: A file of it is missing, or is not what was written (`DamagedError`).
   """
+  catalogues = {d: record_set.catalogue(d) for d in DOMAINS}
+  vectors = {d: record_set.vectors(d) for d in DOMAINS}
+  return IdMapping(items_of(record_set), catalogues, vocabularies_of(record_set), vectors)
+
+
+def items_of(record_set: RecordSet) -> dict[DomainName, pl.DataFrame]:
+  """`IdMapping.items` of a record set. Errors as of `id_mapping_of`."""
+  return {d: record_set.table(f"items/{d}.parquet") for d in DOMAINS}
+
+
+def vocabularies_of(record_set: RecordSet) -> dict[str, ValueTable]:
+  """`IdMapping.vocabularies` of a record set. Errors as of `id_mapping_of`."""
   schema, seed = record_set.record_schema, int(record_set.notes.get("seed", 0))
-  vocabularies = {}
+  vocabularies: dict[str, ValueTable] = {}
   for name, declared in schema.vocabularies.items():
     file = f"vocabularies/{name}.parquet"
     table = record_set.table(file, ["value", "count"])
@@ -138,9 +150,7 @@ def id_mapping_of(record_set: RecordSet) -> IdMapping:
     vocabularies[name] = kind(name, table["value"], table["count"], declared.oov, seed)
     if vocabularies[name].size != declared.size:
       raise UserError(f"{record_set.path / file}: {vocabularies[name].size} rows, dataset.json says {declared.size}")
-  items = {d: record_set.table(f"items/{d}.parquet") for d in DOMAINS}
-  catalogues = {d: record_set.catalogue(d) for d in DOMAINS}
-  return IdMapping(items, catalogues, vocabularies, {d: record_set.vectors(d) for d in DOMAINS})
+  return vocabularies
 
 
 def fingerprint(schema: Schema, mapping: IdMapping) -> str:

@@ -9,7 +9,16 @@ import numpy as np
 import polars as pl
 
 from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of
-from lcn_tf.data.id_mapping import NULL, BucketTable, ValueTable, field_column, field_table, id_mapping_of, oov_index
+from lcn_tf.data.id_mapping import (
+  NULL,
+  BucketTable,
+  ValueTable,
+  field_column,
+  field_table,
+  items_of,
+  oov_index,
+  vocabularies_of,
+)
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns
@@ -76,16 +85,16 @@ class RequestEncoder:
 
   def __init__(self, record_set: RecordSet):
     self._schema = record_set.record_schema
-    mapping = id_mapping_of(record_set)
     self._vocabularies: dict[str, ValueTable] = {
       name: table
       if isinstance(table, BucketTable)
       else _Lookup(table.name, table.values, table.counts, table.oov, table.seed)
-      for name, table in mapping.vocabularies.items()
+      for name, table in vocabularies_of(record_set).items()
     }
     # by the text of the id: 7 is "7" (`lcn_tf.data.build.values.id_of`)
     self._rows = {
-      d: dict(zip(items["item_id"].cast(pl.String), items["row"], strict=True)) for d, items in mapping.items.items()
+      d: dict(zip(items["item_id"].cast(pl.String), items["row"], strict=True))
+      for d, items in items_of(record_set).items()
     }
 
   def encode(self, requests: Sequence[RankRequest]) -> dict[str, np.ndarray]:

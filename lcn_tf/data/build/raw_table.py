@@ -9,7 +9,7 @@ from lcn_tf.data.build import parquet
 from lcn_tf.data.build.values import EXACT, MILLISECONDS
 from lcn_tf.data.id_mapping import field_column
 from lcn_tf.errors import UserError, nearest
-from lcn_tf.schema import DOMAINS, DomainName, Feature, ItemVector, Schema
+from lcn_tf.schema import DOMAINS, Domain, Feature, ItemVector, Schema
 
 ROW = "row"  # position in the input, which orders behaviours of one second
 RESERVED = ("user_id", "item_id", "domain", "timestamp")
@@ -145,11 +145,17 @@ class RawTable:
 
   def reject_unfit(self, schema: Schema) -> None:
     """Rejects rows whose numbers or vectors are none, if a field of the row's domain reads them."""
-    of_users = {f.name for f in (*schema.user_fields, *schema.context_fields)}
+    of_all = {f.name for f in (*schema.user_fields, *schema.context_fields)}
     for name, bad, reason in self.unfit:
-      readers = [d for d in DOMAINS if name in of_users or name in _columns_of(schema, d)]
+      readers = [d for d in DOMAINS if name in of_all or name in self._columns_of(schema.domain(d))]
       own = pl.col("domain").is_in(readers) if "domain" in self.frame.columns else pl.lit(True)
       self.reject(pl.lit(bad) & own, reason)
+
+  def _columns_of(self, domain: Domain) -> set[str]:
+    """Columns of this table that a domain's items or behaviours read."""
+    if self.kind == "items":
+      return {f.name for f in domain.item_fields} | {v.name for v in domain.item_vectors}
+    return {f.name for f in domain.cross_fields}
 
   def reject(self, bad: pl.Expr, reason: str) -> None:
     """Marks rows; the first reason of a row stays. A null condition is no reason."""
@@ -172,12 +178,6 @@ class RawTable:
     ends = np.cumsum([count for _, count in self.files])
     names = pl.Series("file", [name for name, _ in self.files])
     return names.gather(np.searchsorted(ends, rows.to_numpy(), side="right")).alias("file")
-
-
-def _columns_of(schema: Schema, domain: DomainName) -> set[str]:
-  """Columns that the fields and vectors of a domain's items and behaviours read."""
-  own = schema.domain(domain)
-  return {f.name for f in (*own.item_fields, *own.cross_fields)} | {v.name for v in own.item_vectors}
 
 
 def _plain(column: pl.Series) -> pl.Series | None:

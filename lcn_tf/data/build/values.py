@@ -1,5 +1,6 @@
 """How a single id or value is read: the rules of `lcn_tf.data.build.tables` for whole columns, one value at a time."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -54,7 +55,8 @@ def number_of(value: Any) -> float | None:
   if isinstance(value, str):
     number = pl.Series([value]).cast(pl.Float64, strict=False)[0]
   elif isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_)):
-    number = float(value)
+    with contextlib.suppress(OverflowError):
+      number = float(value)
   if number is None or not math.isfinite(number):
     raise ValueError(f"{value!r} is no finite number")
   return number

@@ -204,8 +204,10 @@ def _impressions(
   index = items.draw(topic, random)
   met = interests[user] == topic[:, None]
   interest = np.where(met.any(axis=1), met.argmax(axis=1), -1)
-  quantile = np.random.default_rng([priced or 0, 3]).random(len(user))
-  shift = np.sin(2 * np.pi * quantile) * (options.price_effect if priced is not None else 0.0)
+  quantile = None
+  if priced is not None and options.price_effect:
+    quantile = np.random.default_rng([priced, 3]).random(len(user))
+  shift = np.zeros(len(user)) if quantile is None else options.price_effect * np.sin(2 * np.pi * quantile)
   probability = _probability(interest >= 0, items.popularity[index] + shift, options)
   label = random.random(len(user)) < probability
   dwell = np.where(label, _dwell(interest >= 0, random), 0)
@@ -222,7 +224,7 @@ def _impressions(
       "shift": shift,
     }
   ).with_columns(pl.lit(domain).alias("domain"))
-  if priced is None or not options.price_effect:
+  if quantile is None:
     return frame
   return frame.with_columns(pl.Series("price", np.exp(3 + stats.norm.ppf(quantile))))
 

@@ -33,6 +33,9 @@ SCHEMA = {
 }
 
 
+NUMERIC = {"name": "price", "kind": "numeric"}
+
+
 def log_of(seed=0):
   rng = np.random.default_rng(seed)
   price = pl.Series(np.round(np.exp(rng.normal(size=400)), 1))
@@ -131,7 +134,7 @@ def test_a_request_has_the_buckets_of_its_record(records):
   assert made["target_cross"][0, :, 0].tolist() == [1, bucket("price", 7.0), bucket("price", 0.4)]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "dear", True, [1.0]])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "1e400", "dear", True, [1.0]])
 def test_a_request_with_what_is_no_number_is_told(records, value):
   request = RankRequest(60, [1], {"age": 33}, {"price": value})
   with pytest.raises(UserError, match=r"requests\[0\]\.context\['price'\]: .* is no finite number"):
@@ -205,6 +208,15 @@ def test_a_bad_vector_of_a_domain_that_has_no_vectors_does_not_matter():
   assert checked.reasons() == {}
 
 
+def test_a_bad_number_of_a_domain_that_has_it_for_its_items_alone_does_not_matter():
+  schema = Schema(target={"cross_fields": [NUMERIC]}, source={"item_fields": [NUMERIC]})
+  log = logs.interactions([(0, 0, d, 10, 1.0) for d in DOMAINS], price=pl.lit("cheap"))
+  items = logs.items(1, price=pl.lit(1.0))
+  checked = tables.check(tables.RawTables(log, items), schema, logs.experiment(SCHEMA).records.labels)
+  assert checked.interactions["domain"].to_list() == ["source"]
+  assert checked.reasons() == {"interactions: price is not a finite number": 1}
+
+
 @pytest.mark.parametrize(
   ("column", "message"),
   [
@@ -224,9 +236,6 @@ def test_a_column_of_vectors_that_holds_none_is_told(tmp_path):
   with pytest.raises(UserError, match=r"no column 'text' \(a vector of the items of the schema\)"):
     build(tmp_path, items=items_of().drop("text"))
   assert list(tmp_path.iterdir()) == []
-
-
-NUMERIC = {"name": "price", "kind": "numeric"}
 
 
 @pytest.mark.parametrize(
