@@ -35,6 +35,9 @@ class Vocabulary(Strict):
   """Training interactions with a value below which it is out of vocabulary."""
   oov: int = pydantic.Field(1, ge=1)
   """Rows that the out-of-vocabulary values share by hash."""
+  max_known: int = pydantic.Field(0, ge=0)
+  """Largest number of values with a row of their own; 0 = no bound. The most frequent values have one. Where records
+  are extended, new values take the rows of those that were not met for the longest time."""
   size: int = pydantic.Field(0, ge=0)
   """Rows in all, padding and out-of-vocabulary rows included. The builder sets it."""
 
@@ -154,7 +157,7 @@ class Schema(Strict):
           f"the vocabulary {name!r} is of fields that differ in kind or buckets: {', '.join(kinds.values())}"
         )
       if self.numeric(name) and self.vocabularies[name].model_copy(update={"size": 0}) != Vocabulary():
-        raise ValueError(f"vocabularies: {name!r} is of a numeric field, which has no min_count and no oov")
+        raise ValueError(f"vocabularies: {name!r} is of a numeric field, which has no min_count, oov and max_known")
     events = [self.context_fields, self.target.cross_fields, self.source.cross_fields]
     for groups in (events, [self.target.item_fields, self.source.item_fields]):
       kind_of: dict[str, str] = {}
@@ -211,7 +214,7 @@ def _without_defaults(tree: Any) -> Any:
     return [_without_defaults(one) for one in tree]
   if not isinstance(tree, dict):
     return tree
-  silent = {"kind": "categorical", "item_vectors": []}
+  silent = {"kind": "categorical", "item_vectors": [], "max_known": 0}
   if tree.get("kind") == "categorical":
     silent["buckets"] = tree["buckets"]
   return {

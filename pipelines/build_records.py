@@ -13,12 +13,19 @@ It leaves in --output:
     items/<domain>.parquet               item ids of the catalogue rows
     users.parquet                        user ids and their indices
     rejected.parquet                     rows that were left out, with the reasons
+    state/                               what --extend goes on from
     statistics.json                      counts, history lengths, times and values of every field
     report/index.html                    page that shows these
 
 Example:
 
     python -m pipelines.build_records --config configs/movielens/lcn.yaml --output runs/records/movielens
+
+A log goes on with --extend. The next day's records come from its own interactions (and the items and users that are new
+or have changed, if any), and from the records of the day before, which hold what the new candidates need of the past:
+
+    python -m pipelines.build_records --config my_config.yaml --extend records/monday --output records/tuesday \
+      --interactions log/tuesday.parquet --items log/new_items.parquet --set 'records.split={kind: all_train}'
 
 A trained model can be tested on a later part of its log. Pass its records as --like and the whole log, since the older
 part is the users' past. With --set 'records.split.boundaries=[0,T]', candidates from second T on are the test split and
@@ -44,7 +51,10 @@ _INTERACTIONS = flags.DEFINE_string(
   flag_values=_FLAGS,
 )
 _ITEMS = flags.DEFINE_string(
-  "items", None, "Items, a Parquet file or a folder of them. Required with --interactions.", flag_values=_FLAGS
+  "items",
+  None,
+  "Items, a Parquet file or a folder of them. Required with --interactions, unless --extend finds no new items there.",
+  flag_values=_FLAGS,
 )
 _USERS = flags.DEFINE_string(
   "users",
@@ -66,27 +76,36 @@ _LIKE = flags.DEFINE_string(
   "model reads them. Items and values that it does not know become unknown. Without the flag the mapping is new.",
   flag_values=_FLAGS,
 )
+_EXTEND = flags.DEFINE_string(
+  "extend",
+  None,
+  "Record set of the log so far, which --interactions continue. The new records have the new candidates alone, whose "
+  "histories reach back, and new items and values get rows behind the known ones. Without the flag the log begins.",
+  flag_values=_FLAGS,
+)
 _SET = entry.define_set(_FLAGS)
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   experiment = config.load(_CONFIG.value, _SET.value)
-  like = RecordSet.open(_LIKE.value) if _LIKE.value else None
+  if _LIKE.value and _EXTEND.value:
+    raise UserError("--like and --extend exclude each other: --extend takes the id mapping over, too")
+  like, extend = (RecordSet.open(flag.value) if flag.value else None for flag in (_LIKE, _EXTEND))
   made = _tables(experiment.records)
   # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong file
   from lcn_tf.analysis import records_page
   from lcn_tf.data.build import builder
 
-  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like, records_page.render)
+  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like, records_page.render, extend)
 
 
 def _tables(records: config.Records) -> tables.RawTables:
   """The raw tables of the files that the flags name, or of the data set that the config names."""
-  if _INTERACTIONS.value and _ITEMS.value:
+  if _INTERACTIONS.value and (_ITEMS.value or _EXTEND.value):
     return tables.read(_INTERACTIONS.value, _ITEMS.value, _USERS.value)
   if _INTERACTIONS.value or _ITEMS.value or _USERS.value:
-    raise UserError("--interactions and --items belong together (and --users to them)")
+    raise UserError("--interactions and --items belong together (and --users to them); with --extend --items may lack")
   if records.interactions == "files":
     raise UserError("records.interactions is 'files', so --interactions and --items (and --users) must say which")
   from lcn_tf.data.sources import public

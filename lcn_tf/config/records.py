@@ -38,13 +38,18 @@ class Labels(Strict):
 
 
 # the keys of `Split` that each kind reads
-_SPLIT_KEYS = {"time": ("train", "validation", "boundaries"), "per_user": ("validation", "test"), "column": ("column",)}
+_SPLIT_KEYS = {
+  "time": ("train", "validation", "boundaries"),
+  "per_user": ("validation", "test"),
+  "column": ("column",),
+  "all_train": (),
+}
 
 
 class Split(Strict):
   """The rule that makes candidates train, validate or test."""
 
-  kind: Literal["time", "per_user", "column"] = "time"
+  kind: Literal["time", "per_user", "column", "all_train"] = "time"
   """Kind of the rule. Each kind has its own keys, and those of another one are an error.
 
   `time` (`train`, `validation`, `boundaries`): two moments cut the candidates of all users. Older ones train, newer
@@ -53,6 +58,8 @@ class Split(Strict):
   `per_user` (`validation`, `test`): the last target-domain candidates of each user test, those before them validate.
 
   `column` (`column`): a column of the interactions says it.
+
+  `all_train` (no key): all candidates train. It is for records that extend others or are numbered like others.
   """
   train: Share = 0.8
   """Quantile of the interactions' times (both domains) before which candidates train, for `time`."""
@@ -71,6 +78,8 @@ class Split(Strict):
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Split":
     own = _SPLIT_KEYS[self.kind]
+    if self.kind == "all_train" and self.model_fields_set - {"kind"}:
+      raise ValueError("kind all_train has no other key. Set the section as a whole: 'records.split={kind: all_train}'")
     if strange := [name for name in type(self).model_fields if name in self.model_fields_set - {"kind", *own}]:
       raise ValueError(
         f"kind {self.kind} has the keys {', '.join(own)}, and not {', '.join(strange)}. To change the kind, set the "
@@ -177,7 +186,7 @@ class Synthetic(Strict):
 
 
 # of `records`: where the log and the shards lie, not what they hold
-NOT_CONTENTS = ("raw", "shards", "compression")
+NOT_CONTENTS = ("raw", "shards", "compression", "state")
 
 
 class Records(Strict):
@@ -197,6 +206,10 @@ class Records(Strict):
   """Sizes and difficulty of the synthetic log."""
   source_records: bool = True
   """Records of source-domain candidates, which CRP, MiNet, CoNet and pi-Net read."""
+  state: bool = True
+  """Folder `state` of the record set, by which --extend goes on: the newest behaviours of every user, and counts."""
+  grow: bool = True
+  """Rows for the new items and values of an extension. Without them new items and values stay unknown."""
   shards: Positive = 8
   """Files per split and domain."""
   compression: Literal["gzip", "none"] = "gzip"

@@ -8,6 +8,7 @@ catalogue/<domain>.<name>.npy    [items, width] float32 or float16: a vector of 
 items/<domain>.parquet           row, item_id: which item each catalogue row is
 users.parquet                    user, user_id: which user each index is
 rejected.parquet                 what was left out, with the reason
+state/                           what --extend goes on from; see `lcn_tf.data.build.state`
 statistics.json                  `lcn_tf.data.statistics`: counts, histories, times, values of every field
 report/index.html                a page of these
 """
@@ -131,7 +132,7 @@ class RecordSet(Strict):
 
   def with_tables(self) -> "RecordSet":
     """With the sizes and checksums of the tables that lie in its folder."""
-    names = [*(f"{folder}/*" for folder in _ID_MAPPING), "*.parquet", "statistics.json", "report/*"]
+    names = [*(f"{folder}/*" for folder in (*_ID_MAPPING, "state")), "*.parquet", "statistics.json", "report/*"]
     there = sorted(file for name in names for file in self.path.glob(name) if file.is_file())
     made = {
       file.relative_to(self.path).as_posix(): Table(size=file.stat().st_size, sha256=sha256(file)) for file in there

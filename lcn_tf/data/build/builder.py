@@ -6,12 +6,14 @@ Who knows what:
   count interactions of the training part only.
 * A candidate of any split sees the user's whole past: every strictly older behaviour, whatever split that one was a
   candidate in. The behaviours of one second do not see each other.
-* Every split has candidates, unless the records are numbered like others: these may be there to be evaluated alone.
+* Every split has candidates, unless the records are numbered like others or extend others: these may be there to be
+  evaluated, or to be trained on, alone.
 * Source-domain records are training material (for models that learn from both domains' clicks), so they exist in the
   train split alone; what is validated and tested is the target domain.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +25,13 @@ from absl import logging
 from lcn_tf import files, storage
 from lcn_tf.config import Experiment, Records
 from lcn_tf.data.build import tables as raw
-from lcn_tf.data.build.candidates import plan_records, user_log
+from lcn_tf.data.build.candidates import Past, plan_records, user_log
 from lcn_tf.data.build.checks import check_known, check_negatives, check_profiles, check_split
-from lcn_tf.data.build.indexing import Indexed, index
+from lcn_tf.data.build.extension import Earlier, add_counts, grow, join, past, renumbered
+from lcn_tf.data.build.indexing import Counts, Indexed, count, index, new_mapping, number_users
 from lcn_tf.data.build.shards import Plan, write_parts
-from lcn_tf.data.build.splits import divide
+from lcn_tf.data.build.splits import Divided, divide
+from lcn_tf.data.build.state import State, next_state, write_state
 from lcn_tf.data.build.statistics import statistics
 from lcn_tf.data.id_mapping import fingerprint, id_mapping_of
 from lcn_tf.data.record_set import Part, RecordSet, SplitName, check_schema
@@ -48,6 +52,7 @@ def build(
   overwrite: bool = False,
   like: RecordSet | None = None,
   page: Callable[[RecordSet, Statistics], str] | None = None,
+  extend: RecordSet | None = None,
 ) -> RecordSet:
   """Builds the record set `output`.
 
@@ -64,15 +69,17 @@ def build(
       and values that it does not know are unknown, as in serving. One split with candidates is enough then. None = a
       new id mapping.
     page: Function that renders the statistics as HTML, for `report/index.html`; None = no page.
+    extend: Record set whose log the tables continue. Candidates are those of the tables alone, histories reach back
+      into that log, and its id mapping goes on: see `lcn_tf.data.build.extension`. None = the log begins.
 
   Raises:
-    UserError: The input is wrong, `output` exists, or `like` has another schema.
+    UserError: The input is wrong, `output` exists, or `like` or `extend` has another schema.
   """
   started = time.monotonic()
   schema, records = experiment.record_schema, experiment.records
-  if like:
-    check_schema(schema, like)
-  mapping = id_mapping_of(like) if like else None
+  if other := like or extend:
+    check_schema(schema, other)
+  earlier = Earlier.open(extend, records) if extend else None
   target = files.local(output)
   with (
     _aside(target, overwrite) as folder,
@@ -81,18 +88,14 @@ def build(
     ),
   ):
     plans: list[Plan] = []
-    checked = _checked(tables, schema, records, strict)
-    divided = divide(checked.interactions, records.labels, records.split)
-    indexed = index(divided.interactions, checked, schema, records.seed, mapping)
-    if like:
-      check_known(indexed, like)
+    part = _numbered(tables, schema, records, strict, like, earlier)
+    indexed = part.indexed
     if tables.users is not None:
-      check_profiles(indexed, checked, tables.names)
+      check_profiles(indexed, part.checked, tables.names)
     check_negatives(indexed, records)
-    met = {d: indexed.mapping.met(d) & (like is not None) for d in DOMAINS}
-    log, splits, shortage = user_log(indexed, schema, records, met)
+    log, splits, shortage = user_log(indexed, schema, records, part.met, part.past)
     plans = plan_records(log, splits, schema)
-    check_split(plans, divided, records, like)
+    check_split(plans, part.divided, records, alone=bool(other))
 
     sizes = {name: table.size for name, table in indexed.mapping.vocabularies.items()}
     sized = with_sizes(schema, sizes, {d: len(indexed.mapping.catalogues[d]) for d in DOMAINS})
@@ -100,10 +103,13 @@ def build(
       folder, log, plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
     )
     _warn_of_splits(parts)
-    _write_tables(folder, indexed, checked.rejected)
-    notes: Notes = dict(divided.notes)
+    _write_tables(folder, indexed, part.checked.rejected)
+    if records.state and part.counts:
+      state = next_state(indexed, part.checked, part.counts, part.totals, log, schema, part.earlier)
+      write_state(state, indexed.mapping, folder)
+    notes: Notes = part.divided.notes | part.notes
     # the seed of the out-of-vocabulary hash, too
-    notes["seed"] = like.notes.get("seed", 0) if like else records.seed
+    notes["seed"] = other.notes.get("seed", 0) if other else records.seed
     notes |= tables.notes | _counts(tables, records, indexed, shortage)
     built = RecordSet(
       name=experiment.name,
@@ -111,27 +117,105 @@ def build(
       schema=sized,
       compression=records.compression,
       splits=parts,
-      rejected=checked.reasons(),
+      rejected=part.checked.reasons(),
       records=records.model_dump(mode="json"),
       notes=notes,
       path=folder,
     )
-    _finish(built, statistics(indexed, checked, log, plans, splits, schema), page)
+    _finish(built, statistics(indexed, part.checked, log, plans, splits, schema), page)
   result = RecordSet.open(output)
-  _log_summary(result, len(indexed.users), time.monotonic() - started)
+  _log_summary(result, len(indexed.active), time.monotonic() - started)
   return result
 
 
-def _checked(tables: raw.RawTables, schema: Schema, records: Records, strict: bool) -> raw.Checked:
-  """The tables without rejected rows, which are logged, or an error if `strict`."""
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """The input as numbers.
+
+  Attributes:
+    checked: The tables without rejected rows, with what earlier parts had of items and users.
+    divided: Interactions and their splits.
+    indexed: Numbers.
+    met: Per domain, whether an item is known from other records' training, bool `[items]`.
+    past: Per domain, the log before; None = there is none.
+    counts: Training interactions; None = nothing can extend these records.
+    totals: Per vocabulary, values of all parts.
+    earlier: State of the log before; None = there is none.
+    notes: Facts that the record set keeps.
+  """
+
+  checked: raw.Checked
+  divided: Divided
+  indexed: Indexed
+  met: dict[DomainName, np.ndarray]
+  past: dict[DomainName, Past] | None = None
+  counts: Counts | None = None
+  totals: dict[str, pl.DataFrame] = dataclasses.field(default_factory=dict)
+  earlier: State | None = None
+  notes: Notes = dataclasses.field(default_factory=dict)
+
+
+def _numbered(
+  tables: raw.RawTables,
+  schema: Schema,
+  records: Records,
+  strict: bool,
+  like: RecordSet | None,
+  earlier: Earlier | None,
+) -> _Part:
+  """Checks, splits and numbers the tables."""
+  if earlier:
+    return _next_part(tables, schema, records, strict, earlier)
   checked = raw.check(tables, schema, records.labels, records.split)
+  _tell_rejected(checked, strict)
+  divided = divide(checked.interactions, records.labels, records.split)
+  users = number_users(checked.interactions)
+  if like:
+    indexed = index(divided.interactions, checked, schema, users, id_mapping_of(like))
+    check_known(indexed, like)
+    return _Part(checked, divided, indexed, {d: indexed.mapping.met(d) for d in DOMAINS})
+  counts = count(divided.interactions, checked, schema)
+  indexed = index(divided.interactions, checked, schema, users, new_mapping(checked, counts, schema, records.seed))
+  nothing = {d: np.zeros(len(indexed.mapping.catalogues[d]), bool) for d in DOMAINS}
+  totals = add_counts(counts, schema) if records.state else {}
+  return _Part(checked, divided, indexed, nothing, counts=counts, totals=totals)
+
+
+def _next_part(tables: raw.RawTables, schema: Schema, records: Records, strict: bool, earlier: Earlier) -> _Part:
+  """`_numbered` of a log that goes on."""
+  checked = raw.check(
+    earlier.with_missing(tables, schema), schema, records.labels, records.split, earlier.known_items()
+  )
+  joined = join(checked, earlier, tables.names[0])
+  checked, earlier = joined.checked, joined.earlier
+  _tell_rejected(checked, strict)
+  divided = divide(checked.interactions, records.labels, records.split)
+  split = pl.when(~joined.late).then(pl.col("split"))
+  divided = dataclasses.replace(divided, interactions=divided.interactions.with_columns(split=split))
+  grown = grow(joined, divided.interactions, schema, records.grow)
+  users = number_users(divided.interactions, earlier.users)
+  indexed = index(divided.interactions, checked, schema, users, grown.mapping)
+  return _Part(
+    checked,
+    divided,
+    indexed,
+    {d: indexed.mapping.met(d) for d in DOMAINS},
+    past(grown, earlier, indexed.active, schema),
+    grown.counts,
+    grown.totals,
+    renumbered(earlier, grown.mapping, schema),
+    joined.notes | {"part": earlier.state.part + 1, "extends": earlier.record_set.fingerprint},
+  )
+
+
+def _tell_rejected(checked: raw.Checked, strict: bool) -> None:
+  """Logs the rejected rows; an error if `strict`."""
   by_file = checked.by_file()
-  for reason, count in checked.reasons().items():
-    logging.warning("rejected %d rows: %s%s", count, reason, f" ({by_file[reason]})" if reason in by_file else "")
+  for reason, number in checked.reasons().items():
+    logging.warning("rejected %d rows: %s%s", number, reason, f" ({by_file[reason]})" if reason in by_file else "")
   if strict and len(checked.rejected):
-    reasons = "; ".join(f"{reason}: {count}" for reason, count in checked.reasons().items())
+    reasons = "; ".join(f"{reason}: {number}" for reason, number in checked.reasons().items())
     raise UserError(f"{len(checked.rejected)} rows are rejected, and --strict allows none. {reasons}")
-  return checked
 
 
 def _counts(tables: raw.RawTables, records: Records, indexed: Indexed, shortage: int) -> Notes:

@@ -1,5 +1,7 @@
 """Candidates, histories and the records that hold them: from numbered interactions to a plan of shards."""
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import tqdm
@@ -11,13 +13,33 @@ from lcn_tf.data.build.requests import CandidateColumns, EventColumns, record_sp
 from lcn_tf.data.build.shards import Plan, UserLog
 from lcn_tf.data.id_mapping import field_sources, field_table
 from lcn_tf.data.record_set import SPLITS
-from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Schema
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema
 
 _TRAIN = SPLITS.index("train")
 
 
+@dataclasses.dataclass(frozen=True)
+class Past:
+  """What candidates of one domain need of the log before the part that they are of.
+
+  Attributes:
+    behaviours: Newest behaviours of the part's users, ordered by user, then time: `user`, `item`, `timestamp` and
+      `cross_<j>`.
+    interactions: Interactions of each item `[items]` int64.
+    training: Interactions of each item that trained `[items]` int64.
+  """
+
+  behaviours: pl.DataFrame
+  interactions: np.ndarray
+  training: np.ndarray
+
+
 def user_log(
-  indexed: Indexed, schema: Schema, records: Records, met: dict[DomainName, np.ndarray]
+  indexed: Indexed,
+  schema: Schema,
+  records: Records,
+  met: dict[DomainName, np.ndarray],
+  past: dict[DomainName, Past] | None = None,
 ) -> tuple[UserLog, dict[DomainName, np.ndarray], int]:
   """Everybody's behaviours and candidates, and how many sampled negatives could not be found.
 
@@ -26,6 +48,7 @@ def user_log(
 
   Args:
     met: Per domain, whether an item is known from other records' training, bool `[items]`.
+    past: Per domain, the log before; None = there is none.
   """
   log = UserLog(indexed.user_fields, {}, {}, {}, {})
   everyone = np.arange(len(indexed.users) + 2)
@@ -36,25 +59,55 @@ def user_log(
     done = rows
     if records.labels.kind == "given":
       done = rows.filter(pl.col("label").is_null() | (pl.col("label") == 1))
-    done = done.sort("user", maintain_order=True)
-    log.behaviours[d] = EventColumns(
-      done["item"].to_numpy(),
-      done["timestamp"].to_numpy(),
-      field_table(done, schema.domain(d).cross_fields, indexed.mapping.vocabularies),
+    owners, log.behaviours[d], log.cross_sources[d], log.behaviour_splits[d] = _behaviours(
+      done.sort("user", maintain_order=True),
+      schema.domain(d).cross_fields,
+      indexed,
+      past[d].behaviours if past else None,
     )
-    log.cross_sources[d] = field_sources(done, schema.domain(d).cross_fields)
-    log.behaviour_splits[d] = _behaviour_splits(done)
-    log.behaviour_offsets[d] = np.searchsorted(done["user"].to_numpy(), everyone)
+    log.behaviour_offsets[d] = np.searchsorted(owners, everyone)
     context = field_table(rows, schema.context_fields, indexed.mapping.vocabularies)
     rng = np.random.default_rng([records.seed, number])
     shown = rows["split"].is_not_null() if d == "target" else (rows["split"] == _TRAIN) & records.source_records
     row, splits[d], log.candidates[d], not_found = _candidates(
-      rows, context, records.labels, shown.fill_null(False).to_numpy(), met[d], rng
+      rows, context, records.labels, shown.fill_null(False).to_numpy(), met[d], past[d] if past else None, rng
     )
     log.context_sources[d] = [source[row] for source in field_sources(rows, schema.context_fields)]
     log.candidate_offsets[d] = np.searchsorted(rows["user"].to_numpy()[row], everyone)
     shortage += not_found
   return log, splits, shortage
+
+
+def _behaviours(
+  done: pl.DataFrame, cross_fields: tuple[Feature, ...], indexed: Indexed, past: pl.DataFrame | None
+) -> tuple[np.ndarray, EventColumns, list[np.ndarray], np.ndarray]:
+  """One domain's behaviours by user, then time: their users, themselves, `field_sources` and their splits.
+
+  Args:
+    done: Those of the input, by user, then time.
+    cross_fields: Side information.
+    indexed: Id mapping.
+    past: Those of before, which come first among those of one second; None = there are none.
+  """
+  users, splits = done["user"].to_numpy(), _behaviour_splits(done)
+  events = EventColumns(
+    done["item"].to_numpy(),
+    done["timestamp"].to_numpy(),
+    field_table(done, cross_fields, indexed.mapping.vocabularies),
+  )
+  sources = field_sources(done, cross_fields)
+  if past is None:
+    return users, events, sources, splits
+  users = np.concatenate([past["user"].to_numpy(), users])
+  cross = past.select(f"cross_{j}" for j in range(events.cross.shape[1])).to_numpy()
+  items = np.concatenate([past["item"].to_numpy(), events.items])
+  times = np.concatenate([past["timestamp"].to_numpy(), events.times])
+  events = EventColumns(items, times, np.concatenate([cross.reshape(len(past), -1), events.cross]))
+  # statistics count what the part brings alone
+  splits = np.concatenate([np.full(len(past), len(SPLITS)), splits])
+  sources = [np.append(np.zeros(len(past), own.dtype), own) for own in sources]
+  order = np.lexsort((times, users))
+  return users[order], events[order], [own[order] for own in sources], splits[order]
 
 
 def _behaviour_splits(rows: pl.DataFrame) -> np.ndarray:
@@ -69,6 +122,7 @@ def _candidates(
   labels: Labels,
   shown: np.ndarray,
   met: np.ndarray,
+  past: Past | None,
   rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, CandidateColumns, int]:
   """One domain's candidates, by user, then split, then time.
@@ -79,6 +133,7 @@ def _candidates(
     labels: Rule that makes candidates and labels of the rows.
     shown: Rows that may be candidates by their split, bool `[rows]`.
     met: Items of the domain's catalogue that are known besides those of the training part, bool `[items]`.
+    past: Log before the rows; None = there is none.
     rng: Draws the negatives.
 
   Returns:
@@ -100,8 +155,8 @@ def _candidates(
   shown = np.flatnonzero(shown)
   shown = shown[np.lexsort((split[shown], users[shown]))]
   if labels.kind == "sampled":
-    log = ItemLog(users, items, times, len(met))
-    drawn = _negatives(log, shown, split[shown] == _TRAIN, training, labels, known, rng)
+    log = ItemLog(users, items, times, len(met), past.interactions if past else None)
+    drawn = _negatives(log, shown, split[shown] == _TRAIN, training, labels, known, past, rng)
     grouped = np.concatenate([items[shown][:, np.newaxis], drawn], axis=1)
     label = np.zeros(grouped.shape, np.float32)
     label[:, 0] = 1
@@ -126,6 +181,7 @@ def _negatives(
   training: np.ndarray,
   labels: Labels,
   known: np.ndarray,
+  past: Past | None,
   rng: np.random.Generator,
 ) -> np.ndarray:
   """Negatives of the positives, `[P, negatives]`: those of training know the training part alone.
@@ -137,11 +193,14 @@ def _negatives(
     training: Mask of the training part of the log, bool `[rows]`.
     labels: Number and popularity exponent of the negatives.
     known: Mask of the items that may be drawn, bool `[items]`.
+    past: Log before the rows; None = there is none.
     rng: Source of randomness.
   """
+  met = (past.behaviours["user"].to_numpy(), past.behaviours["item"].to_numpy()) if past else None
+  trained = past.training if past else None
 
   def sample(which: np.ndarray, pool: np.ndarray | None) -> np.ndarray:
-    return sample_negatives(log, which, labels.negatives, labels.popularity_exponent, rng, known, pool)
+    return sample_negatives(log, which, labels.negatives, labels.popularity_exponent, rng, known, pool, trained, met)
 
   if (training[:-1] >= training[1:]).all():  # it is the oldest part: what is before its positives is in it
     return sample(positives, None)

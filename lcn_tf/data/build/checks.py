@@ -32,11 +32,11 @@ def check_known(indexed: Indexed, like: RecordSet) -> None:
 
 def check_profiles(indexed: Indexed, checked: raw.Checked, names: tuple[str, str, str]) -> None:
   """Tells of many users without a profile; none with one is an error."""
-  without, users = indexed.users_without_profile, len(indexed.users)
+  without, users = indexed.users_without_profile, len(indexed.active)
   if without < raw.MANY * users or not without:
     return
   known = checked.users["user_id"]
-  strange = indexed.users.filter(~pl.col("user_id").is_in(known.implode()))["user_id"][0]
+  strange = indexed.active.filter(~pl.col("user_id").is_in(known.implode()))["user_id"][0]
   told = (
     f"{names[2]}: {without} of {users} users of {names[0]} have no profile: {strange!r}, say; profiles are of "
     f"{f'{known[0]!r}' if len(known) else 'nobody'}"
@@ -59,18 +59,18 @@ def check_negatives(indexed: Indexed, records: Records) -> None:
       )
 
 
-def check_split(plans: list[Plan], divided: Divided, records: Records, like: RecordSet | None) -> None:
-  """Checks that there is something to train on, to validate and to test with.
+def check_split(plans: list[Plan], divided: Divided, records: Records, alone: bool) -> None:
+  """Checks that there is something to train on, to validate and to test with; with `alone` one of these is enough.
 
   Raises:
     UserError: Says which split lacks candidates, and where the splits lie.
   """
   found = {(plan.split, plan.domain) for plan in plans}
   missing = [split for split in SPLITS if (split, "target") not in found]
-  if like and len(missing) < len(SPLITS):
+  if alone and len(missing) < len(SPLITS):
     return
   if missing:
-    what = "no split has" if like else f"the {missing[0]} split has no"
+    what = "no split has" if alone else f"the {missing[0]} split has no"
     raise UserError(f"records.split: {what} target-domain candidates. {divided.cuts}")
   if records.source_records and ("train", "source") not in found:
     raise UserError(

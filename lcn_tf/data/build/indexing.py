@@ -6,9 +6,11 @@ import numpy as np
 import polars as pl
 
 from lcn_tf.data.build import tables as raw
-from lcn_tf.data.build.vocabulary import build_buckets, build_vocabulary, count_values
-from lcn_tf.data.id_mapping import NULL, IdMapping, column_of, field_column, field_table
+from lcn_tf.data.build.vocabulary import build_buckets, build_vocabulary, count_values, extend_vocabulary, total_counts
+from lcn_tf.data.id_mapping import NULL, IdMapping, ValueTable, column_of, field_column, field_table
 from lcn_tf.schema import DOMAINS, PADDING, UNKNOWN_ITEM, DomainName, Feature, ItemVector, Schema, columns
+
+_ITEM = ["domain", "item_id"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,49 +20,233 @@ class Indexed:
   Attributes:
     interactions: Ordered by time, then position in the input: `user`, `item` (catalogue row), `domain`, `timestamp`,
       `label` (unless sampled), `weight`, `split`, `training`, and the fields as strings.
-    users: `user`, `user_id`.
-    user_fields: `[users + 1, P]`; row 0 is padding.
-    users_without_profile: Users who are not in the users file.
+    users: Everybody who has an index, `user`, `user_id`; in the order of the index.
+    active: Those of them who have interactions.
+    user_fields: `[users + 1, P]`; row 0 is padding, rows of users without interactions are zeros.
+    users_without_profile: Active users who are not in the users file.
     mapping: Id mapping.
     unknown_items: Per domain, how many items of the interactions are not in the catalogue.
   """
 
   interactions: pl.DataFrame
   users: pl.DataFrame
+  active: pl.DataFrame
   user_fields: np.ndarray
   users_without_profile: int
   mapping: IdMapping
   unknown_items: dict[DomainName, int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Counts:
+  """What the training interactions of a log hold.
+
+  Attributes:
+    items: Per domain, `item_id` and `count`.
+    users: `user_id` and `count`.
+    values: Per vocabulary, `value` and `count`, see `total_counts`.
+  """
+
+  items: dict[DomainName, pl.DataFrame]
+  users: pl.DataFrame
+  values: dict[str, pl.DataFrame]
+
+
+def count(interactions: pl.DataFrame, checked: raw.Checked, schema: Schema, trained: pl.Series | None = None) -> Counts:
+  """Counts the training interactions, by item, by user and by the values of every field.
+
+  Args:
+    interactions: Those of the input, with `training`.
+    checked: Input, whose items and users say which values those of the interactions have.
+    schema: Fields and vocabularies.
+    trained: Users who are counted already, for fields that count each user once. None = nobody.
+  """
+  training = interactions.filter("training")
+  values: dict[str, list[pl.DataFrame]] = {name: [] for name in schema.vocabularies}
+  met = {d: _counted(training.filter(pl.col("domain") == d), "item_id") for d in DOMAINS}
+  for d in DOMAINS:
+    items = checked.items.filter(pl.col("domain") == d).join(met[d], on="item_id")
+    for feature in schema.catalogue_features(d):
+      values[feature.vocabulary].append(_count(items, feature, items["count"]))
+    rows = training.filter(pl.col("domain") == d)
+    for feature in schema.domain(d).cross_fields:
+      values[feature.vocabulary].append(_count(rows, feature, _ones(rows)))
+  for feature in schema.context_fields:
+    values[feature.vocabulary].append(_count(training, feature, _ones(training)))
+  users = _counted(training, "user_id")
+  profiles = _profiles(users, checked)
+  first = pl.lit(True) if trained is None else ~pl.col("user_id").is_in(trained.implode())
+  for feature in schema.user_fields:
+    # Every user has one id, so a frequency cut of ids can only be about how much a user did.
+    weight = pl.col("count") if feature.name == "user_id" else first.cast(pl.Int64)
+    values[feature.vocabulary].append(_count(profiles, feature, profiles.with_columns(weight=weight)["weight"]))
+  types = {name: pl.Float64 if schema.numeric(name) else pl.String for name in schema.vocabularies}
+  return Counts(met, users, {name: total_counts(frames, types[name]) for name, frames in values.items()})
+
+
+def _counted(rows: pl.DataFrame, column: str) -> pl.DataFrame:
+  return rows.group_by(column).agg(pl.len().cast(pl.Int64).alias("count"))
+
+
+def _ones(rows: pl.DataFrame) -> pl.Series:
+  return pl.repeat(1, len(rows), dtype=pl.Int64, eager=True)
+
+
+def _count(frame: pl.DataFrame, feature: Feature, weights: pl.Series) -> pl.DataFrame:
+  return count_values(column_of(frame, feature), weights, feature.max_values)
+
+
+def _profiles(users: pl.DataFrame, checked: raw.Checked) -> pl.DataFrame:
+  """`users` with the columns of their profiles, and `profile`, null for users who have none."""
+  joined = users.join(checked.users.with_columns(profile=True), on="user_id", how="left", maintain_order="left")
+  # as a feature the id is known of those, too, who have no profile
+  return joined.drop(field_column(Feature(name="user_id")), strict=False)
+
+
+def new_mapping(checked: raw.Checked, counts: Counts, schema: Schema, seed: int) -> IdMapping:
+  """The id mapping of a log that begins.
+
+  Args:
+    checked: Input.
+    counts: Training interactions of it.
+    schema: Fields and vocabularies.
+    seed: Seed of the out-of-vocabulary hash.
+  """
+  buckets = {feature.vocabulary: feature.buckets for feature in schema.features() if feature.numeric}
+  vocabularies = {
+    name: build_buckets(name, counted, buckets[name])
+    if name in buckets
+    else build_vocabulary(name, counted, schema.vocabularies[name], seed)
+    for name, counted in counts.values.items()
+  }
+  items = {d: _ranked(checked.items.filter(pl.col("domain") == d), counts.items[d]) for d in DOMAINS}
+  rows = {d: _with_rows(items[d]) for d in DOMAINS}
+  vectors = {d: {f.name: _vectors(items[d], f) for f in schema.domain(d).item_vectors} for d in DOMAINS}
+  return IdMapping(rows, _catalogues(items, schema, vocabularies), vocabularies, vectors)
+
+
+def extended_mapping(
+  earlier: IdMapping,
+  checked: raw.Checked,
+  fresh: pl.DataFrame,
+  counts: Counts,
+  totals: dict[str, pl.DataFrame],
+  part: int,
+  schema: Schema,
+  grow: bool,
+) -> IdMapping:
+  """The id mapping of a log that goes on: rows of before stay, new ones are appended.
+
+  Args:
+    earlier: That of the records that are extended.
+    checked: Items and users of before and of the input.
+    fresh: Items of the input.
+    counts: Training interactions of the input.
+    totals: Per vocabulary, `value`, `count` and `last`, see `extend_vocabulary`.
+    part: Number of the part that is added.
+    schema: Fields and vocabularies.
+    grow: True if new items and values get rows.
+  """
+  vocabularies = {
+    name: extend_vocabulary(table, totals[name], part, schema.vocabularies[name])
+    if grow and not schema.numeric(name)
+    else table
+    for name, table in earlier.vocabularies.items()
+  }
+  rows, items, vectors = {}, {}, {}
+  for d in DOMAINS:
+    known = earlier.items[d].drop("row").cast({"item_id": checked.items["item_id"].dtype})
+    of_domain = checked.items.filter(pl.col("domain") == d)
+    unmet = of_domain.join(known, on="item_id", how="anti") if grow else of_domain.clear()
+    everything = pl.concat([known.select("item_id"), _ranked(unmet, counts.items[d]).select("item_id")])
+    items[d] = everything.join(of_domain, on="item_id", how="left", maintain_order="left")
+    counted = pl.concat([known, counts.items[d].select(known.columns)]).group_by("item_id").agg(pl.col("count").sum())
+    rows[d] = _with_rows(everything.join(counted, on="item_id", how="left", maintain_order="left"))
+    in_rows = everything.join(fresh.filter(pl.col("domain") == d), on="item_id", how="left", maintain_order="left")
+    vectors[d] = {f.name: _vectors(in_rows, f, earlier.vectors[d][f.name]) for f in schema.domain(d).item_vectors}
+  return IdMapping(rows, _catalogues(items, schema, vocabularies), vocabularies, vectors)
+
+
+def _ranked(items: pl.DataFrame, met: pl.DataFrame) -> pl.DataFrame:
+  """The items by falling frequency in the training interactions, with `count`; ties by id."""
+  counted = items.join(met, on="item_id", how="left").with_columns(pl.col("count").fill_null(0))
+  return counted.sort(["count", "item_id"], descending=[True, False])
+
+
+def _with_rows(items: pl.DataFrame) -> pl.DataFrame:
+  numbered = items.with_row_index("row", offset=UNKNOWN_ITEM + 1).with_columns(pl.col("row").cast(pl.Int32))
+  return numbered.select("row", "item_id", pl.col("count").fill_null(0))
+
+
+def _catalogues(
+  items: dict[DomainName, pl.DataFrame], schema: Schema, vocabularies: dict[str, ValueTable]
+) -> dict[DomainName, np.ndarray]:
+  """Of every domain `[2 + items, columns]`, padding and the unknown item first."""
+  catalogues = {}
+  for d in DOMAINS:
+    features = schema.catalogue_features(d)
+    padding = np.full((1, columns(features)), PADDING, np.int32)
+    unknown = np.concatenate(
+      [[NULL if f.max_values == 1 else PADDING] + [PADDING] * (f.max_values - 1) for f in features]
+    )
+    known = field_table(items[d], features, vocabularies)
+    catalogues[d] = np.concatenate([padding, unknown[np.newaxis].astype(np.int32), known])
+  return catalogues
+
+
+def _vectors(items: pl.DataFrame, vector: ItemVector, earlier: np.ndarray | None = None) -> np.ndarray:
+  """`[2 + items, width]`: zeros for padding, for the unknown item and for items without a vector.
+
+  Args:
+    items: Items in the order of the rows.
+    vector: Name and type.
+    earlier: Vectors of the first rows, which stay where the items have no other.
+  """
+  table = np.zeros((2 + len(items), vector.width), vector.dtype)
+  if earlier is not None:
+    table[: len(earlier)] = earlier
+  column = items[field_column(vector)]
+  there = column.is_not_null().to_numpy()
+  if there.any():
+    table[2:][there] = column.drop_nulls().explode().to_numpy().reshape(-1, vector.width)
+  return table
+
+
+def number_users(interactions: pl.DataFrame, earlier: pl.DataFrame | None = None) -> pl.DataFrame:
+  """Everybody's index, from 1 on: `user`, `user_id`, in the order of the index.
+
+  Args:
+    interactions: Those of the input.
+    earlier: Users who have an index, which they keep; None = nobody.
+  """
+  found = interactions["user_id"].unique().sort()
+  if earlier is None:
+    known = pl.DataFrame(schema={"user": pl.Int32, "user_id": found.dtype})
+  else:
+    known = earlier.select("user", pl.col("user_id").cast(found.dtype))
+    found = found.filter(~found.is_in(known["user_id"].implode()))
+  first = len(known) + 1
+  new = pl.DataFrame({"user": pl.int_range(first, first + len(found), dtype=pl.Int32, eager=True), "user_id": found})
+  return pl.concat([known, new])
+
+
 def index(
-  interactions: pl.DataFrame, checked: raw.Checked, schema: Schema, seed: int, mapping: IdMapping | None = None
+  interactions: pl.DataFrame, checked: raw.Checked, schema: Schema, users: pl.DataFrame, mapping: IdMapping
 ) -> Indexed:
   """Numbers everything.
 
   Args:
-    interactions: Those of the input, with `split` and `training` (see `splits.Divided`). What is not of the training
-      part counts for nothing in a mapping that is made here.
+    interactions: Those of the input, with `split` and `training` (see `splits.Divided`).
     checked: The input.
     schema: Fields and vocabularies.
-    seed: Seed of the out-of-vocabulary hash of a mapping that is made here.
-    mapping: That of other records; items that it does not have become the unknown item. None: one is made.
+    users: Everybody's index, see `number_users`.
+    mapping: Id mapping; items that it does not have become the unknown item.
   """
   interactions = interactions.sort("timestamp", raw.ROW)
-  training = interactions.filter("training")
-
-  user_ids = interactions["user_id"].unique().sort()
-  users = pl.DataFrame({"user": pl.int_range(1, len(user_ids) + 1, dtype=pl.Int32, eager=True), "user_id": user_ids})
-  trained = training.group_by("user_id").agg(pl.len().cast(pl.Int64).alias("count"))
-  profiles = (
-    users.join(checked.users.with_columns(profile=True), on="user_id", how="left", maintain_order="left")
-    .join(trained, on="user_id", how="left", maintain_order="left")
-    .with_columns(pl.col("count").fill_null(0))
-    # as a feature it is known of those, too, who have no profile
-    .drop(field_column(Feature(name="user_id")), strict=False)
-  )
-  mapping = mapping or _id_mapping(checked.items, training, profiles, schema, seed)
-  user_fields = field_table(profiles, schema.user_fields, mapping.vocabularies)
+  active = users.join(interactions.select("user_id").unique(), on="user_id", how="semi", maintain_order="left")
+  profiles = _profiles(active, checked)
+  user_fields = np.zeros((len(users) + 1, columns(schema.user_fields)), np.int32)
+  user_fields[active["user"].to_numpy()] = field_table(profiles, schema.user_fields, mapping.vocabularies)
 
   rows = pl.concat(
     mapping.items[d].select(pl.lit(d).alias("domain"), "item_id", pl.col("row").alias("item")) for d in DOMAINS
@@ -69,7 +255,7 @@ def index(
   if rows["item_id"].dtype != interactions["item_id"].dtype:
     item_id = item_id.cast(pl.String)  # as the encoder of requests compares them
   found = (
-    interactions.join(users, on="user_id", how="left", maintain_order="left")
+    interactions.join(active, on="user_id", how="left", maintain_order="left")
     .with_columns(item_id.alias("key"))
     .join(rows.select("domain", item_id.alias("key"), "item"), on=["domain", "key"], how="left", maintain_order="left")
     .drop("key")
@@ -78,73 +264,9 @@ def index(
   return Indexed(
     found.with_columns(pl.col("item").fill_null(UNKNOWN_ITEM)),
     users,
-    np.concatenate([np.zeros((1, user_fields.shape[1]), np.int32), user_fields]),
+    active,
+    user_fields,
     profiles["profile"].null_count(),
     mapping,
     {d: missing.filter(pl.col("domain") == d)["item_id"].n_unique() for d in DOMAINS},
   )
-
-
-def _id_mapping(
-  items: pl.DataFrame, training: pl.DataFrame, profiles: pl.DataFrame, schema: Schema, seed: int
-) -> IdMapping:
-  """That of the training interactions."""
-  counted: dict[str, list[pl.DataFrame]] = {name: [] for name in schema.vocabularies}
-  ordered: dict[DomainName, pl.DataFrame] = {}
-  for d in DOMAINS:
-    met = training.filter(pl.col("domain") == d).group_by("item_id").agg(pl.len().cast(pl.Int64).alias("count"))
-    ordered[d] = (
-      items.filter(pl.col("domain") == d)
-      .join(met, on="item_id", how="left")
-      .with_columns(pl.col("count").fill_null(0))
-      .sort(["count", "item_id"], descending=[True, False])
-      .with_row_index("row", offset=UNKNOWN_ITEM + 1)
-      .with_columns(pl.col("row").cast(pl.Int32))
-    )
-    for feature in schema.catalogue_features(d):
-      counted[feature.vocabulary].append(_count(ordered[d], feature, ordered[d]["count"]))
-    rows = training.filter(pl.col("domain") == d)
-    for feature in schema.domain(d).cross_fields:
-      counted[feature.vocabulary].append(_count(rows, feature, pl.repeat(1, len(rows), dtype=pl.Int64, eager=True)))
-  for feature in schema.context_fields:
-    ones = pl.repeat(1, len(training), dtype=pl.Int64, eager=True)
-    counted[feature.vocabulary].append(_count(training, feature, ones))
-  for feature in schema.user_fields:
-    # Every user has one id, so a frequency cut of ids can only be about how much a user did.
-    weights = profiles["count"] if feature.name == "user_id" else (profiles["count"] > 0).cast(pl.Int64)
-    counted[feature.vocabulary].append(_count(profiles, feature, weights))
-  buckets = {feature.vocabulary: feature.buckets for feature in schema.features() if feature.numeric}
-  vocabularies = {
-    name: build_buckets(name, frames, buckets[name])
-    if name in buckets
-    else build_vocabulary(name, frames, schema.vocabularies[name], seed)
-    for name, frames in counted.items()
-  }
-
-  catalogues = {}
-  for d in DOMAINS:
-    features = schema.catalogue_features(d)
-    padding = np.full((1, columns(features)), PADDING, np.int32)
-    unknown = np.concatenate(
-      [[NULL if f.max_values == 1 else PADDING] + [PADDING] * (f.max_values - 1) for f in features]
-    )
-    known = field_table(ordered[d], features, vocabularies)
-    catalogues[d] = np.concatenate([padding, unknown[np.newaxis].astype(np.int32), known])
-  vectors = {d: {f.name: _vectors(ordered[d], f) for f in schema.domain(d).item_vectors} for d in DOMAINS}
-  return IdMapping(
-    {d: ordered[d].select("row", "item_id", "count") for d in DOMAINS}, catalogues, vocabularies, vectors
-  )
-
-
-def _vectors(items: pl.DataFrame, vector: ItemVector) -> np.ndarray:
-  """`[2 + items, width]`: zeros for padding, for the unknown item and for items without a vector."""
-  table = np.zeros((2 + len(items), vector.width), vector.dtype)
-  column = items[field_column(vector)]
-  there = column.is_not_null().to_numpy()
-  if there.any():
-    table[2:][there] = column.drop_nulls().explode().to_numpy().reshape(-1, vector.width)
-  return table
-
-
-def _count(frame: pl.DataFrame, feature: Feature, weights: pl.Series) -> pl.DataFrame:
-  return count_values(column_of(frame, feature), weights, feature.max_values)

@@ -18,12 +18,14 @@ class ItemLog:
     items: `[E]`, catalogue rows below `num_items`.
     times: Seconds `[E]`, rising.
     num_items: Rows of the catalogue.
+    earlier: Interactions of each item before the log `[num_items]` int64; None = there are none.
   """
 
   users: np.ndarray
   items: np.ndarray
   times: np.ndarray
   num_items: int
+  earlier: np.ndarray | None = None
 
 
 def sample_negatives(
@@ -34,6 +36,8 @@ def sample_negatives(
   rng: np.random.Generator,
   allowed: np.ndarray | None = None,
   pool: np.ndarray | None = None,
+  pool_earlier: np.ndarray | None = None,
+  met: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
   """Draws `count` different negatives for each positive: `[P, count]` int32, 0 where none was found.
 
@@ -51,20 +55,27 @@ def sample_negatives(
     allowed: Mask of the items that may be drawn, bool `[num_items]`; None = all.
     pool: Mask of the interactions that make an item seen and popular, bool `[E]`; None = all. What a user meets is
       never drawn, in the pool or not.
+    pool_earlier: Interactions of each item before the log that belong to the pool, `[num_items]`.
+    met: Users and items `[M]` of further interactions, whose items are never drawn for these users.
   """
-  drawable = log if pool is None else ItemLog(log.users[pool], log.items[pool], log.times[pool], log.num_items)
+  drawable = log
+  if pool is not None:
+    drawable = ItemLog(log.users[pool], log.items[pool], log.times[pool], log.num_items, pool_earlier)
   before = np.searchsorted(drawable.times, log.times[positives], "left")
   users = log.users[positives].astype(np.int64) * log.num_items
-  met = np.unique(log.users.astype(np.int64) * log.num_items + log.items)
+  pairs = [(log.users, log.items), *([met] if met else [])]
+  keys = [owners.astype(np.int64) * log.num_items + items for owners, items in pairs]
+  met_keys = np.unique(np.concatenate(keys))
   proposal = _Earlier(drawable) if exponent == 1 else _Envelope(drawable, exponent)
+  something = before > 0 if drawable.earlier is None else before + drawable.earlier.sum() > 0
   drawn = np.zeros((len(positives), count), np.int32)
   for column in range(count):
-    open_ = np.flatnonzero(before > 0 if column == 0 else drawn[:, column - 1] > 0)
+    open_ = np.flatnonzero(something if column == 0 else drawn[:, column - 1] > 0)
     for _ in range(TRIES):
       if not len(open_):
         break
       items, accepted = proposal.draw(before[open_], rng)
-      accepted &= ~_contains(met, users[open_] + items)
+      accepted &= ~_contains(met_keys, users[open_] + items)
       if allowed is not None:
         accepted &= allowed[items]
       accepted &= (drawn[open_, :column] != items[:, np.newaxis]).all(axis=1)
@@ -83,9 +94,14 @@ class _Earlier:
 
   def __init__(self, log: ItemLog):
     self._items = log.items
+    self._below = np.cumsum(log.earlier) if log.earlier is not None else np.zeros(1, np.int64)
 
   def draw(self, before: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    return self._items[rng.integers(0, before)], np.ones(len(before), bool)
+    position = rng.integers(0, before + self._below[-1]) - self._below[-1]
+    items = self._items[np.maximum(position, 0)] if len(self._items) else np.zeros(len(before), np.int32)
+    old = position < 0
+    items[old] = np.searchsorted(self._below, position[old] + self._below[-1], "right")
+    return items, np.ones(len(before), bool)
 
 
 class _Envelope:
@@ -95,10 +111,11 @@ class _Envelope:
     self._exponent = exponent
     total = len(log.items)
     blocks = max(min(BLOCKS, total, _MAX_CELLS // log.num_items), 1)
-    self._ends = np.unique(np.linspace(0, total, blocks + 1).astype(np.int64))[1:]
+    self._ends = np.unique(np.linspace(0, total, blocks + 1).astype(np.int64))[min(total, 1) :]
     self._cumulative = []
     self._counts = []
-    counts = np.zeros(log.num_items, np.int64)
+    self._earlier = np.zeros(log.num_items, np.int64) if log.earlier is None else log.earlier
+    counts = self._earlier.copy()
     start = 0
     for end in self._ends:
       counts += np.bincount(log.items[start:end], minlength=log.num_items)
@@ -126,5 +143,6 @@ class _Envelope:
       items[rows] = np.minimum(drawn, len(cumulative) - 1)
       envelope[rows] = self._counts[block][items[rows]]
     counts = np.searchsorted(self._keys, items.astype(np.int64) * self._stride + before) - self._first[items]
+    counts += self._earlier[items]
     rate = np.where(counts > 0, (np.maximum(counts, 1) / np.maximum(envelope, 1)) ** self._exponent, 0)
     return items, rng.random(len(before)) < rate

@@ -23,7 +23,7 @@ class EventColumns:
   times: np.ndarray
   cross: np.ndarray
 
-  def __getitem__(self, part: slice) -> "EventColumns":
+  def __getitem__(self, part: slice | np.ndarray) -> "EventColumns":
     return EventColumns(self.items[part], self.times[part], self.cross[part])
 
 

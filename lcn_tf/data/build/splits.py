@@ -6,6 +6,7 @@ Who decides it:
 * `per_user`: two moments for each user, by the user's own target-domain candidates. Candidates of one second are never
   apart: those of the second at a cut are all in the later split.
 * `column`: what the log says of each interaction.
+* `all_train`: there is nothing but training.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ def divide(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divided:
   Raises:
     UserError: No user has enough candidates to keep some for training.
   """
-  rule = {"time": _by_time, "per_user": _by_user, "column": _by_column}[split.kind]
+  rule = {"time": _by_time, "per_user": _by_user, "column": _by_column, "all_train": _all_train}[split.kind]
   return rule(interactions, labels, split)
 
 
@@ -162,6 +163,11 @@ def _by_column(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divi
     {"train_after_test": len(late)},
     f"Column {split.column!r} has, of interactions that may be target-domain candidates: {counted}.",
   )
+
+
+def _all_train(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divided:
+  everything = interactions.with_columns(split=pl.lit(_TRAIN, pl.Int8))
+  return Divided(_with_training(everything), {}, "All candidates train.")
 
 
 def _with_training(divided: pl.DataFrame, besides: pl.Expr | None = None) -> pl.DataFrame:

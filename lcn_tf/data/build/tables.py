@@ -23,14 +23,14 @@ class RawTables:
   """Raw tables; README.md lists the columns.
 
   Attributes:
-    interactions, items, users: The tables; `users` may be None.
+    interactions, items, users: The tables; `users` may be None, and `items` too for records that extend others.
     notes: Facts about their origin, which the record set keeps.
     names: Names of the three tables in messages (their files).
     sources: Files that they were read from, if they were, by kind of table.
   """
 
   interactions: pl.DataFrame
-  items: pl.DataFrame
+  items: pl.DataFrame | None
   users: pl.DataFrame | None = None
   notes: dict[str, float | int | str] = dataclasses.field(default_factory=dict)
   names: tuple[str, str, str] = ("interactions", "items", "users")
@@ -71,29 +71,39 @@ class Checked:
     }
 
 
-def read(interactions: str, items: str, users: str | None = None) -> RawTables:
+def read(interactions: str, items: str | None, users: str | None = None) -> RawTables:
   """Reads Parquet files, or folders of them; see `lcn_tf.data.build.parquet.read`.
 
   Raises:
     UserError: There is no such file, or it is not Parquet.
   """
-  paths = {"interactions": interactions, "items": items} | ({"users": users} if users else {})
-  sources = {kind: parquet.read(path) for kind, path in paths.items()}
+  paths = {"interactions": interactions, "items": items, "users": users}
+  sources = {kind: parquet.read(path) for kind, path in paths.items() if path}
   notes: dict[str, float | int | str] = {}
   for kind, source in sources.items():
     notes |= {f"{kind}_files": len(source.files), f"{kind}_rows": len(source.frame), f"{kind}_bytes": source.size}
   frames = {kind: source.frame for kind, source in sources.items()}
-  names = (interactions, items, users or "users")
-  return RawTables(frames["interactions"], frames["items"], frames.get("users"), notes, names, sources)
+  names = (interactions, items or "items", users or "users")
+  return RawTables(frames["interactions"], frames.get("items"), frames.get("users"), notes, names, sources)
 
 
-def check(tables: RawTables, schema: Schema, labels: Labels, split: Split = BY_TIME) -> Checked:
+def check(
+  tables: RawTables, schema: Schema, labels: Labels, split: Split = BY_TIME, known: pl.DataFrame | None = None
+) -> Checked:
   """Checks the columns and sorts out the bad rows.
+
+  Args:
+    tables: Raw input.
+    schema: Fields.
+    labels, split: Rules, which say what columns the interactions need.
+    known: `domain` and `item_id` of items that interactions may be on besides those of the input; None = no others.
 
   Raises:
     UserError: A column is missing or of a wrong type, or no row is left.
   """
   in_interactions, in_items, in_users = tables.names
+  if tables.items is None:
+    raise UserError("items: a log that begins needs them")
   interactions = RawTable(tables.interactions, in_interactions, "interactions", tables.sources.get("interactions"))
   items = RawTable(tables.items, in_items, "items", tables.sources.get("items"))
   users = None
@@ -103,9 +113,9 @@ def check(tables: RawTables, schema: Schema, labels: Labels, split: Split = BY_T
   _read_columns(interactions, items, users, schema, labels)
   if split.kind == "column":
     interactions.text(split.column, "split", "records.split.kind is column", SPLITS)
-  known = pl.col("domain").is_in(DOMAINS).fill_null(False)
+  has_domain = pl.col("domain").is_in(DOMAINS).fill_null(False)
   items.reject(pl.col("item_id").is_null(), "null item_id")
-  items.reject(~known, f"domain is not one of {', '.join(DOMAINS)}")
+  items.reject(~has_domain, f"domain is not one of {', '.join(DOMAINS)}")
   items.reject(pl.struct("domain", "item_id").is_first_distinct().not_(), "repeated item_id (the first row is kept)")
   items.reject_unfit(schema)
   good_items = items.good().drop(ROW)
@@ -116,7 +126,7 @@ def check(tables: RawTables, schema: Schema, labels: Labels, split: Split = BY_T
 
   interactions.reject(pl.col("user_id").is_null(), "null user_id")
   interactions.reject(pl.col("item_id").is_null(), "null item_id")
-  interactions.reject(~known, f"domain is not one of {', '.join(DOMAINS)}")
+  interactions.reject(~has_domain, f"domain is not one of {', '.join(DOMAINS)}")
   interactions.reject(pl.col("timestamp").is_null(), "timestamp is null or not a number")
   interactions.reject(pl.col("timestamp") < 0, "negative timestamp")
   interactions.reject(pl.col("timestamp") >= MILLISECONDS, "timestamp is of the year 5138 or later: milliseconds?")
@@ -130,7 +140,7 @@ def check(tables: RawTables, schema: Schema, labels: Labels, split: Split = BY_T
   interactions.reject(~(weight.is_finite() & (weight >= 0)), "weight is not a number of at least 0")
   interactions.reject(weight > float(np.finfo(np.float32).max), "weight is too large for a 32-bit float")
   interactions.reject_unfit(schema)
-  catalogue = good_items.select("domain", "item_id", known_item=pl.lit(True))
+  catalogue = _catalogue(good_items, interactions, known).with_columns(known_item=pl.lit(True))
   interactions.frame = interactions.frame.join(catalogue, on=["domain", "item_id"], how="left", maintain_order="left")
   interactions.reject(pl.col("known_item").is_null(), "item is not in the items file")
   interactions.add("repeated", _repeated(tables.interactions))
@@ -141,7 +151,7 @@ def check(tables: RawTables, schema: Schema, labels: Labels, split: Split = BY_T
   rejected = pl.concat([table.rejected() for table in checked], how="diagonal")
   profiles = users.good().drop(ROW) if users else pl.DataFrame(schema={"user_id": good["user_id"].dtype})
   result = Checked(good, good_items, profiles, rejected)
-  missing = _missing_items(interactions.frame, in_interactions, in_items, good_items)
+  missing = _missing_items(interactions.frame, in_interactions, in_items, catalogue)
   if good.is_empty():
     reasons = "; ".join(f"{reason}: {count}" for reason, count in result.reasons().items()) or "the file is empty"
     raise UserError(". ".join([f"{in_interactions}: no usable interaction. {reasons}", *missing]))
@@ -185,6 +195,18 @@ def _read_columns(
       (users or interactions).field(feature, "a user field of the schema")
     else:
       raise UserError(f"schema.user_fields: {feature.name!r} is read from the users file, but there is none (--users)")
+
+
+def _catalogue(items: pl.DataFrame, interactions: RawTable, known: pl.DataFrame | None) -> pl.DataFrame:
+  """`domain` and `item_id` of all items, in the type of the interactions' ids."""
+  own = items.select("domain", "item_id")
+  if known is None:
+    return own
+  dtype = interactions.frame["item_id"].dtype
+  if known["item_id"].dtype != dtype:
+    interactions.frame = interactions.frame.with_columns(pl.col("item_id").cast(pl.String))
+    dtype = pl.String()
+  return pl.concat([own.cast({"item_id": dtype}), known.cast({"item_id": dtype})]).unique(maintain_order=True)
 
 
 def _missing_items(frame: pl.DataFrame, in_interactions: str, in_items: str, items: pl.DataFrame) -> dict[str, bool]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lcn_tf.config import Embedding
 from lcn_tf.data.build import builder, tables
-from lcn_tf.data.build.vocabulary import build_buckets
+from lcn_tf.data.build.vocabulary import build_buckets, total_counts
 from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.errors import UserError
@@ -68,7 +68,7 @@ def records(tmp_path_factory):
 
 def test_buckets_lie_between_quantiles_and_equal_numbers_share_one():
   counted = [pl.DataFrame({"value": [1.0, 4.0], "count": [4, 1]}), pl.DataFrame({"value": [2.0, 3.0, 4.0], "count": 1})]
-  table = build_buckets("price", counted, 4)
+  table = build_buckets("price", total_counts(counted, pl.Float64), 4)
   # of 8 interactions 4 have 1: the second and the third of four equal parts begin with 2
   assert table.frame().rows() == [(2, "-inf", 4), (3, "2.0", 2), (4, "4.0", 2)]
   assert table.size == 5
@@ -77,7 +77,7 @@ def test_buckets_lie_between_quantiles_and_equal_numbers_share_one():
 
 def test_a_field_without_a_training_value_has_one_bucket():
   nothing = pl.DataFrame({"value": [None], "count": [3]}, {"value": pl.Float64, "count": pl.Int64})
-  table = build_buckets("price", [nothing], 4)
+  table = build_buckets("price", total_counts([nothing], pl.Float64), 4)
   assert table.frame().rows() == [(2, "-inf", 0)]
   assert table.indices(pl.Series([5.0, None])).tolist() == [2, 1]
 
@@ -86,7 +86,7 @@ def test_a_field_without_a_training_value_has_one_bucket():
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=60), st.integers(2, 8))
 def test_buckets_keep_the_order_and_are_about_equally_full(values, buckets):
   counted = pl.DataFrame({"value": values, "count": 1}).group_by("value").agg(pl.col("count").sum())
-  table = build_buckets("price", [counted], buckets)
+  table = build_buckets("price", total_counts([counted], pl.Float64), buckets)
   found = table.indices(pl.Series(np.sort(values)))
   assert (np.diff(found) >= 0).all()
   assert (found >= 2).all()

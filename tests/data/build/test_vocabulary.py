@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lcn_tf.data.build.vocabulary import build_vocabulary, count_values
+from lcn_tf.data.build.vocabulary import build_vocabulary, count_values, total_counts
 from lcn_tf.data.id_mapping import field_indices, oov_index
 from lcn_tf.schema import Vocabulary
 
@@ -12,25 +12,25 @@ def counted(**counts):
 
 
 def test_values_follow_padding_and_oov_rows_by_falling_count_then_by_value():
-  table = build_vocabulary("v", [counted(b=2, a=2, z=5, rare=1)], Vocabulary(min_count=2, oov=3))
+  table = build_vocabulary("v", total_counts([counted(b=2, a=2, z=5, rare=1)]), Vocabulary(min_count=2, oov=3))
   assert table.values.to_list() == ["z", "a", "b"]
   assert table.size == 1 + 3 + 3
   assert table.indices(pl.Series(["b", "z", "a"])).tolist() == [6, 4, 5]
 
 
 def test_values_below_min_count_and_unseen_values_are_out_of_vocabulary():
-  table = build_vocabulary("v", [counted(a=3, b=2)], Vocabulary(min_count=3))
+  table = build_vocabulary("v", total_counts([counted(a=3, b=2)]), Vocabulary(min_count=3))
   assert table.indices(pl.Series(["a", "b", "never"])).tolist() == [2, 1, 1]
 
 
 def test_counts_of_fields_that_share_a_vocabulary_are_added():
-  table = build_vocabulary("v", [counted(a=1, b=2), counted(a=1, c=1)], Vocabulary(min_count=2))
+  table = build_vocabulary("v", total_counts([counted(a=1, b=2), counted(a=1, c=1)]), Vocabulary(min_count=2))
   assert table.values.to_list() == ["a", "b"]
   assert table.counts.to_list() == [2, 2]
 
 
 def test_oov_rows_are_shared_by_a_stable_hash_of_the_value():
-  table = build_vocabulary("v", [], Vocabulary(oov=50), seed=7)
+  table = build_vocabulary("v", total_counts([]), Vocabulary(oov=50), seed=7)
   values = [f"value {i}" for i in range(2000)]
   indices = table.indices(pl.Series(values))
   assert indices.tolist() == [oov_index(v, 50, 7) for v in values]
@@ -46,12 +46,12 @@ def test_the_seed_decides_which_oov_row_a_value_gets():
 
 
 def test_a_missing_value_has_the_first_oov_row():
-  table = build_vocabulary("v", [counted(a=1)], Vocabulary(oov=4))
+  table = build_vocabulary("v", total_counts([counted(a=1)]), Vocabulary(oov=4))
   assert table.indices(pl.Series(["a", None])).tolist() == [5, 1]
 
 
 def test_lists_are_cut_at_max_values_and_padded_with_zeros():
-  table = build_vocabulary("v", [counted(a=3, b=2, c=1)], Vocabulary())
+  table = build_vocabulary("v", total_counts([counted(a=3, b=2, c=1)]), Vocabulary())
   lists = pl.Series([["a", "b", "c"], ["c"], [], None, [None, "b"], ["x", "a"]])
   expected = [[2, 3], [4, 0], [0, 0], [0, 0], [3, 0], [1, 2]]
   assert field_indices(lists, 2, table).tolist() == expected
@@ -75,5 +75,5 @@ def test_rows_of_weight_zero_give_no_value_a_row():
 
 
 def test_the_written_frame_maps_each_value_to_its_index():
-  table = build_vocabulary("v", [counted(a=1, b=9)], Vocabulary(oov=2))
+  table = build_vocabulary("v", total_counts([counted(a=1, b=9)]), Vocabulary(oov=2))
   assert table.frame().rows() == [(3, "b", 9), (4, "a", 1)]

@@ -1,0 +1,184 @@
+"""The state of a log: what records of its next part need of everything before.
+
+state/state.json               version, number of the part, newest second, dtypes of ids
+state/behaviours.<d>.parquet   user, item, timestamp, cross_0...: each user's newest, oldest first
+state/items.<d>.parquet        item_id, interactions, and the fields as the log had them, in the catalogue's order
+state/users.parquet            user_id, trained, profile, and the fields as the log had them, in the order of the index
+state/values.<name>.parquet    value, count, last: every value of a vocabulary that any training interaction had
+state/newest.parquet           the interactions of the newest second, which an export of the next part may repeat
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import polars as pl
+
+from lcn_tf import formats
+from lcn_tf.data.build import tables as raw
+from lcn_tf.data.build.indexing import Counts, Indexed
+from lcn_tf.data.build.requests import EventColumns
+from lcn_tf.data.build.shards import UserLog
+from lcn_tf.data.id_mapping import IdMapping, field_column
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
+from lcn_tf.schema import DOMAINS, DomainName, Schema
+
+_VERSION = 1
+_FILE = "state/state.json"
+_KEYS = ["domain", "user_id", "item_id"]
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """See the module's docstring.
+
+  Attributes:
+    part: Number of the newest part; 0 = records that extend no others.
+    newest: Newest second of the log.
+    behaviours: Per domain, `user`, `item`, `timestamp` and `cross_<j>`, ordered by user, then time.
+    interactions: Per domain, interactions of the rows of the catalogue `[items]` int64, of whatever split.
+    items: `domain`, `item_id` and the item fields of `Checked.items`.
+    users: `user_id`, `trained` (training interactions) and `profile` (bool), and the fields of `Checked.users`.
+    values: Per vocabulary of categorical fields, `value`, `count` and `last` (number of the part that met it last).
+    last_second: `domain`, `user_id`, `item_id` and, if there are labels, `label` of the interactions of `newest`.
+  """
+
+  part: int
+  newest: int
+  behaviours: dict[DomainName, pl.DataFrame]
+  interactions: dict[DomainName, np.ndarray]
+  items: pl.DataFrame
+  users: pl.DataFrame
+  values: dict[str, pl.DataFrame]
+  last_second: pl.DataFrame
+
+
+def open_state(record_set: RecordSet) -> State:
+  """The state of a record set.
+
+  Raises:
+    UserError: It has none, or one of another version.
+    DamagedError: A file of it is missing, or not what was written.
+  """
+  if not record_set.has(_FILE):
+    raise UserError(
+      f"{record_set.path}: no state to go on from (state/ is missing). Records of --like, of records.state=false and "
+      "of older versions have none: build them again"
+    )
+  facts = formats.read_sealed(record_set.path / _FILE)
+  if facts.get("version") != _VERSION:
+    raise UserError(
+      f"{record_set.path / _FILE}: version {facts.get('version')}, and this program reads {_VERSION}. Build the "
+      "records again"
+    )
+  items, interactions = [], {}
+  for d in DOMAINS:
+    own = record_set.table(f"state/items.{d}.parquet")
+    # items without a row of the catalogue have no count
+    interactions[d] = np.concatenate([np.zeros(2, np.int64), own["interactions"].drop_nulls().to_numpy()])
+    items.append(own.drop("interactions").with_columns(domain=pl.lit(d)))
+  schema = record_set.record_schema
+  return State(
+    int(facts["part"]),
+    int(facts["newest"]),
+    {d: record_set.table(f"state/behaviours.{d}.parquet") for d in DOMAINS},
+    interactions,
+    pl.concat(items, how="diagonal"),
+    record_set.table("state/users.parquet"),
+    {n: record_set.table(f"state/values.{n}.parquet") for n in schema.vocabularies if not schema.numeric(n)},
+    record_set.table("state/newest.parquet"),
+  )
+
+
+def next_state(
+  indexed: Indexed,
+  checked: raw.Checked,
+  counts: Counts,
+  totals: dict[str, pl.DataFrame],
+  log: UserLog,
+  schema: Schema,
+  earlier: State | None = None,
+) -> State:
+  """The state behind a part of a log.
+
+  Args:
+    indexed: Numbers of the part.
+    checked: Items and users of the part and of before.
+    counts: Training interactions of the part.
+    totals: Per vocabulary, `value`, `count` and `last` over all parts.
+    log: Behaviours of the users who are active in the part; complete for them.
+    schema: Fields and lengths.
+    earlier: State before the part; None = the part is the first one.
+  """
+  times = indexed.interactions["timestamp"]
+  newest = max(int(times.max()), earlier.newest if earlier else 0)  # type: ignore[arg-type]
+  behaviours, interactions = {}, {}
+  for d in DOMAINS:
+    own = _newest(log.behaviours[d], log.behaviour_offsets[d], schema.domain(d).max_length, newest)
+    if earlier:
+      idle = earlier.behaviours[d].join(indexed.active, on="user", how="anti", maintain_order="left")
+      own = pl.concat([idle, own]).sort("user", maintain_order=True)
+    behaviours[d] = own
+    met = indexed.interactions.filter(pl.col("domain") == d)["item"].to_numpy()
+    interactions[d] = np.bincount(met, minlength=len(indexed.mapping.catalogues[d]))
+    if earlier:
+      interactions[d][: len(earlier.interactions[d])] += earlier.interactions[d]
+  kept = [c for c in ("domain", "user_id", "item_id", "label") if c in indexed.interactions.columns]
+  last_second = indexed.interactions.filter(pl.col("timestamp") == newest).select(kept)
+  if earlier and earlier.newest == newest:
+    last_second = pl.concat([earlier.last_second.cast(last_second.schema), last_second])
+  vectors = [field_column(vector) for d in DOMAINS for vector in schema.domain(d).item_vectors]
+  return State(
+    earlier.part + 1 if earlier else 0,
+    newest,
+    behaviours,
+    interactions,
+    checked.items.drop(vectors, strict=False),
+    _users(indexed, checked, counts, earlier),
+    {name: frame for name, frame in totals.items() if not schema.numeric(name)},
+    last_second,
+  )
+
+
+def _newest(events: EventColumns, offsets: np.ndarray, length: int, newest: int) -> pl.DataFrame:
+  """Each user's behaviours of the second `newest`, which do not see each other, and `length` before them."""
+  owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+  stops = offsets[1:] - np.bincount(owners[events.times == newest], minlength=len(offsets) - 1)
+  kept = np.arange(len(owners)) >= stops[owners] - length
+  cross = {f"cross_{j}": events.cross[kept, j] for j in range(events.cross.shape[1])}
+  columns = {"user": owners[kept].astype(np.int32), "item": events.items[kept], "timestamp": events.times[kept]}
+  return pl.DataFrame(columns | cross)
+
+
+def _users(indexed: Indexed, checked: raw.Checked, counts: Counts, earlier: State | None) -> pl.DataFrame:
+  trained = counts.users.rename({"count": "trained"})
+  if earlier:
+    before = earlier.users.select(pl.col("user_id").cast(trained["user_id"].dtype), "trained")
+    trained = pl.concat([before, trained]).group_by("user_id").agg(pl.col("trained").sum())
+  users = indexed.users.select("user_id").join(trained, on="user_id", how="left", maintain_order="left")
+  profiles = checked.users.with_columns(profile=True)
+  users = users.join(profiles, on="user_id", how="left", maintain_order="left")
+  return users.with_columns(pl.col("trained").fill_null(0), pl.col("profile").fill_null(False))
+
+
+def write_state(state: State, mapping: IdMapping, folder: pathlib.Path) -> None:
+  """Writes `folder`/state."""
+  (folder / "state").mkdir()
+  tables = {f"behaviours.{d}": state.behaviours[d] for d in DOMAINS}
+  for d in DOMAINS:
+    ordered = mapping.items[d].select("item_id").cast({"item_id": state.items["item_id"].dtype})
+    own = state.items.filter(pl.col("domain") == d).drop("domain")
+    fields = ordered.join(own, on="item_id", how="left", maintain_order="left")
+    others = own.join(ordered, on="item_id", how="anti", maintain_order="left").select(fields.columns)
+    tables[f"items.{d}"] = pl.concat(
+      [
+        fields.with_columns(interactions=state.interactions[d][2:]),
+        others.with_columns(interactions=pl.lit(None, pl.Int64)),
+      ]
+    )
+  tables |= {f"values.{name}": frame.sort("value") for name, frame in state.values.items()}
+  tables |= {"users": state.users, "newest": state.last_second}
+  for name, frame in tables.items():
+    frame.write_parquet(folder / "state" / f"{name}.parquet", compression="lz4")
+  formats.write_sealed(folder / _FILE, {"version": _VERSION, "part": state.part, "newest": state.newest})
