@@ -98,7 +98,7 @@ def _behaviours(
   sources = field_sources(done, cross_fields)
   if past is None:
     return users, events, sources, splits
-  users = np.concatenate([past["user"].to_numpy(), users])
+  users = np.concatenate([past["user"].to_numpy(), users]).astype(np.int64)
   cross = past.select(f"cross_{j}" for j in range(events.cross.shape[1])).to_numpy()
   items = np.concatenate([past["item"].to_numpy(), events.items])
   times = np.concatenate([past["timestamp"].to_numpy(), events.times])
@@ -106,7 +106,9 @@ def _behaviours(
   # statistics count what the part brings alone
   splits = np.concatenate([np.full(len(past), len(SPLITS)), splits])
   sources = [np.append(np.zeros(len(past), own.dtype), own) for own in sources]
-  order = np.lexsort((times, users))
+  first = times.min(initial=0)
+  # two runs in order: a stable sort merges them
+  order = np.argsort(users * (times.max(initial=0) - first + 1) + (times - first), kind="stable")
   return users[order], events[order], [own[order] for own in sources], splits[order]
 
 

@@ -174,6 +174,8 @@ def _repeated(interactions: pl.DataFrame, earlier: Earlier) -> pl.Series:
   """Rows that the records hold: a behaviour of the same user, item and moment, or the same in their newest second."""
   state = earlier.state
   old = interactions.filter(pl.col("timestamp") <= state.newest)
+  if old.is_empty():
+    return pl.Series("repeated", [False], pl.Boolean).new_from_index(0, len(interactions))
   keys = state.last_second.columns
   same = old.filter(pl.col("timestamp") == state.newest).join(state.last_second, on=keys, how="semi", nulls_equal=True)
   found = [same[raw.ROW]]
@@ -181,7 +183,8 @@ def _repeated(interactions: pl.DataFrame, earlier: Earlier) -> pl.Series:
   for d in DOMAINS:
     items = earlier.mapping.items[d].select(pl.col("row").alias("item"), pl.col("item_id").cast(old["item_id"].dtype))
     mine = late.filter(pl.col("domain") == d).join(items, on="item_id")
-    found.append(mine.join(state.behaviours[d], on=["user", "item", "timestamp"], how="semi")[raw.ROW])
+    there = state.behaviours[d].filter(pl.col("user").is_in(mine["user"].unique().implode()))
+    found.append(mine.join(there, on=["user", "item", "timestamp"], how="semi")[raw.ROW])
   return interactions[raw.ROW].is_in(pl.concat(found).implode())
 
 

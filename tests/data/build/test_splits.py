@@ -178,7 +178,7 @@ def test_one_record_holds_the_candidates_of_a_split_that_another_split_interrupt
   ("split", "message"),
   [
     (LAST | {"train": 0.8}, r"split: .* set the section as a whole: 'records\.split={kind: per_user, \.\.\.}'$"),
-    ({"kind": "user"}, r"split\.kind: Input should be 'time', 'per_user' or 'column'; found 'user'"),
+    ({"kind": "user"}, r"split\.kind: Input should be 'time', 'per_user', 'column' or 'all_train'; found 'user'"),
     (
       LAST | {"train": 0.8},
       r"split: kind per_user has the keys validation, test, and not train\. To change the",
