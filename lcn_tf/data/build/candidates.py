@@ -102,7 +102,7 @@ def _behaviours(
   cross = past.select(f"cross_{j}" for j in range(events.cross.shape[1])).to_numpy()
   items = np.concatenate([past["item"].to_numpy(), events.items])
   times = np.concatenate([past["timestamp"].to_numpy(), events.times])
-  events = EventColumns(items, times, np.concatenate([cross.reshape(len(past), -1), events.cross]))
+  events = EventColumns(items, times, np.concatenate([cross.reshape(len(past), events.cross.shape[1]), events.cross]))
   # statistics count what the part brings alone
   splits = np.concatenate([np.full(len(past), len(SPLITS)), splits])
   sources = [np.append(np.zeros(len(past), own.dtype), own) for own in sources]

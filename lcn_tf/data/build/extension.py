@@ -190,10 +190,9 @@ def _repeated(interactions: pl.DataFrame, earlier: Earlier) -> pl.Series:
 
 def _replaced(before: pl.DataFrame, now: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
   """The rows of both, those of `now` in place of those of `before` with the same keys."""
-  columns = [name for name in now.columns if name in before.columns]
+  kept = before.join(now, on=keys, how="anti", maintain_order="left")
   # a column of nulls alone has no type of its own
-  kept = before.select(columns).join(now, on=keys, how="anti", maintain_order="left")
-  return pl.concat([kept, now.select(columns)], how="vertical_relaxed")
+  return pl.concat([kept, now.select(before.columns)], how="vertical_relaxed")
 
 
 @dataclasses.dataclass(frozen=True)

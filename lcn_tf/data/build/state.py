@@ -22,7 +22,7 @@ from lcn_tf.data.build.shards import UserLog
 from lcn_tf.data.id_mapping import IdMapping, field_column
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, DomainName, Schema
+from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
 _VERSION = 1
 _FILE = "state/state.json"
@@ -39,7 +39,7 @@ class State:
     behaviours: Per domain, `user`, `item`, `timestamp` and `cross_<j>`, ordered by user, then time.
     interactions: Per domain, interactions of the rows of the catalogue `[items]` int64, of whatever split.
     items: `domain`, `item_id` and the item fields of `Checked.items`.
-    users: `user_id`, `trained` (training interactions) and `profile` (bool), and the fields of `Checked.users`.
+    users: `user_id`, `trained` (training interactions) and `profile` (bool), and the other fields of `Checked.users`.
     values: Per vocabulary of categorical fields, `value`, `count` and `last` (number of the part that met it last).
     last_second: `domain`, `user_id`, `item_id` and, if there are labels, `label` of the interactions of `newest`.
   """
@@ -157,7 +157,7 @@ def _users(indexed: Indexed, checked: raw.Checked, counts: Counts, earlier: Stat
     before = earlier.users.select(pl.col("user_id").cast(trained["user_id"].dtype), "trained")
     trained = pl.concat([before, trained]).group_by("user_id").agg(pl.col("trained").sum())
   users = indexed.users.select("user_id").join(trained, on="user_id", how="left", maintain_order="left")
-  profiles = checked.users.with_columns(profile=True)
+  profiles = checked.users.with_columns(profile=True).drop(field_column(Feature(name="user_id")), strict=False)
   users = users.join(profiles, on="user_id", how="left", maintain_order="left")
   return users.with_columns(pl.col("trained").fill_null(0), pl.col("profile").fill_null(False))
 

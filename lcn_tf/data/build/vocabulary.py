@@ -64,10 +64,11 @@ def extend_vocabulary(table: ValueTable, totals: pl.DataFrame, part: int, declar
     # least recently met first
     stale = found.filter(pl.col("last").fill_null(-1) < part).sort(["last", "count", "value"], nulls_last=False)
     rows, waiting = stale["row"].head(len(waiting)), waiting.head(len(stale))
-    values, counts = values.scatter(rows, waiting["value"]), counts.scatter(rows, waiting["count"])
-  return ValueTable(
-    table.name, values.append(appended["value"]), counts.append(appended["count"]), table.oov, table.seed
-  )
+    # scatter changes a series in place
+    values = values.clone().scatter(rows, waiting["value"])
+    counts = counts.clone().scatter(rows, waiting["count"])
+  values, counts = (pl.concat([kept, appended[kept.name]]) for kept in (values.alias("value"), counts.alias("count")))
+  return ValueTable(table.name, values, counts, table.oov, table.seed)
 
 
 def build_buckets(name: str, counts: pl.DataFrame, buckets: int) -> BucketTable:
