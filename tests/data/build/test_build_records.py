@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 
@@ -67,6 +68,24 @@ def test_wrong_input_is_one_message_without_a_traceback_and_leaves_nothing(folde
   assert message in done.stderr
   assert "Traceback" not in done.stderr
   assert not [path for path in folder.iterdir() if "out" in path.name]
+
+
+def test_a_part_that_brings_no_items_extends_records(folder):
+  log = pl.read_parquet(folder / "interactions.parquet")
+  for name, part in (("interactions", log["timestamp"] < 900), ("today", log["timestamp"] >= 900)):
+    log.filter(part).write_parquet(folder / f"{name}.parquet")
+  assert subprocess.run(command(folder, *files(folder)), cwd=ROOT, check=False).returncode == 0
+  today = ["--interactions", str(folder / "today.parquet"), "--set", "records.split={kind: all_train}"]
+  flags = [*today, "--extend", str(folder / "out"), "--output", str(folder / "day")]
+  done = subprocess.run(command(folder, *flags), cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  day = RecordSet.open(folder / "day")
+  assert list(day.splits) == ["train"]
+  assert day.part("train").candidates == len(log.filter((pl.col("timestamp") >= 900) & (pl.col("domain") == "target")))
+  assert day.verify_tables() == []
+  assert "state/behaviours.source.parquet" in day.tables
+  done = subprocess.run(command(folder, *flags, "--like", "x"), cwd=ROOT, capture_output=True, text=True, check=False)
+  assert (done.returncode, "--like and --extend exclude each other" in done.stderr) == (1, True)
 
 
 def test_a_terminated_build_leaves_nothing(folder):
