@@ -97,6 +97,9 @@ class Pretraining(Strict):
 
   path: str = ""
   """Folder that pipelines.pretrain left; empty = the job makes the vectors itself, in its run folder."""
+  item_vector: str = ""
+  """Name of an item vector of the schema that the vectors are made of; empty = they are made of the histories of the
+  training records."""
   dim: Positive = 64
   """Width P of the vectors."""
   window: Positive = 5

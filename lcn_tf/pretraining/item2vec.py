@@ -70,6 +70,18 @@ def factorise(matrix: scipy.sparse.csr_matrix, dim: int, seed: int) -> np.ndarra
   return vectors
 
 
+def principal(vectors: np.ndarray, dim: int) -> np.ndarray:
+  """The vectors `[size, width]` along their `dim` principal axes through the origin, `[size, dim]` float32.
+
+  An axis points to where its largest component is positive, so the result does not depend on the solver's signs.
+  """
+  wide = vectors.astype(np.float64)
+  _, axes = np.linalg.eigh(wide.T @ wide)
+  axes = axes[:, ::-1][:, :dim]  # eigh sorts by rising eigenvalues
+  axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(dim)])
+  return (wide @ axes).astype(np.float32)
+
+
 def cluster(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
   """Clusters `[size]` int64 of the vectors' directions, numbered from 1; 0 for a zero vector.
 

@@ -14,7 +14,7 @@ from lcn_tf.config import Experiment, Pretraining
 from lcn_tf.data.read.dataset import OnCorrupt, evaluation_batches
 from lcn_tf.data.read.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.errors import UserError
+from lcn_tf.errors import UserError, unknown
 from lcn_tf.pretraining.vectors import KINDS, Pretrained
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM
 
@@ -28,8 +28,9 @@ def pretrain(
   """Makes item vectors of both domains in one space, and their clusters, from the training records alone.
 
   Both histories of a user are merged in the order of time, so an item of one domain is the context of those of the
-  other, and <p_target, p_source> means something. See `lcn_tf.pretraining.item2vec` for the formulas. The same records
-  and config give the same vectors.
+  other, and <p_target, p_source> means something. See `lcn_tf.pretraining.item2vec` for the formulas. With
+  `config.item_vector` they are made of a vector of the schema instead: see `content_vectors`. The same records and
+  config give the same vectors.
 
   Args:
     config: Its `path` does not matter here.
@@ -42,6 +43,8 @@ def pretrain(
     UserError: A record is broken, or no training record holds a behaviour.
   """
   began = time.monotonic()
+  if config.item_vector:
+    return content_vectors(config, record_set, kinds)
   events = training_behaviours(record_set, on_corrupt)
   logging.info("read %d behaviours in %.1f seconds", len(events), time.monotonic() - began)
   return vectors_of(events, config, record_set, kinds)
@@ -77,6 +80,51 @@ def vectors_of(
     "seconds": {"vectors": seconds},
   }
   made = Pretrained({d: spread[part] for d, part in parts.items()}, {}, notes, record_set.fingerprint)
+  if "clusters" in kinds:
+    made = with_clusters(made, config)
+  _log(made.notes)
+  return made
+
+
+def content_vectors(config: Pretraining, record_set: RecordSet, kinds: Collection[str] = KINDS) -> Pretrained:
+  """Item vectors made of a frozen vector of the schema, and their clusters; arguments as `pretrain`.
+
+  The vectors of both domains are turned to their common principal axes, the largest first, and cut to `config.dim`
+  columns. A rotation changes no inner product.
+
+  Raises:
+    UserError: The schema has no vector of that name, or a narrower one.
+  """
+  from lcn_tf.pretraining import item2vec
+
+  began = time.monotonic()
+  schema, name = record_set.record_schema, config.item_vector
+  having = {d: {v.name: v.width for v in schema.domain(d).item_vectors} for d in DOMAINS}
+  widths = {vectors[name] for vectors in having.values() if name in vectors}
+  if not widths:
+    raise unknown(
+      "model.pretraining.item_vector", "item vector", name, {n for vectors in having.values() for n in vectors}
+    )
+  width = widths.pop()
+  if width < config.dim:
+    raise UserError(
+      f"model.pretraining.dim is {config.dim}, and the item vector {name!r} has {width} numbers: ask for "
+      "that many at most"
+    )
+  parts = {
+    d: record_set.vectors(d)[name] if name in having[d] else np.zeros((schema.domain(d).items, width), np.float32)
+    for d in DOMAINS
+  }
+  turned = item2vec.principal(np.concatenate([parts[d] for d in DOMAINS]), config.dim)
+  vectors = dict(zip(DOMAINS, np.split(turned, [len(parts["target"])]), strict=True))
+  notes: dict[str, Any] = {
+    "settings": config.settings(clusters=False),
+    "records": {"name": record_set.name, "path": str(record_set.path)},
+    "with_vector": {d: int(np.any(vectors[d] != 0, axis=1).sum()) for d in DOMAINS},
+    "columns_used": config.dim,
+    "seconds": {"vectors": round(time.monotonic() - began, 1)},
+  }
+  made = Pretrained(vectors, {}, notes, record_set.fingerprint)
   if "clusters" in kinds:
     made = with_clusters(made, config)
   _log(made.notes)

@@ -39,7 +39,8 @@ class Pretrained:
 
   def made_with(self, settings: Mapping[str, Any]) -> bool:
     """Whether they were made with these `settings()` of `model.pretraining`."""
-    there = self.notes.get("settings", settings)
+    # vectors of before there was such a key say nothing of it
+    there = {"item_vector": ""} | self.notes.get("settings", settings)
     return all(name in there and there[name] == value for name, value in settings.items())
 
   def holds(self, kinds: Collection[str]) -> bool:

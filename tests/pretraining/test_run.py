@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from lcn_tf.config import Pretraining, dump
 from lcn_tf.data import records
+from lcn_tf.data.build import builder, tables
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.records import History, Request, decode, encode
 from lcn_tf.data.request_spec import request_spec
@@ -25,6 +26,7 @@ from lcn_tf.training.export_run import export_run
 from lcn_tf.training.run_folder import open_run
 from lcn_tf.training.trainer import train
 from pipelines import pretrain as command
+from tests.data import logs
 from tests.reference import item2vec as reference
 from tests.support.experiments import small_experiment
 from tests.support.record_sets import ITEMS, described_again, small_schema, write_record_set, write_shard
@@ -412,3 +414,59 @@ def test_the_command_tells_what_is_wrong_and_makes_nothing(record_set, tmp_path)
 def test_the_noise_floor_is_far_below_any_vector(made):
   lengths = np.linalg.norm(np.concatenate([made.vectors[d] for d in DOMAINS]), axis=1)
   assert lengths[lengths > 0].min() > 10 * item2vec._NOISE * lengths.max()
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+  """Records whose items of both domains have a vector `text` of 6 numbers; item 3 of the target has none."""
+  rng = np.random.default_rng(0)
+  items = logs.items(9).with_columns(text=pl.Series(rng.normal(size=(18, 6)).astype(np.float32).tolist()))
+  items = items.with_columns(text=pl.when((pl.col("item_id") != 3) | (pl.col("domain") != "target")).then("text"))
+  text = {"item_vectors": [{"name": "text", "width": 6}]}
+  experiment = logs.experiment({"target": text, "source": text, "candidates": 4}, labels={"kind": "given"})
+  folder = tmp_path_factory.mktemp("described") / "records"
+  return builder.build(experiment, tables.RawTables(logs.random_log(rng, 300, count=9), items), folder)
+
+
+def test_vectors_of_the_schema_are_turned_to_their_principal_axes(described):
+  made = pretrain(Pretraining(item_vector="text", dim=6, clusters=(2, 2)), described)
+  given = np.concatenate([described.vectors(d)["text"] for d in DOMAINS])
+  turned = np.concatenate([made.vectors[d] for d in DOMAINS])
+  np.testing.assert_allclose(turned @ turned.T, given @ given.T, rtol=1e-5, atol=1e-5)
+  narrow = pretrain(Pretraining(item_vector="text", dim=2), described, kinds=["vectors"])
+  left, singular, _ = np.linalg.svd(given, full_matrices=False)
+  for found, expected in zip(
+    np.concatenate([narrow.vectors[d] for d in DOMAINS]).T, (left * singular)[:, :2].T, strict=True
+  ):
+    np.testing.assert_allclose(found, expected * np.sign(found @ expected), rtol=1e-4, atol=1e-5)
+  items = described.table("items/target.parquet")
+  nothing = items.filter(pl.col("item_id") == 3)["row"][0]
+  assert np.flatnonzero(~np.any(made.vectors["target"] != 0, axis=1)).tolist() == [0, 1, nothing]
+  assert made.notes["with_vector"] == {"target": 8, "source": 9}
+  assert made.notes["clusters"] == [1, 1]  # a tenth of 17 items
+
+
+def test_a_model_searches_and_begins_with_vectors_of_the_schema(described, tmp_path):
+  experiment = small_experiment("sim_soft")
+  config = experiment.model.model_copy(update={"pretraining": Pretraining(item_vector="text", dim=6)})
+  asked = experiment.model_copy(update={"model": config})
+  found = item_vectors(asked, described, tmp_path / "run", ["vectors"])
+  expected = pretrain(config.pretraining, described, kinds=["vectors"])
+  for d in DOMAINS:
+    np.testing.assert_array_equal(found.vectors[d], expected.vectors[d])
+  # the run has them, and those of histories would be others
+  assert Pretrained.open(tmp_path / "run").made_with(config.pretraining.settings(clusters=False))
+  other = Pretraining(dim=6).settings(clusters=False)
+  assert not Pretrained.open(tmp_path / "run").made_with(other)
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ({"item_vector": "texts", "dim": 4}, r"model\.pretraining\.item_vector: .*'texts'.*text"),
+    ({"item_vector": "text", "dim": 7}, r"model\.pretraining\.dim is 7, and the item vector 'text' has 6 numbers"),
+  ],
+)
+def test_vectors_that_the_schema_lacks_are_told(described, config, message):
+  with pytest.raises(UserError, match=message):
+    pretrain(Pretraining(**config), described)
