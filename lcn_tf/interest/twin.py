@@ -172,35 +172,38 @@ class TWIN(Extractor):
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Behaviours that the search unit keeps.
 
-    All candidates are searched at once, or one candidate of each request after the other if there would be more than
-    `_AT_ONCE` alphas.
+    All candidates are searched at once, or the same number of candidates of every request after another if there would
+    be more than `_AT_ONCE` alphas.
     """
     # the search has no gradient
     query_BNHX = tf.stop_gradient(query_BNHX)
     candidates, behaviours = tf.nest.map_structure(_constant, (candidates, behaviours))
     keys = self._search_keys(behaviours)
+    shape = tf.shape(query_BNHX, out_type=tf.int64)
+    total, seen = shape[1], tf.shape(behaviours.visible, out_type=tf.int64)[1]
+    chunks = -(-tf.reduce_prod(shape[:3]) * tf.shape(behaviours.items, out_type=tf.int64)[1] // _AT_ONCE)
 
     def at_once() -> tuple[tf.Tensor, tf.Tensor]:
       return union_walk(self._alphas(candidates, behaviours, query_BNHX, keys), behaviours.visible, self.top_k)
 
-    def one(n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-      # a gather, because a slice at a variable n has no static size for XLA
-      candidate = tf.nest.map_structure(lambda part: tf.gather(part, n[tf.newaxis], axis=1), candidates)
-      query_B1HX = tf.gather(query_BNHX, n[tf.newaxis], axis=1)
-      seen = tf.minimum(n, tf.shape(behaviours.visible, out_type=tf.int64)[1] - 1)
-      visible_B1L = tf.gather(behaviours.visible, seen[tf.newaxis], axis=1)
-      alphas_B1HL = self._alphas(candidate, behaviours, query_B1HX, keys)
-      return tuple(part[:, 0] for part in union_walk(alphas_B1HL, visible_B1L, self.top_k))
+    def some(places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+      # a gather, because a slice at a variable place has no static size for XLA
+      chosen = tf.nest.map_structure(lambda part: tf.gather(part, places, axis=1), candidates)
+      visible = tf.gather(behaviours.visible, tf.minimum(places, seen - 1), axis=1)
+      alphas = self._alphas(chosen, behaviours, tf.gather(query_BNHX, places, axis=1), keys)
+      return union_walk(alphas, visible, self.top_k)
 
-    def one_by_one() -> tuple[tf.Tensor, tf.Tensor]:
-      found = tf.map_fn(
-        one, tf.range(tf.shape(query_BNHX, out_type=tf.int64)[1]), fn_output_signature=(tf.int64, tf.bool)
-      )
-      return tuple(tf.transpose(part, [1, 0, 2]) for part in found)
+    def in_chunks() -> tuple[tf.Tensor, tf.Tensor]:
+      size = -(-total // tf.minimum(chunks, total))
+      # the last chunk repeats the last candidate
+      places = tf.minimum(tf.range(-(-total // size) * size), total - 1)
+      # chunks beside each other would need the memory that they are to save
+      kinds = (tf.int64, tf.bool)
+      found = tf.map_fn(some, tf.reshape(places, [-1, size]), parallel_iterations=1, fn_output_signature=kinds)
+      joined = (tf.reshape(tf.transpose(part, [1, 0, 2, 3]), [shape[0], -1, self.top_k]) for part in found)
+      return tuple(part[:, :total] for part in joined)
 
-    shape = tf.shape(query_BNHX, out_type=tf.int64)
-    alphas = tf.reduce_prod(shape[:3]) * tf.shape(behaviours.items, out_type=tf.int64)[1]
-    indices, valid = tf.cond(alphas <= _AT_ONCE, at_once, one_by_one)
+    indices, valid = tf.cond(chunks <= 1, at_once, in_chunks)
     for part in (indices, valid):
       part.set_shape([*query_BNHX.shape[:2], self.top_k])
     return indices, valid

@@ -6,6 +6,7 @@ from lcn_tf.interest import twin
 from lcn_tf.interest.base import kept_rows
 from lcn_tf.interest.twin import TWIN
 from lcn_tf.layers.structures import Behaviours, Candidates
+from lcn_tf.layers.union_walk import union_walk
 from lcn_tf.schema import Domain, Feature, Schema
 from tests.reference import twin as reference
 from tests.reference.behaviours import side_information
@@ -96,17 +97,29 @@ def test_survives_every_use_that_keras_makes_of_a_layer():
 
 @pytest.mark.parametrize("options", [{}, {"projections": "cached", "items": CATALOGUE}], ids=["live", "cached"])
 @pytest.mark.parametrize("shared", [False, True], ids=["each sees its own", "all see the same"])
-def test_a_search_one_by_one_finds_what_one_at_once_finds(options, shared, monkeypatch):
-  """Long histories of many candidates are searched one candidate at a time, for want of memory."""
-  inputs = consistent_inputs(18, L=40)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_search_in_chunks_finds_what_one_at_once_finds(options, shared, size, monkeypatch):
+  """Long histories of many candidates are searched some candidates at a time, for want of memory."""
+  inputs = consistent_inputs(18, N=5, L=40)
   inputs = tensors((inputs[0], inputs[1]._replace(visible=inputs[1].visible[:, : 1 if shared else None])))
   layer = _twin(**options)
   expected = layer(*inputs, pool=False)
-  monkeypatch.setattr(twin, "_AT_ONCE", 0)
-  for function in (layer, tf.function(lambda *inputs, **options: layer(*inputs, **options), autograph=False)):
-    for actual, wanted in zip(function(*inputs, pool=False), expected, strict=True):
-      assert actual.shape == (3, 4, 4)
-      np.testing.assert_array_equal(actual, wanted)
+  sizes = []
+
+  def counted(alphas, visible, top_k):
+    sizes.append(alphas.shape[1])
+    return union_walk(alphas, visible, top_k)
+
+  monkeypatch.setattr(twin, "union_walk", counted)
+  monkeypatch.setattr(twin, "_AT_ONCE", 3 * layer.num_heads * 40 * size)
+  for actual, wanted in zip(layer(*inputs, pool=False), expected, strict=True):
+    np.testing.assert_array_equal(actual, wanted)
+  # the fewest chunks of one size
+  assert sizes == {1: [1] * 5, 2: [2] * 3, 3: [3] * 2}[size]
+  function = tf.function(lambda *inputs: layer(*inputs, pool=False), autograph=False)
+  for actual, wanted in zip(function(*inputs), expected, strict=True):
+    assert actual.shape == (3, 5, 4)
+    np.testing.assert_array_equal(actual, wanted)
 
 
 @pytest.mark.parametrize("options", [{}, {"projections": "cached", "items": CATALOGUE}], ids=["live", "cached"])
