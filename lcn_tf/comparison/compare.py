@@ -10,7 +10,7 @@ from lcn_tf import files, formats, processes
 from lcn_tf.comparison import report, results, table
 from lcn_tf.comparison.cells import Row, rows_of
 from lcn_tf.comparison.config import Loaded
-from lcn_tf.comparison.grid import Failure, Grid, open_output
+from lcn_tf.comparison.grid import Failures, Grid, open_output
 from lcn_tf.comparison.processes import Commands, Runner
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import StorageError, UserError, unknown
@@ -67,8 +67,8 @@ def compare(
     found = write(loaded, record_set, rows, failures, output)
   say(f"written: {output / 'table.md'}, {output / 'results.parquet'}, {output / 'report' / 'index.html'}")
   if failures:
-    listed = "\n".join(f"  {failure.cell.name}: {failure.why}" for failure in failures)
-    kind = StorageError if any(failure.storage for failure in failures) else UserError
+    listed = "\n".join(f"  {cell.name}: {error}" for cell, error in failures.items())
+    kind = StorageError if any(isinstance(error, StorageError) for error in failures.values()) else UserError
     raise kind(f"{len(failures)} cells failed; the same command runs again what is not left out for good.\n{listed}")
   return found
 
@@ -109,7 +109,7 @@ def write(
   loaded: Loaded,
   record_set: RecordSet,
   rows: Sequence[Row],
-  failures: Sequence[Failure],
+  failures: Failures,
   output: pathlib.Path,
 ) -> list[results.Result]:
   """Writes the tables and the report of what is finished."""

@@ -17,42 +17,32 @@ import yaml
 import lcn_tf
 from lcn_tf.comparison.cells import Cell
 from lcn_tf.comparison.config import slug
-from lcn_tf.errors import SettingsError, StorageError
+from lcn_tf.errors import SettingsError, StorageError, UserError
 
 _TAIL = 12  # lines of a log that a failure shows
 _GPU = re.compile(r"\d+|(GPU|MIG)-.+")  # in CUDA_VISIBLE_DEVICES
 
 
-class Failed(Exception):
-  """A process ended badly; the message says how.
-
-  Attributes:
-    for_good: It would fail again, since its settings are to blame (a `SettingsError`) and not where and when it ran.
-    storage: The disk was full, or gone (a `StorageError`).
-  """
-
-  def __init__(self, message: str, for_good: bool = False, storage: bool = False):
-    super().__init__(message)
-    self.for_good = for_good
-    self.storage = storage
-
-
 class Runner(Protocol):
-  """What does the work of the grid."""
+  """Worker of the grid.
+
+  Its methods raise a `SettingsError` for a job that would fail again wherever and whenever it ran, a `StorageError` for
+  a disk that was full or gone, and a plain `UserError` for every other failure.
+  """
 
   def train(self, cell: Cell, evaluate: bool) -> None:
     """Leaves `training.json` and `history.csv` in the cell's folder, and, if it may `evaluate`, `metrics.json` and
     `predictions.parquet` of the test split.
 
     Raises:
-      Failed: It could not.
+      UserError: The job failed.
     """
 
   def pretrain(self, config: pathlib.Path, folder: pathlib.Path) -> None:
     """Leaves the item vectors of an experiment in a folder.
 
     Raises:
-      Failed: It could not.
+      UserError: The job failed.
     """
 
   def stop(self) -> None:
@@ -126,7 +116,7 @@ class Commands:
       lines.flush()
       with self._lock:
         if self._stopped:
-          raise Failed("stopped")
+          raise UserError("stopped")
         process = subprocess.Popen(
           [sys.executable, "-m", *command],
           stdin=subprocess.DEVNULL,
@@ -143,11 +133,8 @@ class Commands:
       self._running.discard(process)
     if code:
       how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-      raise Failed(
-        f"{how}; {log} ends with\n{tail(log)}",
-        for_good=code == SettingsError.exit_code,
-        storage=code == StorageError.exit_code,
-      )
+      kinds = {kind.exit_code: kind for kind in (SettingsError, StorageError)}
+      raise kinds.get(code, UserError)(f"{how}; {log} ends with\n{tail(log)}")
 
 
 def threads(jobs: int) -> dict[str, str]:

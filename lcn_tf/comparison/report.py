@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from lcn_tf.comparison import table
 from lcn_tf.comparison.cells import Row
 from lcn_tf.comparison.config import Comparison
-from lcn_tf.comparison.grid import Failure
+from lcn_tf.comparison.grid import Failures
 from lcn_tf.comparison.results import Result
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.evaluation.report import SLICES
@@ -28,7 +28,7 @@ def render(
   record_set: RecordSet,
   rows: Sequence[Row],
   results: Sequence[Result],
-  failures: Sequence[Failure],
+  failures: Failures,
   config: str,
 ) -> str:
   """The page.
@@ -36,7 +36,7 @@ def render(
   Args:
     rows: The models with all their cells.
     results: Results in the order of the table.
-    failures: Failures of the last call.
+    failures: Cells that failed in the last call, with their errors.
     config: The effective comparison.
   """
   there = [result for result in results if result.runs]
@@ -71,9 +71,9 @@ def _table(comparison: Comparison, record_set: RecordSet, models: Sequence[Row],
   )
 
 
-def _failures(failures: Sequence[Failure]) -> str:
+def _failures(failures: Failures) -> str:
   body = "\n".join(
-    f"<p>{html.escape(failure.cell.name)}</p><pre>{html.escape(failure.why)}</pre>" for failure in failures
+    f"<p>{html.escape(cell.name)}</p><pre>{html.escape(str(error))}</pre>" for cell, error in failures.items()
   )
   return markup.section("Failed", body) if failures else ""
 
