@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 from absl import logging
-from matplotlib.figure import Figure
 
 from lcn_tf.analysis import formulas, synthetic
 from lcn_tf.analysis.formulas import Sizes
@@ -18,7 +17,8 @@ from lcn_tf.interest.lap import LAP
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
 from lcn_tf.pages import figures
-from lcn_tf.pages.table_page import Cell, Page, Table, line_style
+from lcn_tf.pages.markup import Cell
+from lcn_tf.pages.table_page import Page, Table
 
 LENGTHS = (250, 500, 1000, 2000, 10_000)
 _LAP_TABLE = ((200, 50), (100, 50), (100, 20), (50, 20))
@@ -188,19 +188,9 @@ def _picture(rows: Sequence[dict[str, Cell]], lengths: Sequence[int], candidates
   for row in rows:
     if isinstance(row["extractor"], int):
       lines.setdefault(str(row["model"]), []).append((int(row["length"] or 0), row["extractor"]))
-  full = [(n, formulas.full_attention(Sizes(N=candidates, L=n, D=64, S=32))) for n in lengths]
-
-  def draw(figure: Figure) -> None:
-    axes = figure.subplots()
-    axes.plot(*zip(*full, strict=True), "--", color=figures.MUTED, label="full attention, as specified")
-    for index, (name, points) in enumerate(lines.items()):
-      axes.plot(*zip(*points, strict=True), marker="o", markersize=3, **line_style(index), label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(list(lengths), [f"{n:,}" for n in lengths])
-    axes.minorticks_off()
-    axes.set(xlabel="behaviours", title=f"Mult-adds of one extractor, {candidates} candidate{'s' * (candidates > 1)}")
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
+  full = "full attention, as specified"
+  specified = [(n, formulas.full_attention(Sizes(N=candidates, L=n, D=64, S=32))) for n in lengths]
+  title = f"Mult-adds of one extractor, {candidates} candidate{'s' * (candidates > 1)}"
+  draw = figures.by_length({full: specified, **lines}, lengths, title, dashed=full)
   alt = "Mult-adds by length: " + "; ".join(f"{name} {points}" for name, points in lines.items())
   return figures.picture(draw, alt, size=(8.0, 4.6), right=2.2)

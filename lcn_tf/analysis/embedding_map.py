@@ -26,7 +26,8 @@ from lcn_tf.data.request_spec import example_batch
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.models.base import RequestModel
 from lcn_tf.pages import figures
-from lcn_tf.pages.table_page import Cell, Page, Table
+from lcn_tf.pages.markup import Cell
+from lcn_tf.pages.table_page import Page, Table
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 from lcn_tf.training.run_folder import Run
 

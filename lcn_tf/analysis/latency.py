@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from matplotlib.figure import Figure
 
 from lcn_tf.analysis import complexity, synthetic
 from lcn_tf.analysis.full_attention import PROJECTIONS
@@ -26,7 +25,8 @@ from lcn_tf.interest.base import Extractor
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
 from lcn_tf.pages import figures
-from lcn_tf.pages.table_page import Cell, Page, Table, line_style
+from lcn_tf.pages.markup import Cell
+from lcn_tf.pages.table_page import Page, Table
 from lcn_tf.training.cost import cores, peak_memory_bytes
 
 LENGTHS = (500, 2000, 10_000)
@@ -286,17 +286,6 @@ def _growth_picture(rows: Sequence[dict[str, Cell]]) -> str:
 
 
 def _log_lines(lines: dict[str, list[tuple[Cell, Cell]]], lengths: Sequence[int], title: str) -> str:
-  def draw(figure: Figure) -> None:
-    axes = figure.subplots()
-    for index, (name, points) in enumerate(lines.items()):
-      style = {"linestyle": "--", "color": figures.MUTED} if name == "linear" else {"marker": "o", "markersize": 3}
-      axes.plot(*zip(*points, strict=True), **(line_style(index) | style), label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(list(lengths), [f"{n:,}" for n in lengths])
-    axes.minorticks_off()
-    axes.set(xlabel="behaviours", title=title)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
   alt = f"{title}: " + "; ".join(f"{name} {points}" for name, points in lines.items())
+  draw = figures.by_length(lines, lengths, title, dashed="linear")
   return figures.picture(draw, alt, size=(8.0, 4.6), right=2.0)

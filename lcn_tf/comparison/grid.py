@@ -16,7 +16,7 @@ from lcn_tf.comparison.config import Comparison, Loaded, dump
 from lcn_tf.comparison.processes import Runner
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import SettingsError, UserError
-from lcn_tf.pages.markup import number
+from lcn_tf.pages.markup import shown
 from lcn_tf.pretraining.vectors import Pretrained
 
 Failures = dict[Cell, UserError]
@@ -172,7 +172,7 @@ class Grid:
             self.say(f"{where}: failed: {error}")
             continue
           self._seconds.setdefault(cell.label, []).append(seconds)
-          result = f"AUC {number(cell.metrics().get('auc'))}" if evaluate else f"val. AUC {cell.best_epoch()[1]:.4f}"
+          result = f"AUC {shown(cell.metrics().get('auc'))}" if evaluate else f"val. AUC {cell.best_epoch()[1]:.4f}"
           self.say(f"{where}: {result} in {seconds:.0f} s{self._left(list(pending.values()))}")
       except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -243,7 +243,7 @@ def describe(rows: Sequence[Row]) -> str:
         if chosen is not None and place != chosen and not (cell.folder / "experiment.yaml").is_file():
           continue
         if cell.finished():
-          state = f"done, AUC {number(cell.metrics().get('auc'))}"
+          state = f"done, AUC {shown(cell.metrics().get('auc'))}"
         elif cell.trained():
           state = f"trained, validation AUC {cell.best_epoch()[1]:.4f}"
         elif chosen is None and i:
