@@ -25,7 +25,7 @@ _LAP_TABLE = ((200, 50), (100, 50), (100, 20), (50, 20))
 
 
 def inputs(model: RequestModel, candidates: int, length: int, users: int = 1) -> tuple[Candidates, Behaviours]:
-  """What the model's extractor of the target history reads for requests of as many users."""
+  """Inputs of the model's extractor of the target history, for random requests."""
   embedded = model.embedder([("target", synthetic.requests(model.schema, users, candidates, length))])[0]
   return embedded.candidates, embedded.histories["target"]
 
@@ -44,7 +44,7 @@ def sizes_of(candidates: Candidates, behaviours: Behaviours) -> Sizes:
 
 
 def count_extractor(extractor: Extractor, candidates: Candidates, behaviours: Behaviours) -> MultAdds:
-  """Of one history's extractor."""
+  """Mult-adds of the extractor of one history."""
   return count_call(lambda *read: extractor(*read), candidates, behaviours)
 
 
@@ -76,7 +76,7 @@ def run(
     candidates: Candidates of the request.
 
   Raises:
-    UserError: No such model, or a size is not positive.
+    UserError: A model is unknown, or a size is not positive.
   """
   if min([candidates, *lengths], default=0) < 1:
     raise UserError(f"expected sizes of at least 1, found {candidates} candidates, lengths {list(lengths)}")
@@ -155,7 +155,7 @@ def _row(name: str, model: RequestModel, candidates: int, length: int) -> dict[s
 
 
 def against_full_attention(length: int, counts: Sequence[int] = (1, 16)) -> list[dict[str, Cell]]:
-  """LAP's mult-adds against full attention's, for requests of so many candidates."""
+  """LAP's mult-adds against full attention's, a row per number of candidates in `counts`."""
   model = synthetic.build("average_pooling", length, deduplicate=False)
   rows: list[dict[str, Cell]] = []
   for name, options in (("lap", {}), ("lap_five_percent", synthetic.PRESETS["lap_five_percent"][1])):
@@ -172,7 +172,7 @@ def against_full_attention(length: int, counts: Sequence[int] = (1, 16)) -> list
 
 
 def attentions(options: Mapping[str, Any]) -> dict[str, Extractor]:
-  """LAP, and full attention in all of its ways."""
+  """LAP, and full attention with each kind of projections, by name."""
   return {"LAP": LAP(**options), **{projections: FullAttention(projections) for projections in PROJECTIONS}}
 
 

@@ -1,4 +1,4 @@
-"""The page of a record set, `report/index.html`: what `statistics.json` says, to look at."""
+"""The page of a record set, `report/index.html`: the numbers of `statistics.json` as tables and plots."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def render(record_set: RecordSet, found: Statistics) -> str:
 
   Args:
     record_set: Record set.
-    found: Its statistics.
+    found: Statistics of the record set.
   """
   title = f"Records of {record_set.name}"
   facts = [f"schema and vocabularies {record_set.fingerprint}"]
@@ -139,7 +139,7 @@ _Group = dict[SplitName, tuple[FieldStatistics, ...]]
 
 
 def _groups(found: Statistics) -> Iterator[tuple[str, _Group]]:
-  """The fields of each split of what is counted together, and a heading."""
+  """Headings, each with the fields of every split that stand below it."""
   for d in DOMAINS:
     parts = {split: domains[d].fields for split, domains in found.parts.items() if d in domains}
     if parts:

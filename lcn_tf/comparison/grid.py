@@ -28,18 +28,18 @@ def open_output(
 ) -> None:
   """Makes the output folder, with the effective comparison and the facts of the records in it.
 
-  Models and seeds may be added to a comparison, or left out, and without tuning it may be longer; what is there already
-  has to be what is asked now.
+  Models and seeds may be added to the comparison of a folder, or left out. Without tuning it may have more epochs. All
+  else has to be as it was.
 
   Args:
-    loaded: The comparison.
-    record_set: The records.
-    rows: All models.
-    output: The folder.
-    wanted: Models that are to be run; None = all.
+    loaded: Comparison.
+    record_set: Records.
+    rows: Rows of all models.
+    output: Folder of the comparison.
+    wanted: Rows of the models to run; None = all.
 
   Raises:
-    UserError: The folder holds another comparison, or one of other records, or what is to go on has no checkpoints.
+    UserError: The folder holds another comparison or one of other records, or a run to go on with has no checkpoints.
   """
   file = output / "comparison.yaml"
   if file.is_file():
@@ -77,15 +77,15 @@ def open_output(
 
 @dataclasses.dataclass
 class Grid:
-  """The work to be done.
+  """The runs of a comparison.
 
   Attributes:
-    rows: The models that are asked for.
+    rows: Rows of the models to run.
     output: Folder of the comparison.
-    runner: Does the work.
+    runner: Worker of the cells.
     fingerprint: Fingerprint of the records.
-    keep_models: Keep checkpoints, exports and item vectors. What an earlier call kept stays in any case.
-    jobs: Cells at the same time.
+    keep_models: True if checkpoints, exports and item vectors stay. Those that an earlier call kept stay in any case.
+    jobs: Number of cells at the same time.
     say: Receiver of the lines of progress.
   """
 
@@ -98,7 +98,7 @@ class Grid:
   say: Callable[[str], None] = logging.info
 
   def run(self) -> Failures:
-    """Tunes, chooses, trains and tests whatever is missing; seed by seed, so that a first whole table comes early.
+    """Tunes, chooses, trains and tests the missing cells, seed by seed: a first whole table comes early.
 
     Returns:
       Cells that failed; all others are done.
@@ -121,7 +121,7 @@ class Grid:
     return failures | self._train(wanted, evaluate=True)
 
   def _drop_left(self) -> None:
-    """Removes the models of cells that were done with when a call was killed before it had."""
+    """Removes the models that a killed call would have removed."""
     for row in self.rows:
       losers = _losers(row)
       for cells in row.combinations:
@@ -141,7 +141,7 @@ class Grid:
     return error
 
   def _cells(self) -> Iterator[tuple[Cell, bool]]:
-    """The cells to come as far as they are known, and whether they are tested."""
+    """The known cells, each with whether it is tested."""
     for row in self.rows:
       yield from ((cell, False) for cell in _candidates(row))
       chosen = row.chosen()
@@ -197,7 +197,7 @@ class Grid:
     return time.monotonic() - began
 
   def _left(self, cells: Sequence[Cell]) -> str:
-    """How long the rest may take: as long as the model's other cells took, or those of all models so far."""
+    """The time that is left, if each cell takes the mean time of its model, or of all models without one."""
     if not cells:
       return ""
     means = {label: sum(seconds) / len(seconds) for label, seconds in self._seconds.items()}
@@ -209,7 +209,7 @@ class Grid:
     """Gives each cell that needs item vectors a copy of those that all cells with its settings share."""
     failures: Failures = {}
     reads = {cell: kinds for cell in cells if (kinds := _reads(cell))}
-    # what is made for the one that reads most does for all
+    # the vectors of the cell that reads most have everything that the others read
     makers: dict[str, Cell] = {}
     for cell, kinds in reads.items():
       if "clusters" in kinds or _key(cell) not in makers:
@@ -234,7 +234,7 @@ class Grid:
 
 
 def describe(rows: Sequence[Row]) -> str:
-  """The cells and what is done of them, a line each."""
+  """The cells and their states, a line each."""
   lines = []
   for row in rows:
     chosen = row.chosen()
@@ -255,7 +255,7 @@ def describe(rows: Sequence[Row]) -> str:
 
 
 def _candidates(row: Row) -> list[Cell]:
-  """What tuning has to train: every combination with the first seed, unless the choice is made."""
+  """The cells of an open choice: every combination with the first seed."""
   return [] if row.chosen() is not None else [cells[0] for cells in row.combinations]
 
 

@@ -1,4 +1,4 @@
-"""Every cell is a process of its own: its peak memory is its own, and its death is nobody else's."""
+"""Every cell is a process of its own, with its own peak memory; its end ends no other cell."""
 
 import itertools
 import os
@@ -46,20 +46,20 @@ class Runner(Protocol):
     """
 
   def stop(self) -> None:
-    """Ends what is running."""
+    """Ends the running jobs."""
 
 
 class Commands:
   """Runs `pipelines.train` and `pipelines.pretrain`.
 
   Args:
-    records: The record set.
-    output: Folder of the comparison; `experiments/` is there.
-    replicates: Bootstrap samples for the intervals in each cell's report.
+    records: Folder of the record set.
+    output: Folder of the comparison, with `experiments/`.
+    replicates: Bootstrap samples for the intervals in the report of each cell.
     inherit: File descriptors that stay open in the processes.
-    environment: Variables that they get besides this process's environment.
-    jobs: Cells at the same time. Several share the cores, which small steps use better than all cores at once, and the
-      GPUs.
+    jobs: Number of cells at the same time. Several share the cores and the GPUs: small steps use a share of the cores
+      better than all of them.
+    environment: Variables of the processes besides those of this process.
   """
 
   def __init__(
@@ -124,7 +124,7 @@ class Commands:
           stderr=subprocess.STDOUT,
           env=self._environment | share | {"PYTHONPATH": os.pathsep.join(paths)},
           pass_fds=self._inherit,
-          # Ctrl-C and what else is sent to the whole group reaches it through `stop`, once: it saves its checkpoint
+          # a signal to the whole group, Ctrl-C among them, reaches it once, through `stop`: it saves its checkpoint
           start_new_session=True,
         )
         self._running.add(process)
@@ -148,8 +148,8 @@ def threads(jobs: int) -> dict[str, str]:
 def shares(jobs: int) -> list[dict[str, str]]:
   """Environment variables that give each of several processes its share of the GPUs; none for one process, or no GPU.
 
-  All get the same number, as the replicas share a batch equally; what is over stays idle. Fewer GPUs than processes are
-  shared in turn.
+  All processes get the same number, as replicas share a batch equally. The remaining GPUs stay idle. Fewer GPUs than
+  processes are shared in turn.
   """
   there = gpus()
   if jobs == 1 or not there:
@@ -163,7 +163,7 @@ def shares(jobs: int) -> list[dict[str, str]]:
 
 
 def gpus() -> list[str]:
-  """What CUDA_VISIBLE_DEVICES calls the GPUs that processes would see. TensorFlow is not asked: it would take them."""
+  """Names of the GPUs for CUDA_VISIBLE_DEVICES. TensorFlow is not asked for them: it would take their memory."""
   named = os.environ.get("CUDA_VISIBLE_DEVICES")
   if named is None:
     # CUDA numbers those that are here, whatever their device files are called

@@ -35,10 +35,12 @@ def render(
   """The page.
 
   Args:
-    rows: The models with all their cells.
+    comparison: Comparison.
+    record_set: Records.
+    rows: Rows of all models.
     results: Results in the order of the table.
     failures: Cells that failed in the last call, with their errors.
-    config: The effective comparison.
+    config: Effective comparison, YAML.
   """
   title = f"{comparison.name} on {record_set.name}"
   there = [result for result in results if result.runs]
@@ -109,8 +111,10 @@ def _points(comparison: Comparison, results: Sequence[Result], name: str) -> fig
 
 
 def _series(comparison: Comparison, results: Sequence[Result]) -> str:
-  """GAUC over the number that ends the names of rows called alike otherwise ("TWIN 50", "TWIN 100"), as in TWIN's
-  Fig. 5, and what it gains on the middle one of these numbers."""
+  """GAUC over the number at the end of the names of rows, and its gain on the middle number, as in TWIN's Fig. 5.
+
+  Rows whose names are alike but for the number ("TWIN 50", "TWIN 100") are one line.
+  """
   named: dict[str, dict[int, float]] = {}
   for result in results:
     if found := re.fullmatch(r"(.+) (\d+)", result.label):

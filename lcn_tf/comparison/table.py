@@ -1,4 +1,4 @@
-"""The table in the papers' form, as Markdown and as cells that the report shows, too."""
+"""The table in the papers' form, as Markdown and as cells for the report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def spread(result: Result, name: str) -> str:
 
 
 def difference(paired: dict[str, Any] | None, name: str) -> str:
-  """How much more than the reference, its interval, and a star if it is significant."""
+  """Difference to the reference with its interval, and a star if it is significant."""
   if paired is None or math.isnan(paired[name]["difference"]):
     return "-"
   low, high = paired[name]["interval"]
@@ -60,13 +60,13 @@ def difference(paired: dict[str, Any] | None, name: str) -> str:
 
 
 def significant(paired: dict[str, Any], name: str) -> bool:
-  """Whether the interval holds no 0. Never with one run of the reference: another seed may say something else."""
+  """Whether the interval holds no 0. Never with one run of the reference: another seed may change the sign."""
   low, high = paired[name]["interval"]
   return len(paired["b"]) > 1 and (low > 0 or high < 0)
 
 
 def notes(comparison: Comparison, record_set: RecordSet, rows: Sequence[Row]) -> list[str]:
-  """What one has to know to read the table."""
+  """Notes on the measurements and the settings of the table."""
   part = record_set.part("test")
   seeds = ", ".join(map(str, comparison.seeds))
   own = {
@@ -104,7 +104,7 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def tuning(rows: Sequence[Row]) -> list[list[str]]:
-  """Model, values, validation AUC and whether they were chosen, of everything that tuning tried."""
+  """Model, values, validation AUC and mark of the choice, a row per combination of the tuning."""
   found = []
   for row in rows:
     chosen = row.chosen()

@@ -22,7 +22,7 @@ SLICES = {
 
 
 def read_history(file: str | pathlib.Path | None) -> dict[str, list[float]]:
-  """The training log: a column of numbers per name, NaN for what is no number; {} if there is no such file.
+  """The training log: a column of numbers per name, NaN for other texts; {} if the file is missing.
 
   An epoch that occurs twice (a job that was started again) counts as its last row.
   """
@@ -47,10 +47,10 @@ def render(
 
   Args:
     found: Contents of `metrics.json`, `slices` included.
-    scored: The candidates, with probabilities.
+    scored: Candidates with probabilities.
     record_set: Record set of the candidates.
-    history: The training log by column, {} if there is none.
-    config: The effective config, empty if there is none.
+    history: Training log by column, {} if there is none.
+    config: Effective config, empty if there is none.
   """
   model = found["model"]
   title = f"{model['name'] or model['version']} on {record_set.name}"
