@@ -1,4 +1,4 @@
-"""What a job costs, over all the times that it was started."""
+"""The cost of a job, over all of its starts."""
 
 import os
 import pathlib
