@@ -12,13 +12,16 @@ A command is a module with `main(argv)`, which tests call as well:
     if __name__ == "__main__":
       entry.run(main)
 
-`--help` prints the module's docstring and the flags. It imports no TensorFlow, so `main` imports what needs TensorFlow.
+`--help` prints the module's docstring and the flags. It imports no TensorFlow, which takes seconds to load. So `main`
+imports what needs TensorFlow once its arguments are right, `with entry.loading():`.
 """
 
+import contextlib
+import gc
 import logging as standard_logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -128,6 +131,25 @@ def define_scoring(
   help = "Treatment of a broken record. error = the command ends, skip = the record is logged and left out."
   on_corrupt = flags.DEFINE_enum("on_corrupt", "error", ["error", "skip"], help, flag_values=values)
   return define_bootstrap(values), define_seed(values), on_corrupt
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+  """The imports of a command, which the garbage collector leaves alone from then on.
+
+  TensorFlow is a million objects that live as long as the process. The collector would look through all of them again
+  and again while graphs are traced. A process that has frozen objects already stays as it is: `gc.freeze` would keep
+  its garbage for good.
+  """
+  if gc.get_freeze_count() or not gc.isenabled():
+    yield
+    return
+  gc.disable()
+  try:
+    yield
+  finally:
+    gc.freeze()
+    gc.enable()
 
 
 def whole_numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:

@@ -33,8 +33,8 @@ _BOOTSTRAP, _SEED, _ON_CORRUPT = entry.define_scoring(_FLAGS)
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   record_set = RecordSet.open(_RECORDS.value)
-  # TensorFlow takes seconds to load: not for --help or a wrong flag
-  from lcn_tf.evaluation import baselines
+  with entry.loading():
+    from lcn_tf.evaluation import baselines
 
   baselines.run(
     record_set,

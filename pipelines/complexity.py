@@ -31,8 +31,8 @@ _MODELS = entry.define_models(_FLAGS)
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   lengths = entry.whole_numbers(_LENGTHS)
-  # TensorFlow takes seconds to load: not for --help or a wrong flag
-  from lcn_tf.analysis import complexity
+  with entry.loading():
+    from lcn_tf.analysis import complexity
 
   page = complexity.run(_OUTPUT.value, models=_MODELS.value, lengths=lengths, candidates=_CANDIDATES.value)
   print(page.markdown())

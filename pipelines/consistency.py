@@ -49,8 +49,8 @@ _STALE = flags.DEFINE_multi_string(
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   record_set = RecordSet.open(_RECORDS.value)
-  # TensorFlow takes seconds to load: not for --help or a wrong flag
-  from lcn_tf.analysis import consistency
+  with entry.loading():
+    from lcn_tf.analysis import consistency
 
   page = consistency.run(
     _RUN.value,

@@ -42,8 +42,8 @@ _SEED = entry.define_seed(_FLAGS, "Seed of the drawn items and of the map.")
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   record_set = RecordSet.open(_RECORDS.value)
-  # TensorFlow takes seconds to load: not for --help or a wrong flag
-  from lcn_tf.analysis import embedding_map
+  with entry.loading():
+    from lcn_tf.analysis import embedding_map
 
   page = embedding_map.run(
     _RUN.value, record_set, _OUTPUT.value, field=_FIELD.value, items=_ITEMS.value, seed=_SEED.value

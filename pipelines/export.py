@@ -27,8 +27,8 @@ _OUTPUT = entry.define_output(_FLAGS, "Folder for the version folder. It is made
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
-  # TensorFlow takes seconds to load: not for --help or a wrong flag
-  from lcn_tf.training.export_run import export_run
+  with entry.loading():
+    from lcn_tf.training.export_run import export_run
 
   logging.info("exported to %s", export_run(_RUN_DIR.value, _OUTPUT.value))
 

@@ -45,8 +45,8 @@ _WARM_UP = flags.DEFINE_integer("warm_up", 20, "Calls of each variant before the
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   lengths = entry.whole_numbers(_LENGTHS)
-  # TensorFlow takes seconds to load: not for --help or a wrong flag
-  from lcn_tf.analysis import latency
+  with entry.loading():
+    from lcn_tf.analysis import latency
 
   page = latency.run(
     _OUTPUT.value,

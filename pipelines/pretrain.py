@@ -42,10 +42,10 @@ def main(argv: Sequence[str]) -> None:
   output = pathlib.Path(_OUTPUT.value)
   if output.exists() and not output.is_dir():
     raise UserError(f"{output}: exists and is not a folder. Choose another --output")
-  # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong config
-  from lcn_tf.data.record_set import check_schema
-  from lcn_tf.models.build import needs_pretrained
-  from lcn_tf.pretraining.run import pretrain, to_write
+  with entry.loading():
+    from lcn_tf.data.record_set import check_schema
+    from lcn_tf.models.build import needs_pretrained
+    from lcn_tf.pretraining.run import pretrain, to_write
 
   check_schema(experiment.record_schema, record_set)
   settings, on_corrupt = experiment.model.pretraining, experiment.train.on_corrupt

@@ -50,10 +50,10 @@ _EVALUATE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   experiment = config.load(_CONFIG.value, _SET.value)
-  # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong config
-  from lcn_tf.data.record_set import RecordSet
-  from lcn_tf.training.job import run_job
-  from lcn_tf.training.trainer import train
+  with entry.loading():
+    from lcn_tf.data.record_set import RecordSet
+    from lcn_tf.training.job import run_job
+    from lcn_tf.training.trainer import train
 
   if not _EVALUATE.value:
     train(experiment, RecordSet.open(_RECORDS.value), _RUN_DIR.value)

@@ -6,6 +6,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import textwrap
 
 import pytest
 from absl import flags
@@ -149,3 +150,26 @@ def test_whole_numbers_are_read_from_a_list():
   entry.parse(values, ["command", "--lengths=5,-1"])
   with pytest.raises(UserError, match=r"^--lengths 5,-1: expected whole numbers$"):
     entry.whole_numbers(lengths)
+
+
+def test_the_collector_leaves_what_a_command_imports_alone_and_goes_on():
+  """In a process of its own, as this one has frozen its objects."""
+  code = """
+    import gc
+    from lcn_tf import entry
+    try:
+      with entry.loading():
+        assert not gc.isenabled()
+        import xml.dom.minidom
+        raise ImportError
+    except ImportError:
+      pass
+    frozen = gc.get_freeze_count()
+    assert frozen > 1000 and gc.isenabled()
+    with entry.loading():
+      assert gc.isenabled()
+      import sqlite3
+    assert 0 < gc.get_freeze_count() <= frozen
+  """
+  done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr

@@ -229,8 +229,8 @@ def mult_adds() -> dict[str, int]:
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
-  # TensorFlow takes seconds to load: not for --help or a wrong flag
-  import tensorflow as tf
+  with entry.loading():
+    import tensorflow as tf
 
   request = random_request()
   candidates, behaviours = request.candidates, request.behaviours

@@ -138,16 +138,16 @@ def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   if _REQUESTS.value % _REPLICAS.value:
     raise UserError(f"--requests {_REQUESTS.value} cannot be shared by --replicas {_REPLICAS.value} equally")
-  # TensorFlow takes seconds to load: not for --help or a wrong flag
-  import tensorflow as tf
+  with entry.loading():
+    import tensorflow as tf
 
-  from lcn_tf.analysis.synthetic import random_vectors
-  from lcn_tf.data import records
-  from lcn_tf.interest import EXTRACTORS
-  from lcn_tf.models.build import build_model, needs_pretrained
-  from lcn_tf.training.cost import peak_memory_bytes
-  from lcn_tf.training.optimizers import make_optimizer
-  from lcn_tf.training.strategy import input_options, make_strategy
+    from lcn_tf.analysis.synthetic import random_vectors
+    from lcn_tf.data import records
+    from lcn_tf.interest import EXTRACTORS
+    from lcn_tf.models.build import build_model, needs_pretrained
+    from lcn_tf.training.cost import peak_memory_bytes
+    from lcn_tf.training.optimizers import make_optimizer
+    from lcn_tf.training.strategy import input_options, make_strategy
 
   if _MODEL.value not in ("lcn", "lcn_crp", *EXTRACTORS):
     raise unknown("--model", "model", _MODEL.value, ["lcn", "lcn_crp", *EXTRACTORS])

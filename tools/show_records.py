@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   record_set = RecordSet.open(_RECORDS.value)
   if _VERIFY.value:
-    # TensorFlow takes seconds to load: not for --help or a wrong flag
-    from lcn_tf.data.read import diagnosis
+    with entry.loading():
+      from lcn_tf.data.read import diagnosis
 
     problems = diagnosis.verify(record_set)
     if problems:

@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 from absl import logging
-from matplotlib.figure import Figure
 
 from lcn_tf.analysis import formulas, synthetic
 from lcn_tf.analysis.formulas import Sizes
@@ -18,14 +17,15 @@ from lcn_tf.interest.lap import LAP
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
 from lcn_tf.pages import figures
-from lcn_tf.pages.table_page import Cell, Page, Table, line_style
+from lcn_tf.pages.markup import Cell
+from lcn_tf.pages.table_page import Page, Table
 
 LENGTHS = (250, 500, 1000, 2000, 10_000)
 _LAP_TABLE = ((200, 50), (100, 50), (100, 20), (50, 20))
 
 
 def inputs(model: RequestModel, candidates: int, length: int, users: int = 1) -> tuple[Candidates, Behaviours]:
-  """What the model's extractor of the target history reads for requests of as many users."""
+  """Inputs of the model's extractor of the target history, for random requests."""
   embedded = model.embedder([("target", synthetic.requests(model.schema, users, candidates, length))])[0]
   return embedded.candidates, embedded.histories["target"]
 
@@ -44,7 +44,7 @@ def sizes_of(candidates: Candidates, behaviours: Behaviours) -> Sizes:
 
 
 def count_extractor(extractor: Extractor, candidates: Candidates, behaviours: Behaviours) -> MultAdds:
-  """Of one history's extractor."""
+  """Mult-adds of the extractor of one history."""
   return count_call(lambda *read: extractor(*read), candidates, behaviours)
 
 
@@ -76,7 +76,7 @@ def run(
     candidates: Candidates of the request.
 
   Raises:
-    UserError: No such model, or a size is not positive.
+    UserError: A model is unknown, or a size is not positive.
   """
   if min([candidates, *lengths], default=0) < 1:
     raise UserError(f"expected sizes of at least 1, found {candidates} candidates, lengths {list(lengths)}")
@@ -155,7 +155,7 @@ def _row(name: str, model: RequestModel, candidates: int, length: int) -> dict[s
 
 
 def against_full_attention(length: int, counts: Sequence[int] = (1, 16)) -> list[dict[str, Cell]]:
-  """LAP's mult-adds against full attention's, for requests of so many candidates."""
+  """LAP's mult-adds against full attention's, a row per number of candidates in `counts`."""
   model = synthetic.build("average_pooling", length, deduplicate=False)
   rows: list[dict[str, Cell]] = []
   for name, options in (("lap", {}), ("lap_five_percent", synthetic.PRESETS["lap_five_percent"][1])):
@@ -172,7 +172,7 @@ def against_full_attention(length: int, counts: Sequence[int] = (1, 16)) -> list
 
 
 def attentions(options: Mapping[str, Any]) -> dict[str, Extractor]:
-  """LAP, and full attention in all of its ways."""
+  """LAP, and full attention with each kind of projections, by name."""
   return {"LAP": LAP(**options), **{projections: FullAttention(projections) for projections in PROJECTIONS}}
 
 
@@ -188,19 +188,9 @@ def _picture(rows: Sequence[dict[str, Cell]], lengths: Sequence[int], candidates
   for row in rows:
     if isinstance(row["extractor"], int):
       lines.setdefault(str(row["model"]), []).append((int(row["length"] or 0), row["extractor"]))
-  full = [(n, formulas.full_attention(Sizes(N=candidates, L=n, D=64, S=32))) for n in lengths]
-
-  def draw(figure: Figure) -> None:
-    axes = figure.subplots()
-    axes.plot(*zip(*full, strict=True), "--", color=figures.MUTED, label="full attention, as specified")
-    for index, (name, points) in enumerate(lines.items()):
-      axes.plot(*zip(*points, strict=True), marker="o", markersize=3, **line_style(index), label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(list(lengths), [f"{n:,}" for n in lengths])
-    axes.minorticks_off()
-    axes.set(xlabel="behaviours", title=f"Mult-adds of one extractor, {candidates} candidate{'s' * (candidates > 1)}")
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
+  full = "full attention, as specified"
+  specified = [(n, formulas.full_attention(Sizes(N=candidates, L=n, D=64, S=32))) for n in lengths]
+  title = f"Mult-adds of one extractor, {candidates} candidate{'s' * (candidates > 1)}"
+  draw = figures.by_length({full: specified, **lines}, lengths, title, dashed=full)
   alt = "Mult-adds by length: " + "; ".join(f"{name} {points}" for name, points in lines.items())
   return figures.picture(draw, alt, size=(8.0, 4.6), right=2.2)

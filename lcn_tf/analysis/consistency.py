@@ -1,4 +1,4 @@
-"""Does the search find what the final attention would have chosen? (LCN, figure 4; TWIN, figure 4.)
+"""Does the search find the best behaviours of the final attention? (LCN, figure 4; TWIN, figure 4.)
 
 For every candidate and history, the *oracle* is the order of all visible behaviours by the final attention. Two
 numbers compare the order of the search with it:

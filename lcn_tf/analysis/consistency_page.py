@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from lcn_tf.analysis.hits import Depths, Tally
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.pages import figures
-from lcn_tf.pages.table_page import Cell, Page, Table, line_style
+from lcn_tf.pages.figures import line_style
+from lcn_tf.pages.markup import Cell
+from lcn_tf.pages.table_page import Page, Table
 
 
 class Line(NamedTuple):

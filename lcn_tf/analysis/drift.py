@@ -6,9 +6,9 @@ With the shares p of A and q of B over the same cells (values of a field, bins o
     JS  = (KL(p || m) + KL(q || m)) / 2,  m = (p + q) / 2, logarithms of base 2: from 0 to 1
 
 PSI takes its shares of counts to which 1/2 per cell is added, so it is finite. It is positive between two samples of
-one distribution, too: by about (cells - 1) (1 / n_A + 1 / n_B) with n independent draws. Drift is what exceeds that by
-more than the limit. Users and behaviours count as one draw each. The candidates of one record do not: they have a user,
-and often a moment, in common, so that n is the number of records.
+one distribution, too: by about (cells - 1) (1 / n_A + 1 / n_B) with n independent draws. A PSI that exceeds this
+amount by more than the limit is drift. Each user and each behaviour counts as one draw. The candidates of a record
+share their user, and often their moment, so that each record counts as one draw.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ from lcn_tf.schema import DOMAINS, DomainName
 
 
 class Limits(NamedTuple):
-  """What is no drift yet.
+  """Largest differences that are no drift.
 
   Attributes:
-    psi: Greatest PSI, beyond what sampling leaves.
-    new_ids: Greatest share of values that A does not know.
-    positive_rate: Greatest change of the share of positives, relative to A's.
+    psi: PSI beyond that of sampling.
+    new_ids: Share of values that A does not know.
+    positive_rate: Change of the share of positives, relative to A's.
   """
 
   psi: float = 0.2
@@ -44,13 +44,13 @@ class Line:
 
   Attributes:
     domain: Domain of the candidates or behaviours.
-    of: Kind of thing: `candidates`, `users`, `behaviours`.
-    field: Name of the field, or of what else is compared.
-    a, b: Number of different values, mean of numbers, or rate; None = none of these.
+    of: Kind of the rows: `candidates`, `users`, `behaviours`.
+    field: Name of the field, or of another quantity such as `positive rate`.
+    a, b: Number of different values, mean of numbers, or rate; None for other quantities.
     psi: Population stability index; None without rows on one side.
     sampling: PSI that samples of one distribution have on average.
     js: Jensen-Shannon divergence, from 0 to 1.
-    new_ids: Share of B's values that A does not know; None for what has no ids.
+    new_ids: Share of B's values that A does not know; None for quantities without ids.
     drift: Names of the limits that are exceeded: `PSI`, `new ids`, `rate`.
   """
 
@@ -88,7 +88,7 @@ class Drift:
 
 
 def default_split(record_set: RecordSet) -> str:
-  """Training, or of records without it (built like others) the newest split."""
+  """The training split, or the newest split of records that have none."""
   there = [split for split in SPLITS if "target" in record_set.splits.get(split, {})]
   return "train" if not there or "train" in there else there[-1]
 
@@ -107,7 +107,7 @@ def compare(a: RecordSet, b: RecordSet, split_a: str, split_b: str, limits: Limi
 
 
 def divergence(a: np.ndarray, b: np.ndarray, draws: tuple[int, int]) -> tuple[float, float, float]:
-  """PSI, the PSI that sampling leaves, and JS of two counts of the same cells.
+  """PSI, the mean PSI of samples of one distribution, and JS, of two counts of the same cells.
 
   Args:
     a, b: Counts `[cells]` of at least 0, neither of them all 0.
@@ -136,8 +136,8 @@ def cells_of_numbers(a: Numbers, b: Numbers) -> tuple[np.ndarray, np.ndarray]:
 def cells_of_values(a: Categories, b: Categories, one_mapping: bool) -> tuple[np.ndarray, np.ndarray]:
   """Counts of both by value; the rest, unknown and missing values last.
 
-  A value that only one side lists is somewhere in the rest of the other, at most as often as the least of those that
-  are listed there. It is given the share that makes the two most alike: so drift is never made up.
+  A value that only one side lists is in the rest of the other side, at most as often as the rarest value that is listed
+  there. Within this bound it gets the count that makes the two sides most alike, so that no drift is invented.
 
   Args:
     a, b: Values.
@@ -154,7 +154,7 @@ def cells_of_values(a: Categories, b: Categories, one_mapping: bool) -> tuple[np
 def _with_others(
   side: Categories, keys: list[str], own: dict[str, int], other: dict[str, int], total: int, one_mapping: bool
 ) -> np.ndarray:
-  """Counts of one side `[cells]`: those listed, and of its rest what the other side lists."""
+  """Counts of one side `[cells]`: of its own listed values, and of those of its rest that the other side lists."""
   pool = side.rest if one_mapping else side.rest + side.unknown
   most = max(min(side.counts, default=0) if side.rest else 0, 0 if one_mapping else side.unknown)
   asked = np.array([0 if key in own else min(other[key] * side.total / total, most) for key in keys], np.float64)
@@ -230,8 +230,8 @@ class _Pair:
   def _new_ids(self, name: str, name_in_a: str, b: Categories) -> float | None:
     """The share of B's values that A does not know.
 
-    With one id mapping these are B's unknown values. Otherwise the occurrences in B's vocabulary (its training
-    interactions) are looked up in A's.
+    With one id mapping these are B's unknown values. Otherwise the values of B's vocabulary are looked up in A's, each
+    counted as often as the training interactions of B have it.
     """
     if self._one_mapping:
       return b.unknown / (b.known + b.unknown) if b.known + b.unknown else None
@@ -268,7 +268,7 @@ def _of_part(pair: _Pair, d: DomainName, a: PartStatistics, b: PartStatistics) -
 
 
 def table(found: Drift) -> str:
-  """The comparison as aligned text, and a line that says what exceeds a limit."""
+  """The comparison as aligned text, with the number of lines that exceed a limit at its end."""
   head = ["domain", "of", "what", "A", "B", "PSI", "sampling", "JS", "new ids", "drift"]
   rows = [head]
   for line in found.lines:

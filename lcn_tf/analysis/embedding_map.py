@@ -26,7 +26,8 @@ from lcn_tf.data.request_spec import example_batch
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.models.base import RequestModel
 from lcn_tf.pages import figures
-from lcn_tf.pages.table_page import Cell, Page, Table
+from lcn_tf.pages.markup import Cell
+from lcn_tf.pages.table_page import Page, Table
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 from lcn_tf.training.run_folder import Run
 
@@ -49,10 +50,12 @@ class Items:
 
 
 def item_vectors(model: RequestModel, domain: DomainName, rows: np.ndarray) -> np.ndarray:
-  """How the model represents items: id and fields side by side, or their projection, `[items, D]`.
+  """The model's representation of items: id and fields side by side, or their projection, `[items, D]`.
 
   Args:
-    rows: Rows of the domain's catalogue.
+    model: Model.
+    domain: Domain of the items.
+    rows: Rows of the domain's catalogue, `[items]`.
   """
   batch = example_batch(model.schema, candidates=len(rows))
   batch["candidate_items"] = tf.constant(rows[np.newaxis], tf.int32)
@@ -60,15 +63,16 @@ def item_vectors(model: RequestModel, domain: DomainName, rows: np.ndarray) -> n
 
 
 def purity(items: Items, among: Items | None = None, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-  """Mean share of an item's nearest neighbours (cosine) that are of its category, and what chance would give.
+  """Mean share of an item's nearest neighbours (cosine) that are of its category, and that of random neighbours.
 
   Args:
     items: Items whose neighbours are looked for.
-    among: Items that may be neighbours; None = `items`, without the item itself. Of another set, items whose
-      category does not occur there are left out: they can have no neighbour of it.
+    among: Items that may be neighbours; None = `items`, without the item itself. Items whose category does not occur
+      among the neighbours are left out.
+    neighbours: Number of nearest neighbours.
 
   Returns:
-    NaN twice if there is nothing to compare.
+    The two shares; NaN twice without an item to compare.
   """
   others = items if among is None else among
   known = np.isin(items.categories, others.categories)
@@ -124,13 +128,16 @@ def run(
   """Leaves `embedding_map.json`, `embedding_map.md` and `index.html` in `output`.
 
   Args:
-    run_dirs: Runs that read both histories.
-    field: An item field that both domains have, of one vocabulary.
-    items: Drawn at most, over both domains, among those that training has met.
+    run_dirs: Folders of runs that read both histories.
+    record_set: Record set that the runs were trained with.
+    output: Folder for the results.
+    field: Name of an item field that both domains have, with one vocabulary.
+    items: Largest number of items over both domains, drawn from those of known id and category.
     seed: Seed of the draw and of the map.
 
   Raises:
-    UserError: A run is of other records or of one domain, the domains do not share the field, or too few items.
+    UserError: A run has other records or reads one domain, the domains do not share the field, or a domain has fewer
+      than three items.
   """
   table, categories = _draw(record_set, field, items, seed)
   words = _words(record_set, _vocabulary(record_set.record_schema, field))
@@ -198,7 +205,7 @@ def _draw(
 def _representations(
   run: Run, rows: Mapping[DomainName, np.ndarray], categories: Mapping[DomainName, np.ndarray]
 ) -> dict[str, dict[DomainName, Items]]:
-  """By name of the part: "whole", and "id alone" where the whole is the fields side by side."""
+  """Items by name of the part: "whole", and "id alone" where the whole is the fields side by side."""
   if set(run.experiment.model.histories) != set(DOMAINS):
     raise UserError(f"{run.path}: reads the {run.experiment.model.histories[0]} history alone; the map needs both")
   model, _ = run.best()

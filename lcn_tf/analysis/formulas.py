@@ -80,7 +80,7 @@ def specified(name: str, extractor: Extractor, sizes: Sizes) -> int | None:
 
 
 def implemented(name: str, extractor: Extractor, sizes: Sizes) -> int | None:
-  """What the graph of one extractor must count; None if there is no formula for it."""
+  """Mult-adds that the graph of one extractor must have; None without a formula."""
   own = extractor.mult_adds(sizes)
   return own[1] if own else _of(_IMPLEMENTED, name, extractor, sizes)
 

@@ -1,4 +1,4 @@
-"""What LAP and TWIN are measured against: multi-head target attention over the whole history."""
+"""Multi-head target attention over the whole history, with which LAP and TWIN are compared."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """How long a request takes, how much memory it needs, and how the cost of training grows with the history.
 
 One request is one user with N candidates and full histories, embedded and scored as it is served. The variants of one
-length are timed in turns, a few runs each, so that what else the machine does meets all of them; the minimum is what
-the work takes, the median and the 99th percentile what was seen.
+length are timed in turns, a few runs each, so that other work of the machine slows all of them alike. The minimum is
+the time of the work itself. The median and the 99th percentile include that other work.
 """
 
 import json
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from matplotlib.figure import Figure
 
 from lcn_tf.analysis import complexity, synthetic
 from lcn_tf.analysis.full_attention import PROJECTIONS
@@ -26,7 +25,8 @@ from lcn_tf.interest.base import Extractor
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
 from lcn_tf.pages import figures
-from lcn_tf.pages.table_page import Cell, Page, Table, line_style
+from lcn_tf.pages.markup import Cell
+from lcn_tf.pages.table_page import Page, Table
 from lcn_tf.training.cost import cores, peak_memory_bytes
 
 LENGTHS = (500, 2000, 10_000)
@@ -123,7 +123,10 @@ def against_full_attention(
   """LAP's time against that of multi-head attention over the whole history: the extractor alone, one history.
 
   Args:
-    sizes: Users B and candidates N of each.
+    length: Behaviours of the history.
+    sizes: Pairs of the number B of users and the number N of candidates of each.
+    runs: Timed calls of each variant.
+    warm_up: Calls before the timed ones.
   """
   model = synthetic.build("average_pooling", length, items=1000)
   rows: list[dict[str, Cell]] = []
@@ -147,7 +150,7 @@ def _attend(layer: Extractor, candidates: Candidates, behaviours: Behaviours) ->
 
 
 def peak_memory(name: str, length: int, candidates: int) -> int:
-  """Bytes that this process has held at most, once it has scored one request."""
+  """Peak memory of this process in bytes, after it has scored one request."""
   model = synthetic.build(name, length, items=_ITEMS)
   call = serve(model, synthetic.requests(model.schema, 1, candidates, length))
   for _ in range(2):
@@ -157,7 +160,7 @@ def peak_memory(name: str, length: int, candidates: int) -> int:
 
 def _high_water() -> int:
   status = pathlib.Path("/proc/self/status")
-  if status.is_file():  # the resource usage of a child includes what its parent held when it was started
+  if status.is_file():  # the resource usage of a child includes the memory of its parent when it was started
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
   return peak_memory_bytes()
@@ -174,7 +177,7 @@ def memory(models: Sequence[str], length: int = LONGEST, candidates: int = LONGE
 
 
 def growth(models: Iterable[str] = GROWING, lengths: Sequence[int] = GROWTH, steps: int = 10) -> list[dict[str, Cell]]:
-  """The cost of a training step by length, with `tools.benchmark_training`: LAP keeps what it keeps at L = 2,000."""
+  """The cost of a training step by length, with `tools.benchmark_training`; LAP keeps 200 and 50 at every length."""
   rows: list[dict[str, Cell]] = []
   for name in models:
     first: dict[str, Any] | None = None
@@ -230,12 +233,12 @@ def run(
     runs, warm_up: Timed calls of each variant, and calls before these.
 
   Raises:
-    UserError: No such model, or a size is not positive.
+    UserError: A model is unknown, or a size is not positive.
   """
   if min([candidates, runs, warm_up, longest, *lengths]) < 1:
     raise UserError("expected lengths, candidates, runs and warm-up of at least 1")
   for name in models:
-    synthetic.experiment(name, 1)  # a wrong name is told at once
+    synthetic.experiment(name, 1)  # a wrong name is an error before the first measurement
   tables, pictures = [], []
   if lengths:
     rows = latencies(models or synthetic.names(), lengths, candidates, xla=xla, runs=runs, warm_up=warm_up)
@@ -286,17 +289,6 @@ def _growth_picture(rows: Sequence[dict[str, Cell]]) -> str:
 
 
 def _log_lines(lines: dict[str, list[tuple[Cell, Cell]]], lengths: Sequence[int], title: str) -> str:
-  def draw(figure: Figure) -> None:
-    axes = figure.subplots()
-    for index, (name, points) in enumerate(lines.items()):
-      style = {"linestyle": "--", "color": figures.MUTED} if name == "linear" else {"marker": "o", "markersize": 3}
-      axes.plot(*zip(*points, strict=True), **(line_style(index) | style), label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(list(lengths), [f"{n:,}" for n in lengths])
-    axes.minorticks_off()
-    axes.set(xlabel="behaviours", title=title)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
   alt = f"{title}: " + "; ".join(f"{name} {points}" for name, points in lines.items())
+  draw = figures.by_length(lines, lengths, title, dashed="linear")
   return figures.picture(draw, alt, size=(8.0, 4.6), right=2.0)

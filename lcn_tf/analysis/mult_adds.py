@@ -18,12 +18,12 @@ _LOOPS = ("While", "StatelessWhile")
 
 @dataclasses.dataclass(frozen=True)
 class MultAdds:
-  """What `count` found.
+  """Mult-adds of a graph.
 
   Attributes:
     by_op: Mult-adds per kind of matrix product.
     unknown: Products whose size depends on the data, by name: they are not in `by_op`.
-    loops: Loops whose number of turns the graph does not tell, by name: their bodies count once.
+    loops: Names of loops whose number of turns is not in the graph; their bodies count once.
   """
 
   by_op: dict[str, int]

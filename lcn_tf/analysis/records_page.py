@@ -1,7 +1,5 @@
-"""The page of a record set, `report/index.html`: what `statistics.json` says, to look at."""
+"""The page of a record set, `report/index.html`: the numbers of `statistics.json` as tables and plots."""
 
-import datetime
-import html
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 from lcn_tf.data.record_set import RecordSet, SplitName
 from lcn_tf.data.statistics import QUANTILES, Categories, Curve, FieldStatistics, Numbers, Statistics
 from lcn_tf.pages import figures, markup
-from lcn_tf.pages.table_page import shown
+from lcn_tf.pages.markup import moment, shown
 from lcn_tf.schema import DOMAINS, DomainName
 
 TOP = 10  # values of a field that are listed
@@ -22,20 +20,20 @@ def render(record_set: RecordSet, found: Statistics) -> str:
 
   Args:
     record_set: Record set.
-    found: Its statistics.
+    found: Statistics of the record set.
   """
+  title = f"Records of {record_set.name}"
   facts = [f"schema and vocabularies {record_set.fingerprint}"]
   facts += [f"labels: {record_set.records['labels']['kind']}"] if record_set.records else []
   rejected = sum(record_set.rejected.values())
   facts.append(f"{rejected:,} rows rejected")
   parts = [
-    markup.header(f"Records of {record_set.name}", facts),
     _parts(record_set, found),
     _over_time(record_set, found),
     _histories(record_set, found),
     *(_fields(title, groups) for title, groups in _groups(found)),
   ]
-  return markup.document(f"Records of {record_set.name}", parts)
+  return markup.document(title, facts, parts)
 
 
 def _parts(record_set: RecordSet, found: Statistics) -> str:
@@ -49,8 +47,8 @@ def _parts(record_set: RecordSet, found: Statistics) -> str:
           d,
           *(f"{count:,}" for count in (part.records, part.candidates, part.users, part.positives)),
           f"{part.positives / part.candidates:.2%}",
-          _time(times.first_time),
-          _time(times.last_time),
+          moment(times.first_time),
+          moment(times.last_time),
         ]
       )
   head = ["split", "candidates of", "records", "candidates", "users", "positives", "rate", "from (UTC)", "to (UTC)"]
@@ -64,7 +62,7 @@ def _over_time(record_set: RecordSet, found: Statistics) -> str:
     total, positives = sum(curve.candidates), sum(curve.positives)
     alt = f"{d} domain: {total:,} candidates, {positives:,} of them positive, in {len(curve.candidates)} bins of time."
     pictures.append(figures.picture(_curve(curve, d, bounds), alt))
-  note = '<p class="note">Dashed: the starts of validation and of test.</p>' if bounds else ""
+  note = markup.note("Dashed: the starts of validation and of test.") if bounds else ""
   return markup.section("Over time", markup.grid(pictures) + note) if pictures else ""
 
 
@@ -81,7 +79,7 @@ def _curve(curve: Curve, d: DomainName, bounds: list[int]) -> figures.Draw:
     top.legend()
     there = candidates > 0
     bottom.plot(days[there], positives[there] / candidates[there], color=figures.SECOND, marker=".")
-    bottom.set(xlabel=f"days since {_time(curve.start)}", ylabel="rate", ylim=(0, None))
+    bottom.set(xlabel=f"days since {moment(curve.start)}", ylabel="rate", ylim=(0, None))
     bottom.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for bound in bounds:
       day = (bound - curve.start) / 86_400
@@ -108,9 +106,9 @@ def _histories(record_set: RecordSet, found: Statistics) -> str:
   )
   picture = figures.picture(_lengths(first.histories), alt)
   limits = ", ".join(f"{record_set.record_schema.domain(d).max_length:,} ({d})" for d in DOMAINS)
-  note = (
-    '<p class="note">Behaviours strictly older than the newest candidate of each record, before the cut to max_length: '
-    f"{limits}. The plot is of the {next(iter(found.parts))} split.</p>"
+  note = markup.note(
+    "Behaviours strictly older than the newest candidate of each record, before the cut to max_length: "
+    f"{limits}. The plot is of the {next(iter(found.parts))} split."
   )
   return markup.section("History lengths", markup.grid([picture]) + markup.table(head, rows, text=3) + note)
 
@@ -141,7 +139,7 @@ _Group = dict[SplitName, tuple[FieldStatistics, ...]]
 
 
 def _groups(found: Statistics) -> Iterator[tuple[str, _Group]]:
-  """The fields of each split of what is counted together, and a heading."""
+  """Headings, each with the fields of every split that stand below it."""
   for d in DOMAINS:
     parts = {split: domains[d].fields for split, domains in found.parts.items() if d in domains}
     if parts:
@@ -190,8 +188,7 @@ def _top(number: int, name: str, group: _Group) -> str:
   rows = [[value, *(f"{own[value]:.2%}" if value in own else "-" for own in shares.values())] for value in first]
   if not rows:
     return ""
-  table = markup.table(["value", *shares], rows[:TOP])
-  return f"<details><summary>{html.escape(name)}: most frequent values</summary>{table}</details>"
+  return markup.details(f"{name}: most frequent values", markup.table(["value", *shares], rows[:TOP]))
 
 
 def _values(counted: Categories, most: int) -> list[str]:
@@ -206,10 +203,3 @@ def _share(count: int, total: int) -> str:
 
 def _quantile_names() -> list[str]:
   return ["max" if share == 1 else f"{share:.0%}" for share in QUANTILES]
-
-
-def _time(seconds: int) -> str:
-  try:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M")
-  except (OverflowError, ValueError, OSError):
-    return str(seconds)

@@ -29,7 +29,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def names() -> list[str]:
-  """What can be built: extractors, presets of them, and networks of their own wiring."""
+  """Names of the models that can be built: extractors, presets of them, and networks of their own wiring."""
   return [*EXTRACTORS, *PRESETS, *(name for name in NETWORKS if name != "ctr")]
 
 
@@ -39,7 +39,7 @@ def experiment(name: str, length: int, candidates: int = 1, side_fields: int = 3
   So an item is 64 wide, a behaviour with its side information 96, as in the cost model of LAP.
 
   Raises:
-    UserError: No such name.
+    UserError: The name is unknown.
   """
   if name not in names():
     raise unknown("--models", "model", name, names())
@@ -60,14 +60,14 @@ def experiment(name: str, length: int, candidates: int = 1, side_fields: int = 3
 
 
 def sized(schema: Schema, items: int) -> Schema:
-  """The schema with so many items in each domain."""
+  """The schema with `items` items in each domain."""
   sizes = {name: 12 for name in schema.vocabularies}
   sizes |= {"category": _CATEGORIES + 2, "target_item": items + 2, "source_item": items + 2}
   return with_sizes(schema, sizes, {d: items + 2 for d in DOMAINS})
 
 
 def random_vectors(rows: int, width: int, clusters: int, rng: np.random.Generator) -> Pretrained:
-  """What models that search with frozen vectors read, for catalogues of so many rows; clusters from 1 on."""
+  """Random item vectors and clusters, numbered from 1, for models that search with frozen vectors."""
   vectors = {d: rng.normal(size=(rows, width)).astype(np.float32) for d in DOMAINS}
   return Pretrained(vectors, {d: rng.integers(1, clusters, (rows, 2)) for d in DOMAINS}, {}, "")
 
@@ -76,10 +76,10 @@ def build(name: str, length: int, *, items: int = 1000, deduplicate: bool = True
   """The model, for inference.
 
   Args:
-    name: One of `names()`.
+    name: Name out of `names()`.
     length: Behaviours L of each history.
     items: Items of each domain.
-    deduplicate: See `lcn_tf.models.embedder.Tables`; off for XLA.
+    deduplicate: True if each row of a table is looked up once; XLA needs False.
   """
   setup = experiment(name, length)
   schema = sized(setup.record_schema, items)

@@ -1,1 +1,1 @@
-"""Many models, several seeds, one record set: who is better, by how much, at what cost?"""
+"""Many models, several seeds, one record set: which model is better, by how much, at which cost?"""

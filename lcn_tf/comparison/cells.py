@@ -25,11 +25,11 @@ class Cell:
   """One training job.
 
   Attributes:
-    label: Label of its model.
-    seed: Seed of its training.
-    tuned: The values that tuning tries here.
-    experiment: The whole of it.
-    folder: Its run folder.
+    label: Label of the model.
+    seed: Seed of the training.
+    tuned: Values of this combination of the tuning, by key path.
+    experiment: Experiment of the job.
+    folder: Run folder.
   """
 
   label: str
@@ -58,21 +58,21 @@ class Cell:
 
   @property
   def passing(self) -> pathlib.Path:
-    """A note that its models go when they are not needed any more, until they have."""
+    """A note in the folder until its models are removed, which they are once nothing needs them."""
     return self.folder / ".models_go"
 
   def finished(self) -> bool:
-    """Whether it is trained and tested, for as long as it should be."""
+    """Whether it is trained for all of its epochs, and tested."""
     return (self.folder / "metrics.json").is_file() and not self.goes_on()
 
   def trained(self) -> bool:
-    """Whether its training is over; its test may be missing."""
+    """Whether it is trained for all of its epochs; the test may be missing."""
     if (self.folder / "metrics.json").is_file() or _read(self.folder / "training.json").get("finished"):
       return not self.goes_on()
     return False
 
   def goes_on(self) -> bool:
-    """Whether fewer epochs were trained than are asked now, and early stopping is not the reason."""
+    """Whether epochs are left to train: fewer were trained than its experiment has, and none stopped it early."""
     train, epochs = self.experiment.train, self._epochs()
     if epochs is None or epochs >= train.epochs:
       return False
@@ -80,7 +80,7 @@ class Cell:
     return not config.patience_is_over(epochs, best, train.early_stopping, train.early_stopping_after)
 
   def _epochs(self) -> int | None:
-    """Number of epochs that were trained; None if nothing says it."""
+    """Number of epochs that were trained; None without the record of a training."""
     return _read(self.folder / "training.json").get("epochs")
 
   def _kept_epoch(self, epochs: int) -> int:
@@ -106,11 +106,11 @@ class Cell:
       )
 
   def metrics(self) -> dict[str, Any]:
-    """What `metrics.json` holds; {} if it is not there yet."""
+    """Contents of `metrics.json`; {} before the test."""
     return _read(self.folder / "metrics.json")
 
   def history(self) -> dict[str, list[float]]:
-    """The training log by column; {} if it is not there yet."""
+    """The training log by column; {} before the first epoch has ended."""
     return report.read_history(self.folder / "history.csv")
 
   def best_epoch(self) -> tuple[int, float]:
@@ -120,15 +120,15 @@ class Cell:
     return -epoch, value
 
   def check(self) -> None:
-    """Checks that its folder, if there is one, holds what is asked now.
+    """Checks that its folder, if there is one, holds this experiment.
 
     Raises:
-      UserError: It holds another experiment.
+      UserError: The folder holds another experiment.
     """
     file = self.folder / "experiment.yaml"
     if file.is_file():
       there = config.load(str(file))
-      # what tuning has chosen was chosen after so many epochs
+      # the choice of a tuning holds for the number of epochs that it was made with
       longer = not self.tuned and config.goes_on(self.experiment, there)
       may_differ = (*config.NOT_RESULTS, *(config.LENGTHS if longer else ()))
       there = config.with_asked(there, self.experiment, may_differ)
@@ -137,7 +137,7 @@ class Cell:
         raise UserError(f"{self.folder} holds another comparison: {difference}. Use another --output.")
 
   def prune(self) -> None:
-    """Removes what no table and no report needs, and what takes most of the space; `removed` says so."""
+    """Removes the models and the id mapping, which take most of the space; the note `removed` says so."""
     # a note is there though the checkpoints are gone: a call was killed in the middle of this
     had_models = self.removed.parent.is_dir() or self.passing.exists()
     for name in _HEAVY:
@@ -153,9 +153,9 @@ class Row:
   """A model of the comparison.
 
   Attributes:
-    label: Its name in the table.
-    folder: Folder of all its cells.
-    combinations: Cells by seed, for each combination that tuning tries (one without tuning).
+    label: Name of the model in the table.
+    folder: Folder of the cells.
+    combinations: Cells by seed, for each combination of the tuning; one combination without tuning.
   """
 
   label: str
@@ -163,17 +163,17 @@ class Row:
   combinations: list[list[Cell]]
 
   def chosen(self) -> int | None:
-    """Which combination goes to the test; None if that is not decided yet."""
+    """Index of the combination that goes to the test; None while the choice is open."""
     if len(self.combinations) == 1:
       return 0
     return self.tuning().get("chosen")
 
   def tuning(self) -> dict[str, Any]:
-    """What `tuning.json` holds; {} while the choice is open."""
+    """Contents of `tuning.json`; {} while the choice is open."""
     return _read(self.folder / "tuning.json")
 
   def cells(self) -> list[Cell]:
-    """Those that are tested; none while the choice is open."""
+    """The cells to test; none while the choice is open."""
     chosen = self.chosen()
     return [] if chosen is None else self.combinations[chosen]
 

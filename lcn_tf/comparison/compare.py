@@ -1,4 +1,4 @@
-"""A whole comparison: run what is missing, then say what all of it says."""
+"""A whole comparison: the missing runs, then the tables of all runs."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from lcn_tf import files, formats, processes
 from lcn_tf.comparison import report, results, table
 from lcn_tf.comparison.cells import Row, rows_of
 from lcn_tf.comparison.config import Loaded
-from lcn_tf.comparison.grid import Failure, Grid, open_output
+from lcn_tf.comparison.grid import Failures, Grid, open_output
 from lcn_tf.comparison.processes import Commands, Runner
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import StorageError, UserError, unknown
@@ -28,27 +28,30 @@ def compare(
   runner: Runner | None = None,
   say: Callable[[str], None] = logging.info,
 ) -> list[results.Result]:
-  """Runs the cells that are not finished and writes what all finished ones say.
+  """Runs the cells that are not finished, and writes the tables and the report of all that are.
 
   It leaves in `output`:
 
       comparison.yaml, experiments/   the effective comparison, first
       cells/<model>/seed_<n>/         the runs; cells/<model>/<values>/seed_<n>/ with tuning
-      pretrained/, baselines/         what several of them read; the trivial baselines
+      pretrained/, baselines/         item vectors that several runs read; the trivial baselines
       results.parquet                 a row per model and seed
       paired.json                     every model against the reference, as tools.paired
       table.md, report/index.html     for people
 
   Args:
-    jobs: Cells at the same time, which share the cores and the GPUs.
-    only: Labels of the models to run; all if empty. The table is of all that is there.
-    runner: Does the work; None: processes.
+    loaded: Comparison.
+    record_set: Records.
+    output: Folder of the comparison.
+    jobs: Number of cells at the same time, which share the cores and the GPUs.
+    only: Labels of the models to run; empty = all. The table has all finished cells in any case.
+    runner: Worker of the cells; None = processes.
     say: Receiver of the lines of progress.
 
   Raises:
-    UserError: The folder holds another comparison, the records have another schema, or cells failed: all others are
+    UserError: The folder holds another comparison, or the records have another schema. Or cells failed: all others are
       done, and the table is there.
-    StorageError: Cells failed, some of them for want of space.
+    StorageError: Cells failed, at least one of them for want of space.
   """
   output = pathlib.Path(output)
   rows = rows_of(loaded, output)
@@ -67,8 +70,8 @@ def compare(
     found = write(loaded, record_set, rows, failures, output)
   say(f"written: {output / 'table.md'}, {output / 'results.parquet'}, {output / 'report' / 'index.html'}")
   if failures:
-    listed = "\n".join(f"  {failure.cell.name}: {failure.why}" for failure in failures)
-    kind = StorageError if any(failure.storage for failure in failures) else UserError
+    listed = "\n".join(f"  {cell.name}: {error}" for cell, error in failures.items())
+    kind = StorageError if any(isinstance(error, StorageError) for error in failures.values()) else UserError
     raise kind(f"{len(failures)} cells failed; the same command runs again what is not left out for good.\n{listed}")
   return found
 
@@ -93,10 +96,10 @@ def _check_experiments(loaded: Loaded, record_set: RecordSet, rows: Sequence[Row
 
 
 def select(rows: Sequence[Row], only: Sequence[str]) -> list[Row]:
-  """The rows with these labels; all for none.
+  """The rows with these labels; all rows without a label.
 
   Raises:
-    UserError: There is no such label.
+    UserError: A label is unknown.
   """
   labels = [row.label for row in rows]
   for label in only:
@@ -109,10 +112,10 @@ def write(
   loaded: Loaded,
   record_set: RecordSet,
   rows: Sequence[Row],
-  failures: Sequence[Failure],
+  failures: Failures,
   output: pathlib.Path,
 ) -> list[results.Result]:
-  """Writes the tables and the report of what is finished."""
+  """Writes the tables and the report of the finished cells."""
   comparison = loaded.comparison
   baselines = _baselines(record_set, rows, output) if comparison.baselines else {}
   found = results.collect(comparison, rows, output, baselines)
@@ -128,7 +131,7 @@ def write(
 
 
 def _baselines(record_set: RecordSet, rows: Sequence[Row], output: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """What they score, made once; {} with a warning if a broken record is in their way: the models have been tested."""
+  """Metrics of the trivial baselines, made once; {} with a warning if a record is broken, as the models are tested."""
   file = output / "baselines" / "baselines.json"
   if not file.is_file():
     from lcn_tf.evaluation import baselines  # reads records with TensorFlow, which takes seconds to load

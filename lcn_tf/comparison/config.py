@@ -1,4 +1,4 @@
-"""The comparison: one YAML file, read into one typed object and the experiments it asks for. No TensorFlow here."""
+"""The comparison: one YAML file, read into one typed object and its experiments. No TensorFlow here."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import Strict
 
 _SEED = "train.seed"
-# the label of a row, and what decides which records there are, which a comparison takes as given
+# a row has its label for a name, and all rows share the records
 _FIXED = ("name", "schema", "records")
 
 
@@ -25,8 +25,8 @@ class Entry(Strict):
   """One row of the table.
 
   Attributes:
-    config: The experiment's file, relative to the comparison's.
-    set: `key.path: value`, instead of what the experiment and `common` say.
+    config: File of the experiment, relative to the comparison's.
+    set: Settings `key.path: value` that replace those of the experiment and of `common`.
   """
 
   config: str
@@ -37,18 +37,18 @@ class Comparison(Strict):
   """Models x seeds on one record set, with equal budgets.
 
   Attributes:
-    name: Heads the table.
+    name: Heading of the table.
     models: Models by the label of their rows, in the order of the rows.
-    seeds: `train.seed` of each run of a model.
-    reference: The label that all others are compared with.
-    common: `key.path: value` in all experiments: the budget, and what `--set` of `pipelines.build_records` said.
-    tuning: `key.path: [values]`. Every combination is trained for every model with the first seed; the one with the
-      best validation AUC (of its best epoch) goes on to the other seeds and to the test split, which the others never
-      meet.
-    baselines: Rows of the trivial baselines, too; see lcn_tf/evaluation/baselines.py.
-    replicates: Bootstrap samples of the users, of the paired intervals.
-    cell_replicates: Those of the intervals in each run's own report.
-    keep_models: Keep checkpoints, exports and item vectors of the runs that a call finishes.
+    seeds: Values of `train.seed`, one per run of a model.
+    reference: Label of the model that all others are compared with.
+    common: Settings `key.path: value` of all experiments: the budget, and the `--set` of `pipelines.build_records`.
+    tuning: Grid `key.path: [values]`. Every combination is trained for every model with the first seed. The combination
+      whose best epoch has the best validation AUC goes on to the other seeds and to the test split. No other
+      combination meets the test split.
+    baselines: True if the table has rows of the trivial baselines, see lcn_tf/evaluation/baselines.py.
+    replicates: Bootstrap samples of the users for the paired intervals.
+    cell_replicates: Bootstrap samples of the users for the intervals in the report of each run.
+    keep_models: True if checkpoints, exports and item vectors of finished runs stay.
   """
 
   name: str
@@ -94,7 +94,7 @@ class Comparison(Strict):
     return self
 
   def combinations(self) -> list[dict[str, Any]]:
-    """What tuning tries, `key.path: value` each; one empty combination without tuning."""
+    """The combinations of the tuning, each `key.path: value`; one empty combination without tuning."""
     return [dict(zip(self.tuning, values, strict=True)) for values in itertools.product(*self.tuning.values())]
 
 
@@ -115,10 +115,10 @@ class Loaded:
     return config.from_tree(tree, where)
 
   def changed(self, seeds: Sequence[str] = (), keep_models: bool | None = None) -> "Loaded":
-    """The comparison with what `--seeds` and `--keep_models` say; nothing and None leave what is there.
+    """The comparison with the values of `--seeds` and `--keep_models`; an empty list and None change nothing.
 
     Raises:
-      UserError: A seed is no whole number, negative, or there twice.
+      UserError: A seed is negative, no whole number, or listed twice.
     """
     numbers = tuple(int(seed) for seed in seeds if seed.isdecimal())
     if len(set(numbers)) < len(seeds):
@@ -133,7 +133,7 @@ def load(path: str | pathlib.Path) -> Loaded:
   """Reads a comparison and its experiments.
 
   Raises:
-    UserError: A file is missing or no YAML, a key is unknown, a value is not allowed, for any of the runs.
+    UserError: A file is missing or no YAML, or a run has an unknown key or a value that is not allowed.
   """
   where = str(path)
   comparison = config.validated(Comparison, config.read_tree(where, Comparison), where)
@@ -158,8 +158,10 @@ def load(path: str | pathlib.Path) -> Loaded:
 
 
 def dump(loaded: Loaded, folder: pathlib.Path) -> None:
-  """Writes `comparison.yaml`, and `experiments/<model>.yaml`, which it refers to: the whole comparison, without what it
-  was read from."""
+  """Writes `comparison.yaml` and the files `experiments/<model>.yaml` that it refers to.
+
+  Together they are the whole comparison: the files that it was read from are not needed any more.
+  """
   (folder / "experiments").mkdir(parents=True, exist_ok=True)
   tree = loaded.comparison.model_dump(mode="json")
   for label, experiment in loaded.experiments.items():

@@ -13,21 +13,14 @@ from absl import logging
 from lcn_tf import config, formats
 from lcn_tf.comparison.cells import Cell, Row
 from lcn_tf.comparison.config import Comparison, Loaded, dump
-from lcn_tf.comparison.processes import Failed, Runner
+from lcn_tf.comparison.processes import Runner
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.errors import StorageError, UserError
-from lcn_tf.pages.markup import number
+from lcn_tf.errors import SettingsError, UserError
+from lcn_tf.pages.markup import shown
 from lcn_tf.pretraining.vectors import Pretrained
 
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-  """A cell that ended badly: `for_good` if it would again, for want of `storage` if it may not."""
-
-  cell: Cell
-  why: str
-  for_good: bool = False
-  storage: bool = False
+Failures = dict[Cell, UserError]
+"""Cells that failed, each with the error that its `Runner` raised."""
 
 
 def open_output(
@@ -35,18 +28,18 @@ def open_output(
 ) -> None:
   """Makes the output folder, with the effective comparison and the facts of the records in it.
 
-  Models and seeds may be added to a comparison, or left out, and without tuning it may be longer; what is there already
-  has to be what is asked now.
+  Models and seeds may be added to the comparison of a folder, or left out. Without tuning it may have more epochs. All
+  else has to be as it was.
 
   Args:
-    loaded: The comparison.
-    record_set: The records.
-    rows: All models.
-    output: The folder.
-    wanted: Models that are to be run; None = all.
+    loaded: Comparison.
+    record_set: Records.
+    rows: Rows of all models.
+    output: Folder of the comparison.
+    wanted: Rows of the models to run; None = all.
 
   Raises:
-    UserError: The folder holds another comparison, or one of other records, or what is to go on has no checkpoints.
+    UserError: The folder holds another comparison or one of other records, or a run to go on with has no checkpoints.
   """
   file = output / "comparison.yaml"
   if file.is_file():
@@ -84,15 +77,15 @@ def open_output(
 
 @dataclasses.dataclass
 class Grid:
-  """The work to be done.
+  """The runs of a comparison.
 
   Attributes:
-    rows: The models that are asked for.
+    rows: Rows of the models to run.
     output: Folder of the comparison.
-    runner: Does the work.
+    runner: Worker of the cells.
     fingerprint: Fingerprint of the records.
-    keep_models: Keep checkpoints, exports and item vectors. What an earlier call kept stays in any case.
-    jobs: Cells at the same time.
+    keep_models: True if checkpoints, exports and item vectors stay. Those that an earlier call kept stay in any case.
+    jobs: Number of cells at the same time.
     say: Receiver of the lines of progress.
   """
 
@@ -104,11 +97,11 @@ class Grid:
   jobs: int = 1
   say: Callable[[str], None] = logging.info
 
-  def run(self) -> list[Failure]:
-    """Tunes, chooses, trains and tests whatever is missing; seed by seed, so that a first whole table comes early.
+  def run(self) -> Failures:
+    """Tunes, chooses, trains and tests the missing cells, seed by seed: a first whole table comes early.
 
     Returns:
-      What failed; all else is done.
+      Cells that failed; all others are done.
     """
     self._drop_left()
     self._total = sum(1 for _ in self._cells())
@@ -117,55 +110,54 @@ class Grid:
     if self._done:
       self.say(f"{self._done} of {self._total} cells are there already")
     failures = self._train([cell for row in self.rows for cell in _candidates(row)], evaluate=False)
-    lost = {id(failure.cell) for failure in failures if failure.for_good}
+    lost = {cell for cell, error in failures.items() if isinstance(error, SettingsError)}
     for row in self.rows:
       if row.chosen() is None:
         _choose(row, lost)
         for cell in [] if self.keep_models else _losers(row):
           cell.prune()
-    failures = [self._with_remedy(failure) for failure in failures]
+    failures = {cell: self._with_remedy(cell, error) for cell, error in failures.items()}
     wanted = [cell for cells in zip(*(row.cells() for row in self.rows if row.cells()), strict=True) for cell in cells]
-    return failures + self._train(wanted, evaluate=True)
+    return failures | self._train(wanted, evaluate=True)
 
   def _drop_left(self) -> None:
-    """Removes the models of cells that were done with when a call was killed before it had."""
+    """Removes the models that a killed call would have removed."""
     for row in self.rows:
-      losers = {id(cell) for cell in _losers(row)}
+      losers = _losers(row)
       for cells in row.combinations:
         for cell in cells:
-          if cell.passing.exists() and (cell.finished() or id(cell) in losers):
+          if cell.passing.exists() and (cell.finished() or cell in losers):
             if self.keep_models:
               cell.passing.unlink()
             else:
               cell.prune()
 
-  def _with_remedy(self, failure: Failure) -> Failure:
-    """The failure of a tuning job, if the choice was made without it, says how it gets another chance."""
+  def _with_remedy(self, cell: Cell, error: UserError) -> UserError:
+    """The error of a tuning job, with the way to another chance if the choice was made without the job."""
     for row in self.rows:
-      if row.chosen() is not None and any(failure.cell is cells[0] for cells in row.combinations):
-        why = f"{failure.why}\n    left out of the choice for good, unless {row.folder / 'tuning.json'} is removed"
-        return dataclasses.replace(failure, why=why)
-    return failure
+      if row.chosen() is not None and any(cell is cells[0] for cells in row.combinations):
+        remedy = f"left out of the choice for good, unless {row.folder / 'tuning.json'} is removed"
+        return type(error)(f"{error}\n    {remedy}")
+    return error
 
   def _cells(self) -> Iterator[tuple[Cell, bool]]:
-    """The cells to come as far as they are known, and whether they are tested."""
+    """The known cells, each with whether it is tested."""
     for row in self.rows:
       yield from ((cell, False) for cell in _candidates(row))
       chosen = row.chosen()
       yield from ((cell, True) for cell in row.combinations[chosen or 0])
 
-  def _train(self, cells: Sequence[Cell], evaluate: bool) -> list[Failure]:
+  def _train(self, cells: Sequence[Cell], evaluate: bool) -> Failures:
     left = [cell for cell in cells if not (cell.finished() if evaluate else cell.trained())]
     try:
       failures = self._vectors(left)
     except BaseException:
       self.runner.stop()
       raise
-    lost = {id(failure.cell) for failure in failures}
-    left = [cell for cell in left if id(cell) not in lost]
+    left = [cell for cell in left if cell not in failures]
     self._done += len(failures)
-    for failure in failures:
-      self.say(f"{failure.cell.name}: failed: {failure.why}")
+    for cell, error in failures.items():
+      self.say(f"{cell.name}: failed: {error}")
     with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
       pending = {pool.submit(self._one, cell, evaluate): cell for cell in left}
       try:
@@ -175,12 +167,12 @@ class Grid:
           where = f"cell {self._done} of {self._total}: {cell.name}"
           try:
             seconds = future.result()
-          except Failed as error:
-            failures.append(Failure(cell, str(error), error.for_good, error.storage))
+          except UserError as error:
+            failures[cell] = error
             self.say(f"{where}: failed: {error}")
             continue
           self._seconds.setdefault(cell.label, []).append(seconds)
-          result = f"AUC {number(cell.metrics().get('auc'))}" if evaluate else f"val. AUC {cell.best_epoch()[1]:.4f}"
+          result = f"AUC {shown(cell.metrics().get('auc'))}" if evaluate else f"val. AUC {cell.best_epoch()[1]:.4f}"
           self.say(f"{where}: {result} in {seconds:.0f} s{self._left(list(pending.values()))}")
       except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -199,13 +191,13 @@ class Grid:
       cell.passing.touch()
     self.runner.train(cell, evaluate)
     if not (cell.finished() if evaluate else cell.trained()):
-      raise Failed(f"left no {'metrics' if evaluate else 'training'}.json in {cell.folder}")
+      raise UserError(f"left no {'metrics' if evaluate else 'training'}.json in {cell.folder}")
     if evaluate and not self.keep_models:
       cell.prune()
     return time.monotonic() - began
 
   def _left(self, cells: Sequence[Cell]) -> str:
-    """How long the rest may take: as long as the model's other cells took, or those of all models so far."""
+    """The time that is left, if each cell takes the mean time of its model, or of all models without one."""
     if not cells:
       return ""
     means = {label: sum(seconds) / len(seconds) for label, seconds in self._seconds.items()}
@@ -213,11 +205,11 @@ class Grid:
     seconds = sum(means.get(cell.label, usual) for cell in cells) / self.jobs
     return f"; about {seconds / 60:.0f} min left" if seconds >= 60 else f"; about {seconds:.0f} s left"
 
-  def _vectors(self, cells: Sequence[Cell]) -> list[Failure]:
+  def _vectors(self, cells: Sequence[Cell]) -> Failures:
     """Gives each cell that needs item vectors a copy of those that all cells with its settings share."""
-    failures = []
+    failures: Failures = {}
     reads = {cell: kinds for cell in cells if (kinds := _reads(cell))}
-    # what is made for the one that reads most does for all
+    # the vectors of the cell that reads most have everything that the others read
     makers: dict[str, Cell] = {}
     for cell, kinds in reads.items():
       if "clusters" in kinds or _key(cell) not in makers:
@@ -236,15 +228,13 @@ class Grid:
           file.write_text(config.dump(maker.experiment))
           self.runner.pretrain(file, shared)
         Pretrained.open(shared, self.fingerprint).save(mine)
-      except Failed as error:
-        failures.append(Failure(cell, f"no item vectors: {error}", error.for_good, error.storage))
       except UserError as error:
-        failures.append(Failure(cell, f"no item vectors: {error}", storage=isinstance(error, StorageError)))
+        failures[cell] = type(error)(f"no item vectors: {error}")
     return failures
 
 
 def describe(rows: Sequence[Row]) -> str:
-  """The cells and what is done of them, a line each."""
+  """The cells and their states, a line each."""
   lines = []
   for row in rows:
     chosen = row.chosen()
@@ -253,7 +243,7 @@ def describe(rows: Sequence[Row]) -> str:
         if chosen is not None and place != chosen and not (cell.folder / "experiment.yaml").is_file():
           continue
         if cell.finished():
-          state = f"done, AUC {number(cell.metrics().get('auc'))}"
+          state = f"done, AUC {shown(cell.metrics().get('auc'))}"
         elif cell.trained():
           state = f"trained, validation AUC {cell.best_epoch()[1]:.4f}"
         elif chosen is None and i:
@@ -265,17 +255,18 @@ def describe(rows: Sequence[Row]) -> str:
 
 
 def _candidates(row: Row) -> list[Cell]:
-  """What tuning has to train: every combination with the first seed, unless the choice is made."""
+  """The cells of an open choice: every combination with the first seed."""
   return [] if row.chosen() is not None else [cells[0] for cells in row.combinations]
 
 
-def _choose(row: Row, lost: Collection[int]) -> None:
+def _choose(row: Row, lost: Collection[Cell]) -> None:
   """Writes `tuning.json`, once and for all: a later choice would have seen the test.
 
-  What failed for good (`lost`, by id) cannot win. What was killed or crashed has its turn first: no choice until then.
+  A cell that its settings made fail (`lost`) cannot win. A cell that was killed or crashed has its turn first: until
+  then there is no choice.
   """
   tried = _candidates(row)
-  if not all(cell.trained() or id(cell) in lost for cell in tried) or not any(cell.trained() for cell in tried):
+  if not all(cell.trained() or cell in lost for cell in tried) or not any(cell.trained() for cell in tried):
     return
   found: list[dict[str, Any]] = []
   for cell in tried:

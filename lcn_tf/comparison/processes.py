@@ -1,4 +1,4 @@
-"""Every cell is a process of its own: its peak memory is its own, and its death is nobody else's."""
+"""Every cell is a process of its own, with its own peak memory; its end ends no other cell."""
 
 import itertools
 import os
@@ -17,59 +17,49 @@ import yaml
 import lcn_tf
 from lcn_tf.comparison.cells import Cell
 from lcn_tf.comparison.config import slug
-from lcn_tf.errors import SettingsError, StorageError
+from lcn_tf.errors import SettingsError, StorageError, UserError
 
 _TAIL = 12  # lines of a log that a failure shows
 _GPU = re.compile(r"\d+|(GPU|MIG)-.+")  # in CUDA_VISIBLE_DEVICES
 
 
-class Failed(Exception):
-  """A process ended badly; the message says how.
-
-  Attributes:
-    for_good: It would fail again, since its settings are to blame (a `SettingsError`) and not where and when it ran.
-    storage: The disk was full, or gone (a `StorageError`).
-  """
-
-  def __init__(self, message: str, for_good: bool = False, storage: bool = False):
-    super().__init__(message)
-    self.for_good = for_good
-    self.storage = storage
-
-
 class Runner(Protocol):
-  """What does the work of the grid."""
+  """Worker of the grid.
+
+  Its methods raise a `SettingsError` for a job that would fail again wherever and whenever it ran, a `StorageError` for
+  a disk that was full or gone, and a plain `UserError` for every other failure.
+  """
 
   def train(self, cell: Cell, evaluate: bool) -> None:
     """Leaves `training.json` and `history.csv` in the cell's folder, and, if it may `evaluate`, `metrics.json` and
     `predictions.parquet` of the test split.
 
     Raises:
-      Failed: It could not.
+      UserError: The job failed.
     """
 
   def pretrain(self, config: pathlib.Path, folder: pathlib.Path) -> None:
     """Leaves the item vectors of an experiment in a folder.
 
     Raises:
-      Failed: It could not.
+      UserError: The job failed.
     """
 
   def stop(self) -> None:
-    """Ends what is running."""
+    """Ends the running jobs."""
 
 
 class Commands:
   """Runs `pipelines.train` and `pipelines.pretrain`.
 
   Args:
-    records: The record set.
-    output: Folder of the comparison; `experiments/` is there.
-    replicates: Bootstrap samples for the intervals in each cell's report.
+    records: Folder of the record set.
+    output: Folder of the comparison, with `experiments/`.
+    replicates: Bootstrap samples for the intervals in the report of each cell.
     inherit: File descriptors that stay open in the processes.
-    environment: Variables that they get besides this process's environment.
-    jobs: Cells at the same time. Several share the cores, which small steps use better than all cores at once, and the
-      GPUs.
+    jobs: Number of cells at the same time. Several share the cores and the GPUs: small steps use a share of the cores
+      better than all of them.
+    environment: Variables of the processes besides those of this process.
   """
 
   def __init__(
@@ -126,7 +116,7 @@ class Commands:
       lines.flush()
       with self._lock:
         if self._stopped:
-          raise Failed("stopped")
+          raise UserError("stopped")
         process = subprocess.Popen(
           [sys.executable, "-m", *command],
           stdin=subprocess.DEVNULL,
@@ -134,7 +124,7 @@ class Commands:
           stderr=subprocess.STDOUT,
           env=self._environment | share | {"PYTHONPATH": os.pathsep.join(paths)},
           pass_fds=self._inherit,
-          # Ctrl-C and what else is sent to the whole group reaches it through `stop`, once: it saves its checkpoint
+          # a signal to the whole group, Ctrl-C among them, reaches it once, through `stop`: it saves its checkpoint
           start_new_session=True,
         )
         self._running.add(process)
@@ -143,11 +133,8 @@ class Commands:
       self._running.discard(process)
     if code:
       how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-      raise Failed(
-        f"{how}; {log} ends with\n{tail(log)}",
-        for_good=code == SettingsError.exit_code,
-        storage=code == StorageError.exit_code,
-      )
+      kinds = {kind.exit_code: kind for kind in (SettingsError, StorageError)}
+      raise kinds.get(code, UserError)(f"{how}; {log} ends with\n{tail(log)}")
 
 
 def threads(jobs: int) -> dict[str, str]:
@@ -161,8 +148,8 @@ def threads(jobs: int) -> dict[str, str]:
 def shares(jobs: int) -> list[dict[str, str]]:
   """Environment variables that give each of several processes its share of the GPUs; none for one process, or no GPU.
 
-  All get the same number, as the replicas share a batch equally; what is over stays idle. Fewer GPUs than processes are
-  shared in turn.
+  All processes get the same number, as replicas share a batch equally. The remaining GPUs stay idle. Fewer GPUs than
+  processes are shared in turn.
   """
   there = gpus()
   if jobs == 1 or not there:
@@ -176,7 +163,7 @@ def shares(jobs: int) -> list[dict[str, str]]:
 
 
 def gpus() -> list[str]:
-  """What CUDA_VISIBLE_DEVICES calls the GPUs that processes would see. TensorFlow is not asked: it would take them."""
+  """Names of the GPUs for CUDA_VISIBLE_DEVICES. TensorFlow is not asked for them: it would take their memory."""
   named = os.environ.get("CUDA_VISIBLE_DEVICES")
   if named is None:
     # CUDA numbers those that are here, whatever their device files are called

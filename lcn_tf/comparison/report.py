@@ -14,11 +14,12 @@ from matplotlib.ticker import MaxNLocator
 from lcn_tf.comparison import table
 from lcn_tf.comparison.cells import Row
 from lcn_tf.comparison.config import Comparison
-from lcn_tf.comparison.grid import Failure
+from lcn_tf.comparison.grid import Failures
 from lcn_tf.comparison.results import Result
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.evaluation.report import SLICES
 from lcn_tf.pages import figures, markup
+from lcn_tf.pages.markup import shown
 
 _WIDTH = 11.0  # inches
 
@@ -28,19 +29,21 @@ def render(
   record_set: RecordSet,
   rows: Sequence[Row],
   results: Sequence[Result],
-  failures: Sequence[Failure],
+  failures: Failures,
   config: str,
 ) -> str:
   """The page.
 
   Args:
-    rows: The models with all their cells.
+    comparison: Comparison.
+    record_set: Records.
+    rows: Rows of all models.
     results: Results in the order of the table.
-    failures: Failures of the last call.
-    config: The effective comparison.
+    failures: Cells that failed in the last call, with their errors.
+    config: Effective comparison, YAML.
   """
+  title = f"{comparison.name} on {record_set.name}"
   there = [result for result in results if result.runs]
-  effective = f"<details><summary>Comparison</summary><pre>{html.escape(config)}</pre></details>"
   facts = [
     f"{len(comparison.models)} models",
     f"seeds {', '.join(map(str, comparison.seeds))}",
@@ -48,7 +51,6 @@ def render(
     f"schema and vocabularies {record_set.fingerprint}",
   ]
   parts = [
-    markup.header(f"{comparison.name} on {record_set.name}", facts),
     _table(comparison, record_set, rows, results),
     _failures(failures),
     _auc(comparison, there),
@@ -57,23 +59,21 @@ def render(
     *(_lengths(name, comparison, there) for name in ("history_target", "history_source")),
     _tuning(rows),
     _cells(there),
-    markup.section("How this was made", effective),
+    markup.section("How this was made", markup.details("Comparison", markup.preformatted(config))),
   ]
-  return markup.document(f"{comparison.name} on {record_set.name}", parts)
+  return markup.document(title, facts, parts)
 
 
 def _table(comparison: Comparison, record_set: RecordSet, models: Sequence[Row], results: Sequence[Result]) -> str:
   # the interval below the difference, the deviation below the mean: the table stays narrow
   rows = [[cell.replace(" [", "\n[").replace(" ±", "\n±") for cell in row] for row in table.body(results)]
   text = " ".join(table.notes(comparison, record_set, models)).replace("`", "")
-  return markup.section(
-    "Results", markup.table(table.head(comparison), rows) + f'<p class="note">{html.escape(text)}</p>'
-  )
+  return markup.section("Results", markup.table(table.head(comparison), rows) + markup.note(text))
 
 
-def _failures(failures: Sequence[Failure]) -> str:
+def _failures(failures: Failures) -> str:
   body = "\n".join(
-    f"<p>{html.escape(failure.cell.name)}</p><pre>{html.escape(failure.why)}</pre>" for failure in failures
+    f"<p>{html.escape(cell.name)}</p>{markup.preformatted(str(error))}" for cell, error in failures.items()
   )
   return markup.section("Failed", body) if failures else ""
 
@@ -87,7 +87,7 @@ def _auc(comparison: Comparison, results: Sequence[Result]) -> str:
     alt = f"{name.upper()} by model: " + "; ".join(f"{r.label} {table.spread(r, name)}" for r in results)
     size = (5.6, 0.95 + 0.24 * len(results))
     pictures.append(figures.picture(_points(comparison, results, name), alt, size, left=0.3 + 0.075 * longest))
-  note = '<p class="note">Points: seeds. Bars: their mean. Dashed: the reference.</p>'
+  note = markup.note("Points: seeds. Bars: their mean. Dashed: the reference.")
   return markup.section("By model", markup.grid(pictures) + note)
 
 
@@ -111,8 +111,10 @@ def _points(comparison: Comparison, results: Sequence[Result], name: str) -> fig
 
 
 def _series(comparison: Comparison, results: Sequence[Result]) -> str:
-  """GAUC over the number that ends the names of rows called alike otherwise ("TWIN 50", "TWIN 100"), as in TWIN's
-  Fig. 5, and what it gains on the middle one of these numbers."""
+  """GAUC over the number at the end of the names of rows, and its gain on the middle number, as in TWIN's Fig. 5.
+
+  Rows whose names are alike but for the number ("TWIN 50", "TWIN 100") are one line.
+  """
   named: dict[str, dict[int, float]] = {}
   for result in results:
     if found := re.fullmatch(r"(.+) (\d+)", result.label):
@@ -127,7 +129,7 @@ def _series(comparison: Comparison, results: Sequence[Result]) -> str:
     name: (places, np.array([points.get(number, math.nan) for number in numbers])) for name, points in named.items()
   }
   alt = "GAUC by number: " + "; ".join(
-    f"{name} " + ", ".join(f"{tick}: {markup.number(y)}" for tick, y in zip(ticks, ys, strict=True))
+    f"{name} " + ", ".join(f"{tick}: {shown(y)}" for tick, y in zip(ticks, ys, strict=True))
     for name, (_, ys) in lines.items()
   )
   draw = _lines(comparison, lines, "number at the end of the row's name", "GAUC, mean over seeds", ticks)
@@ -137,11 +139,11 @@ def _series(comparison: Comparison, results: Sequence[Result]) -> str:
     rows.append(
       [
         name,
-        *(markup.number(y) + ("" if gain != gain else f"\n{gain:+.4f}") for y, gain in zip(ys, gains, strict=True)),
+        *(shown(y) + ("" if gain != gain else f"\n{gain:+.4f}") for y, gain in zip(ys, gains, strict=True)),
       ]
     )
   body = _wide(draw, alt, lines) + markup.table(["model", *ticks], rows)
-  note = f'<p class="note">Below each GAUC: what it gains on that at {middle:,}.</p>'
+  note = markup.note(f"Below each GAUC: what it gains on that at {middle:,}.")
   return markup.section("By length, or what the names of rows end with", body + note)
 
 
@@ -185,12 +187,12 @@ def _lengths(name: str, comparison: Comparison, results: Sequence[Result]) -> st
   ticks = [names[low] for low in lows]
   draw = _lines(comparison, lines, what, "AUC, mean over seeds", ticks)
   alt = f"AUC by {what}: " + "; ".join(
-    f"{label} " + ", ".join(f"{tick}: {markup.number(value)}" for tick, value in zip(ticks, y, strict=True))
+    f"{label} " + ", ".join(f"{tick}: {shown(value)}" for tick, value in zip(ticks, y, strict=True))
     for label, (_, y) in lines.items()
   )
   head = ["model", *(f"{tick}\n{counts[low]:,} candidates" for tick, low in zip(ticks, lows, strict=True))]
-  rows = [[label, *(markup.number(value) for value in y)] for label, (_, y) in lines.items()]
-  numbers = f"<details><summary>Numbers</summary>{markup.table(head, rows)}</details>"
+  rows = [[label, *(shown(value) for value in y)] for label, (_, y) in lines.items()]
+  numbers = markup.details("Numbers", markup.table(head, rows))
   return markup.section(title, _wide(draw, alt, lines) + numbers)
 
 
@@ -240,9 +242,9 @@ def _cells(results: Sequence[Result]) -> str:
     for run in result.runs:
       if run["seed"] is None:
         continue
-      measured = [markup.number(run[name]) for name in ("auc", "gauc", "logloss", "val_auc")]
-      cost = [_count(run[name]) for name in ("best_epoch", "epochs", "seconds", "candidates_per_second")]
-      memory = _count(None if run["peak_memory_bytes"] is None else run["peak_memory_bytes"] / 2**20)
+      measured = [shown(run[name]) for name in ("auc", "gauc", "logloss", "val_auc")]
+      cost = [shown(run[name], 0) for name in ("best_epoch", "epochs", "seconds", "candidates_per_second")]
+      memory = shown(None if run["peak_memory_bytes"] is None else run["peak_memory_bytes"] / 2**20, 0)
       rows.append([result.label, str(run["seed"]), *measured, *cost, memory, run["path"]])
   if not rows:
     return ""
@@ -250,8 +252,4 @@ def _cells(results: Sequence[Result]) -> str:
   for path in {row[-1] for row in rows}:
     link = html.escape(f"../{path}/report/index.html", quote=True)
     body = body.replace(f">{html.escape(path)}<", f'><a href="{link}">report</a><')
-  return markup.section("Runs", f"<details><summary>Every model and seed</summary>{body}</details>")
-
-
-def _count(value: float | None) -> str:
-  return "-" if value is None else f"{value:,.0f}"
+  return markup.section("Runs", markup.details("Every model and seed", body))

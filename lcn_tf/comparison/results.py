@@ -1,4 +1,4 @@
-"""What the finished cells say, together: one row per model, paired with the reference."""
+"""Results of the finished cells: one row per model, paired with the reference."""
 
 import dataclasses
 import hashlib
@@ -30,13 +30,13 @@ class Result:
 
   Attributes:
     label: Label of the model or baseline.
-    runs: Numbers of each finished run, by column of `results.parquet`; a baseline has one run without a seed.
-    files: The predictions of each, `metrics`' replicates come from them.
-    asked: Runs that there should be.
-    slices: Slices of each run, by name: see lcn_tf/evaluation/slices.py; {} for baselines.
-    history: The training log of each run.
-    paired: Against the reference: as `lcn_tf.evaluation.paired.compare` of the runs whose seeds both have; None for the
-      reference itself, or while one of the two has no such run.
+    runs: Numbers of each finished run, by column of `results.parquet`. A baseline has one run without a seed.
+    files: Predictions file of each run.
+    asked: Number of runs that the comparison asks for.
+    slices: Slices of each run by name, see lcn_tf/evaluation/slices.py; {} for baselines.
+    history: Training log of each run.
+    paired: Comparison with the reference, over the seeds that both have, as of `lcn_tf.evaluation.paired.compare`. None
+      for the reference itself, and without a seed that both have.
   """
 
   label: str
@@ -48,7 +48,7 @@ class Result:
   paired: dict[str, Any] | None = None
 
   def values(self, column: str) -> list[float]:
-    """A column of its runs; without those that lack it."""
+    """A column of the runs, without the missing values."""
     return [run[column] for run in self.runs if run[column] is not None and not math.isnan(run[column])]
 
   def mean(self, column: str) -> float:
@@ -56,7 +56,7 @@ class Result:
     return float(np.mean(values)) if values else math.nan
 
   def std(self, column: str) -> float:
-    """The sample's standard deviation over runs; NaN for fewer than two."""
+    """The sample standard deviation over runs; NaN for fewer than two."""
     values = self.values(column)
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
@@ -67,9 +67,10 @@ def collect(
   """The results in the order of the table, baselines first.
 
   Args:
-    rows: All models.
+    comparison: Comparison.
+    rows: Rows of all models.
     output: Folder of the comparison.
-    baselines: Metrics by name; their predictions are in `output/baselines`.
+    baselines: Metrics by name of the baseline, whose predictions are in `output/baselines`.
 
   Raises:
     UserError: Predictions are not of the same candidates.
@@ -177,8 +178,10 @@ def _paired(results: list[Result], comparison: Comparison, output: pathlib.Path)
 
 
 def _replicates(found: pl.DataFrame, file: pathlib.Path, count: int, output: pathlib.Path) -> metrics.Replicates:
-  """The bootstrap of one predictions file. It takes seconds, and is needed again when a model or a seed is added: it is
-  kept in `output/bootstrap`."""
+  """The bootstrap of one predictions file.
+
+  It takes seconds, and each call of the comparison needs it again. So it is kept in `output/bootstrap`.
+  """
   digest = hashlib.sha256(file.read_bytes()).hexdigest()[:24]
   cache = output / "bootstrap" / f"{digest}-{count}-{SEED}.npz"
   if cache.is_file():

@@ -1,4 +1,4 @@
-"""The table in the papers' form, as Markdown and as cells that the report shows, too."""
+"""The table in the papers' form, as Markdown and as cells for the report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from lcn_tf.comparison.cells import Row
 from lcn_tf.comparison.config import Comparison
 from lcn_tf.comparison.results import LEVEL, METRICS, Result
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.pages.markup import number
+from lcn_tf.pages.markup import markdown_table, shown
 
 _LABELS = {"auc": "AUC", "gauc": "GAUC", "logloss": "logloss"}
 
@@ -32,10 +32,10 @@ def body(results: Sequence[Result]) -> list[list[str]]:
       result.label + _incomplete(result),
       *(spread(result, name) for name in METRICS),
       *(difference(result.paired, name) for name in ("auc", "gauc")),
-      _whole(result.mean("seconds")),
-      _whole(result.mean("candidates_per_second")),
-      _whole(max(result.values("peak_memory_bytes"), default=math.nan) / 2**20),
-      _whole(result.mean("parameters")),
+      shown(result.mean("seconds"), 0),
+      shown(result.mean("candidates_per_second"), 0),
+      shown(max(result.values("peak_memory_bytes"), default=math.nan) / 2**20, 0),
+      shown(result.mean("parameters"), 0),
     ]
     for result in results
   ]
@@ -48,11 +48,11 @@ def _incomplete(result: Result) -> str:
 def spread(result: Result, name: str) -> str:
   """Mean ± standard deviation over seeds."""
   mean, std = result.mean(name), result.std(name)
-  return number(mean) + ("" if math.isnan(std) else f" ± {std:.4f}")
+  return shown(mean) + ("" if math.isnan(std) else f" ± {std:.4f}")
 
 
 def difference(paired: dict[str, Any] | None, name: str) -> str:
-  """How much more than the reference, its interval, and a star if it is significant."""
+  """Difference to the reference with its interval, and a star if it is significant."""
   if paired is None or math.isnan(paired[name]["difference"]):
     return "-"
   low, high = paired[name]["interval"]
@@ -60,13 +60,13 @@ def difference(paired: dict[str, Any] | None, name: str) -> str:
 
 
 def significant(paired: dict[str, Any], name: str) -> bool:
-  """Whether the interval holds no 0. Never with one run of the reference: another seed may say something else."""
+  """Whether the interval holds no 0. Never with one run of the reference: another seed may change the sign."""
   low, high = paired[name]["interval"]
   return len(paired["b"]) > 1 and (low > 0 or high < 0)
 
 
 def notes(comparison: Comparison, record_set: RecordSet, rows: Sequence[Row]) -> list[str]:
-  """What one has to know to read the table."""
+  """Notes on the measurements and the settings of the table."""
   part = record_set.part("test")
   seeds = ", ".join(map(str, comparison.seeds))
   own = {
@@ -104,13 +104,13 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def tuning(rows: Sequence[Row]) -> list[list[str]]:
-  """Model, values, validation AUC and whether they were chosen, of everything that tuning tried."""
+  """Model, values, validation AUC and mark of the choice, a row per combination of the tuning."""
   found = []
   for row in rows:
     chosen = row.chosen()
     for i, tried in enumerate(row.tuning().get("tried", ())):
       values = ", ".join(f"{key} {value}" for key, value in tried["values"].items())
-      found.append([row.label, values, number(tried["val_auc"]), "chosen" if i == chosen else ""])
+      found.append([row.label, values, shown(tried["val_auc"]), "chosen" if i == chosen else ""])
   return found
 
 
@@ -119,17 +119,12 @@ TUNING_HEAD = ["model", "values", "validation AUC", ""]
 
 def markdown(comparison: Comparison, record_set: RecordSet, rows: Sequence[Row], results: Sequence[Result]) -> str:
   """`table.md`."""
-  parts = [f"# {comparison.name}", _markdown(head(comparison), body(results)), *notes(comparison, record_set, rows)]
+  parts = [f"# {comparison.name}", _table(head(comparison), body(results)), *notes(comparison, record_set, rows)]
   tried = tuning(rows)
   if tried:
-    parts += ["## Tuning", _markdown(TUNING_HEAD, tried)]
+    parts += ["## Tuning", _table(TUNING_HEAD, tried)]
   return "\n\n".join(parts) + "\n"
 
 
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-  lines = [head, ["---", *("---:" for _ in head[1:])], *body]
-  return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _whole(value: float) -> str:
-  return "-" if math.isnan(value) else f"{value:,.0f}"
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+  return markdown_table(head, body, numbers=range(1, len(head)))

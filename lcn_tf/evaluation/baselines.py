@@ -1,7 +1,8 @@
-"""Baselines that read no history with a network: what a model has to beat before its numbers mean anything.
+"""Baselines that read no history with a network: the least that a model has to beat.
 
     item_popularity       positives of the candidate's item in the training records
-    item_mean             its mean label there, smoothed towards that of all: (positives + 10 m) / (count + 10)
+    item_mean             the item's mean label there, smoothed with the mean m of all:
+                          (positives + 10 m) / (count + 10)
     user_mean_item_mean   a logistic regression on the user's mean and the item's mean
 
 The user's mean: where behaviours of the target domain carry a cross field named `rating`, the mean of the ratings that
@@ -77,10 +78,11 @@ def features(
   requests: int = 256,
   on_corrupt: dataset.OnCorrupt = "error",
 ) -> dict[str, np.ndarray]:
-  """The candidates of a split: the columns of the predictions (but `probability`), and what the baselines read.
+  """The candidates of a split, with the features of the baselines.
 
   Returns:
-    `item_popularity`, `item_mean` and `user_mean` besides, `[candidates]` each.
+    The columns of the predictions except `probability`, and `item_popularity`, `item_mean` and `user_mean`, each
+    `[candidates]`.
   """
   ratings = _rating_values(record_set)
   chunks = []
@@ -109,16 +111,17 @@ def run(
 ) -> dict[str, dict[str, Any]]:
   """Scores a split with every baseline; leaves `baselines.json` and `<name>.parquet` (predictions) in `output`.
 
-  The regression is fitted on the validation split, whose labels the item means do not hold; on the training split where
-  there is no validation split or it is the one that is scored. It is left out if those labels are all alike.
+  The regression is fitted on the validation split, whose labels are not among those of the item means. It is fitted on
+  the training split if the validation split is missing or is the one to score. Without labels of both classes there is
+  no regression.
 
   A broken record is an error, or, if `on_corrupt` is `skip`, logged and left out.
 
   Returns:
-    By baseline, what `metrics.json` holds for a model. Popularity is no probability: it has no logloss and calibration.
+    Metrics by baseline, as in `metrics.json`. Popularity is no probability and has no logloss and no calibration.
 
   Raises:
-    UserError: There is no such split, it is the one that the means are made of, or a record is broken.
+    UserError: The split is missing, the split is the training split, or a record is broken.
   """
   record_set.part(split)
   if split == "train":
@@ -163,9 +166,9 @@ def _smoothed(positives: np.ndarray, count: np.ndarray, index: np.ndarray, mean:
 
 
 def _rating_values(record_set: RecordSet) -> tuple[int, np.ndarray] | None:
-  """The column of the target histories' cross fields that is the rating, and the number of each of its indices.
+  """The column of the rating among the cross fields of the target history, and the number of each index.
 
-  Indices that stand for no number (padding, out of vocabulary) are NaN. None without such a field.
+  Padding and indices out of vocabulary are NaN. None without a field named `rating`.
   """
   names = [field.name for field in record_set.record_schema.target.cross_fields]
   if RATING not in names:

@@ -47,7 +47,7 @@ def evaluate(
     Contents of `metrics.json`; NaN where a metric is undefined (null in the file).
 
   Raises:
-    UserError: No such model or split, the fingerprints differ, or records or scores are broken.
+    UserError: The model or the split is missing, the fingerprints differ, or records or scores are broken.
   """
   from lcn_tf.evaluation import scoring  # TensorFlow takes seconds to load, and tools.paired needs none of it.
 

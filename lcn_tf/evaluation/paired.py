@@ -32,8 +32,8 @@ def compare(
     seed: Seed of the bootstrap.
 
   Returns:
-    `{"auc": {"a", "b", "difference", "interval", "a_seeds", "b_seeds"}, "gauc": ..., "logloss": ...}` and what they
-    were computed from. Logloss is NaN when a file's scores are no probabilities.
+    `{"auc": {"a", "b", "difference", "interval", "a_seeds", "b_seeds"}, "gauc": ..., "logloss": ...}`, and the files
+    and settings of the computation. Logloss is NaN when a file's scores are no probabilities.
 
   Raises:
     UserError: A file is missing or no predictions file, the sides differ in number, or candidates are not the same.
@@ -65,10 +65,10 @@ def compare(
 def check_same(
   frame: pl.DataFrame, path: str | pathlib.Path, first: pl.DataFrame, first_path: str | pathlib.Path
 ) -> None:
-  """Checks that predictions are of the candidates of the first ones, in the same order.
+  """Checks that two predictions files have the same candidates in the same order.
 
   Raises:
-    UserError: Says where they differ.
+    UserError: The candidates differ; the message has the place.
   """
   if len(frame) != len(first):
     raise UserError(f"{path}: {len(frame)} candidates, but {first_path} has {len(first)}")

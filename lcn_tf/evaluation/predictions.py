@@ -23,7 +23,7 @@ _TYPES = {
   **{f"history_{d}": np.int32 for d in DOMAINS},
 }
 COLUMNS = tuple(_TYPES)
-IDS = {"user": "user_id", "item": "item_id"}  # what the log calls them
+IDS = {"user": "user_id", "item": "item_id"}  # their columns in the log
 
 
 def columns(batch: Mapping[str, np.ndarray], record_set: RecordSet) -> dict[str, np.ndarray]:
@@ -60,7 +60,7 @@ def collect(
     domain: Domain of the candidates.
 
   Raises:
-    DamagedError: One of these files is not what was written.
+    DamagedError: One of these files was changed since it was written.
   """
   tables = _ids(record_set, domain) if record_set else {}
   frames = [pl.DataFrame({name: chunk[name].astype(dtype) for name, dtype in _TYPES.items()}) for chunk in chunks]
@@ -79,9 +79,9 @@ def write(
   record_set: RecordSet | None = None,
   domain: DomainName = "target",
 ) -> int:
-  """Writes what `collect` makes of the chunks as Parquet; returns the number of rows.
+  """Writes the result of `collect` as Parquet; returns the number of rows.
 
-  Written aside and renamed: an interruption leaves the earlier file as it was.
+  The file is written aside and renamed: an interruption leaves the earlier file as it was.
   """
   frame = collect(chunks, record_set, domain)
   with files.replacing(path) as aside:
@@ -90,7 +90,7 @@ def write(
 
 
 def _ids(record_set: RecordSet, domain: DomainName) -> dict[str, pl.DataFrame]:
-  """For `user` and `item`, if the file is there: their numbers, int64, and their ids."""
+  """Numbers, int64, and ids of `user` and `item`, as far as the files are there."""
   sources = {"user": ("users.parquet", "user"), "item": (f"items/{domain}.parquet", "row")}
   found = {}
   for name, (file, number) in sources.items():
@@ -105,7 +105,8 @@ def read(path: str | pathlib.Path) -> pl.DataFrame:
   """The predictions in `path`: their `COLUMNS`.
 
   Raises:
-    UserError: No such file, not Parquet (`DamagedError`), or a column is missing.
+    UserError: The file or a column is missing.
+    DamagedError: The file is not Parquet.
   """
   if not pathlib.Path(path).is_file():
     raise UserError(f"{path}: no such predictions file")
@@ -117,7 +118,7 @@ def read(path: str | pathlib.Path) -> pl.DataFrame:
 
 
 def scored(frame: pl.DataFrame) -> Scored:
-  """What the metrics read. Weights are left out when all are 1."""
+  """The input of the metrics, without weights when all of them are 1."""
   weights: Any = frame["weight"].to_numpy()
   return Scored(
     frame["probability"].to_numpy(),
@@ -143,6 +144,6 @@ def item_counts(record_set: RecordSet, domain: DomainName = "target") -> np.ndar
 
 
 def records_read(record_set: RecordSet, split: str, domain: DomainName, candidates: int) -> dict[str, Any]:
-  """What `metrics.json` says of the records: `name`, `path`, and the candidates of broken ones, `left_out`."""
+  """The facts of the records in `metrics.json`: `name`, `path`, and `left_out`, the candidates of broken records."""
   there = record_set.part(split, domain).candidates
   return {"name": record_set.name, "path": str(record_set.path), "left_out": there - candidates}

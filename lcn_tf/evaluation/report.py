@@ -1,7 +1,6 @@
 """The report: one HTML page that needs nothing but itself."""
 
 import csv
-import datetime
 import html
 import math
 import pathlib
@@ -13,6 +12,7 @@ import numpy as np
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.metrics import Scored
 from lcn_tf.pages import figures, markup
+from lcn_tf.pages.markup import moment, shown
 
 SLICES = {
   "history_target": ("By target history", "behaviours of the target domain that the candidate sees"),
@@ -22,7 +22,7 @@ SLICES = {
 
 
 def read_history(file: str | pathlib.Path | None) -> dict[str, list[float]]:
-  """The training log: a column of numbers per name, NaN for what is no number; {} if there is no such file.
+  """The training log: a column of numbers per name, NaN for other texts; {} if the file is missing.
 
   An epoch that occurs twice (a job that was started again) counts as its last row.
   """
@@ -47,15 +47,17 @@ def render(
 
   Args:
     found: Contents of `metrics.json`, `slices` included.
-    scored: The candidates, with probabilities.
+    scored: Candidates with probabilities.
     record_set: Record set of the candidates.
-    history: The training log by column, {} if there is none.
-    config: The effective config, empty if there is none.
+    history: Training log by column, {} if there is none.
+    config: Effective config, empty if there is none.
   """
   model = found["model"]
   title = f"{model['name'] or model['version']} on {record_set.name}"
+  facts = [f"{found['split']} split", f"version {model['version']}"]
+  facts += [] if found.get("seed") is None else [f"seed {found['seed']}"]
+  facts.append(f"schema and vocabularies {record_set.fingerprint}")
   parts = [
-    _header(title, found, record_set),
     _cards(found),
     _training(history),
     _scores(found, scored),
@@ -63,15 +65,7 @@ def render(
     _data(record_set, str(found["split"])),
     _details(found, config),
   ]
-  return markup.document(title, parts)
-
-
-def _header(title: str, found: Mapping[str, Any], record_set: RecordSet) -> str:
-  model = found["model"]
-  facts = [f"{found['split']} split", f"version {model['version']}"]
-  facts += [] if found.get("seed") is None else [f"seed {found['seed']}"]
-  facts.append(f"schema and vocabularies {record_set.fingerprint}")
-  return markup.header(title, facts)
+  return markup.document(title, facts, parts)
 
 
 def _cards(found: Mapping[str, Any]) -> str:
@@ -85,8 +79,8 @@ def _cards(found: Mapping[str, Any]) -> str:
   ):
     low, high = confidence[name]
     interval = "" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
-    cards.append((label, markup.number(found[name]), interval, hint))
-  cards.append(("Calibration", markup.number(found["calibration"], 3), "", "predicted / observed"))
+    cards.append((label, shown(found[name]), interval, hint))
+  cards.append(("Calibration", shown(found["calibration"], 3), "", "predicted / observed"))
   rate = found["positives"] / found["candidates"] if found["candidates"] else math.nan
   cards.append(("Candidates", f"{found['candidates']:,}", f"{found['positives']:,} positive", f"{rate:.2%} of them"))
   users = f"{found['users']:,}"
@@ -101,7 +95,7 @@ def _cards(found: Mapping[str, Any]) -> str:
     if confidence["replicates"]
     else ""
   )
-  return f'<section class="cards">\n{body}\n</section>\n<p class="note">{note}</p>'
+  return f'<section class="cards">\n{body}\n</section>\n{markup.note(note)}'
 
 
 def _training(history: Mapping[str, Sequence[float]]) -> str:
@@ -120,11 +114,10 @@ def _training(history: Mapping[str, Sequence[float]]) -> str:
     return ""
   names = [name for name in history if name != "epoch"]
   rows = [
-    [f"{epoch + 1:.0f}", *(markup.number(history[name][i]) for name in names)]
-    for i, epoch in enumerate(history["epoch"])
+    [f"{epoch + 1:.0f}", *(shown(history[name][i]) for name in names)] for i, epoch in enumerate(history["epoch"])
   ]
   table = markup.table(["epoch", *(name.replace("_", " ") for name in names)], rows)
-  return markup.section("Training", markup.grid(pictures) + f"<details><summary>All epochs</summary>{table}</details>")
+  return markup.section("Training", markup.grid(pictures) + markup.details("All epochs", table))
 
 
 def _scores(found: Mapping[str, Any], scored: Scored) -> str:
@@ -135,8 +128,7 @@ def _scores(found: Mapping[str, Any], scored: Scored) -> str:
     for draw, alt in (
       (
         figures.calibration,
-        "Calibration curve: observed against predicted share of positives; overall "
-        f"{markup.number(found['calibration'], 3)}.",
+        f"Calibration curve: observed against predicted share of positives; overall {shown(found['calibration'], 3)}.",
       ),
       (figures.distributions, "Distribution of the predicted probabilities by label."),
       (figures.gain, "Cumulative gain: share of the positives among the best-scored candidates."),
@@ -150,8 +142,7 @@ def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, 
     return ""
   title, what = SLICES[name]
   alt = f"AUC and GAUC by {what}: " + "; ".join(
-    f"{bucket['bucket']}: AUC {markup.number(bucket['auc'])}, GAUC {markup.number(bucket['gauc'])}"
-    for bucket in buckets
+    f"{bucket['bucket']}: AUC {shown(bucket['auc'])}, GAUC {shown(bucket['gauc'])}" for bucket in buckets
   )
   rows = [
     [
@@ -160,16 +151,16 @@ def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, 
       f"{bucket['users']:,}",
       _with_interval(bucket, "auc"),
       _with_interval(bucket, "gauc"),
-      markup.number(bucket["logloss"]),
-      markup.number(bucket["calibration"], 3),
+      shown(bucket["logloss"]),
+      shown(bucket["calibration"], 3),
     ]
     for bucket in buckets
   ]
   head = ["bucket", "candidates", "users", "AUC", "GAUC", "logloss", "calibration"]
   picture = figures.picture(figures.by_bucket(buckets, found, what), alt)
-  note = (
-    f'<p class="note">Buckets: {html.escape(what)}. Dashed: all candidates. '
-    f"Not drawn: buckets in which fewer than {figures.FEW_USERS} users have both classes.</p>"
+  note = markup.note(
+    f"Buckets: {what}. Dashed: all candidates. "
+    f"Not drawn: buckets in which fewer than {figures.FEW_USERS} users have both classes."
   )
   return markup.section(title, f'<div class="split">{picture}<div>{markup.table(head, rows)}{note}</div></div>')
 
@@ -186,12 +177,12 @@ def _data(record_set: RecordSet, split: str) -> str:
           domain,
           *(f"{count:,}" for count in (part.records, part.candidates, part.users)),
           f"{rate:.2%}",
-          _time(part.first_time),
-          _time(part.last_time),
+          moment(part.first_time),
+          moment(part.last_time),
         ]
       )
   head = ["split", "candidates of", "records", "candidates", "users", "positive", "from (UTC)", "to (UTC)"]
-  body = markup.table(head, rows, text=2) + '<p class="note">* evaluated here.</p>'
+  body = markup.table(head, rows, text=2) + markup.note("* evaluated here.")
   schema = record_set.record_schema
   facts: list[tuple[str, Any]] = [("folder", record_set.path)]
   for domain in ("target", "source"):
@@ -199,7 +190,7 @@ def _data(record_set: RecordSet, split: str) -> str:
     facts.append((f"{domain} items", f"{of.items:,}"))
     facts.append((f"{domain} behaviours seen at most", f"{of.max_length:,}"))
   facts += [
-    (name, _time(value) if name.endswith("_end") and isinstance(value, int) else value)
+    (name, moment(value) if name.endswith("_end") and isinstance(value, int) else value)
     for name, value in record_set.notes.items()
   ]
   facts += [(f"rejected: {reason}", f"{count:,}") for reason, count in record_set.rejected.items()]
@@ -219,22 +210,14 @@ def _details(found: Mapping[str, Any], config: str) -> str:
     ]
   )
   if config:
-    body += f"<details><summary>Effective config</summary><pre>{html.escape(config)}</pre></details>"
+    body += markup.details("Effective config", markup.preformatted(config))
   return markup.section("How this was made", body)
 
 
 def _with_interval(bucket: Mapping[str, Any], name: str) -> str:
   """The value, and its interval on a line of its own."""
   low, high = bucket["confidence"][name]
-  return markup.number(bucket[name]) + ("" if math.isnan(low) else f"\n{low:.3f} to {high:.3f}")
-
-
-def _time(seconds: int) -> str:
-  try:
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-  except (OverflowError, ValueError, OSError):
-    return str(seconds)
-  return moment.strftime("%Y-%m-%d %H:%M")
+  return shown(bucket[name]) + ("" if math.isnan(low) else f"\n{low:.3f} to {high:.3f}")
 
 
 def _number(text: str | None) -> float:

@@ -1,4 +1,4 @@
-"""Scores the records of a split with an exported SavedModel: what is evaluated is what is served."""
+"""Scores the records of a split with an exported SavedModel, the one to be served."""
 
 import dataclasses
 import pathlib
@@ -28,10 +28,10 @@ class Ranker:
   """A loaded SavedModel.
 
   Attributes:
-    path: Its version folder.
+    path: Version folder.
     info: Description that the export wrote: `name`, `fingerprint`, `seed`, `schema`, `domain`.
-    function: The `rank` signature.
-    inputs: The names of the tensors that it takes.
+    function: Signature `rank`.
+    inputs: Names of the tensors that the signature takes.
   """
 
   path: pathlib.Path
@@ -41,15 +41,15 @@ class Ranker:
 
   @property
   def domain(self) -> DomainName:
-    """Whose candidates it ranks."""
+    """Domain of the candidates that the model ranks."""
     return self.info.get("domain", "target")
 
 
 def version_folder(model: str | pathlib.Path) -> pathlib.Path:
-  """The SavedModel that `model` means: itself, or the newest of its numeric versions.
+  """The version folder of a model: `model` itself, or the newest of its numeric versions.
 
   Raises:
-    UserError: No such folder, or no SavedModel in it.
+    UserError: The folder is missing, or holds no SavedModel.
   """
   folder = files.local(model)
   if (folder / "saved_model.pb").is_file():
@@ -68,10 +68,10 @@ def load(model: str | pathlib.Path) -> Ranker:
   """Loads an export.
 
   Args:
-    model: A version folder, or the export folder that holds the versions.
+    model: Version folder, or export folder that holds the versions.
 
   Raises:
-    UserError: No SavedModel, or none that `pipelines.export` wrote (its signature or its description is missing).
+    UserError: The folder holds no SavedModel of `pipelines.export`: the signature or the description is missing.
   """
   path = version_folder(model)
   description = path / DESCRIPTION
@@ -106,18 +106,18 @@ def score(
   Records of similar size are scored together, which pads less, and put in order again.
 
   Args:
-    ranker: The model.
+    ranker: Model.
     record_set: Records with the schema and vocabularies of the model.
     split: Split to score.
     requests: Rows per call.
-    on_corrupt: A broken record is an error, or logged and left out (`skip`).
+    on_corrupt: Treatment of a broken record: an error, or logged and left out (`skip`).
 
   Yields:
     The columns of `predictions.COLUMNS` for the candidates of some batches.
 
   Raises:
-    UserError: There is no such split, the fingerprints differ, a record is broken, the model asks for a tensor that
-      records do not hold, or it returns something that is no probability.
+    UserError: The split is missing, the fingerprints differ, a record is broken, the model asks for a tensor that
+      records do not hold, or the model returns a number that is no probability.
   """
   check_fingerprint(record_set, ranker.info["fingerprint"], str(ranker.path))
   total = record_set.part(split, ranker.domain).candidates
@@ -159,7 +159,7 @@ def score(
 
 
 def _in_order(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Their rows as one, by rising `record`, which is left out."""
+  """The rows of all chunks by rising `record`, a column that the result does not have."""
   joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
   order = np.argsort(joined.pop("record"), kind="stable")
   return {name: column[order] for name, column in joined.items()}

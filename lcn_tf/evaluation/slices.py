@@ -24,8 +24,8 @@ def slices(
     seed: Seed of the bootstrap.
 
   Returns:
-    `{"history_target": [bucket, ...], "history_source": ..., "item_count": ...}`; a bucket is what `metrics.summary`
-    returns, and its `bucket` ("30-99") and `low`. Empty buckets are left out.
+    `{"history_target": [bucket, ...], "history_source": ..., "item_count": ...}`. A bucket has the entries of
+    `metrics.summary`, its name `bucket` ("30-99") and its lower end `low`. Empty buckets are left out.
   """
   values = {f"history_{d}": frame[f"history_{d}"].to_numpy() for d in DOMAINS}
   if item_counts is not None:
@@ -42,7 +42,7 @@ def slices(
 
 
 def label(bucket: int) -> str:
-  """What bucket number `bucket` of `STEPS` holds: '0', '1-9', ..., '100000+'."""
+  """Name of bucket number `bucket` of `STEPS`: '0', '1-9', ..., '100000+'."""
   low = STEPS[bucket]
   if bucket + 1 == len(STEPS):
     return f"{low}+"

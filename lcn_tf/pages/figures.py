@@ -1,4 +1,4 @@
-"""The plots of the report, each drawn for a light and for a dark page, as inline PNG."""
+"""Plots of the pages, each drawn for a light and for a dark page, as inline PNG."""
 
 import base64
 import html
@@ -22,6 +22,8 @@ FEW_USERS = 20  # with both classes: a bucket of fewer is not drawn
 
 # The paper is transparent: the page's colour shows, and its style sheet inverts the plots on a dark page.
 INK, MUTED, GRID, FIRST, SECOND = "#1c2430", "#667085", "#e3e7ee", "#2b6cb0", "#d9772b"
+_COLOURS = (FIRST, SECOND, "#2f9e62", "#9c4fb5", "#c0392b", "#0e8a93", "#8a6d1d", "#e05c97")
+_STROKES = ("-", ":", "-.")
 _STYLE: Any = {
   "font.family": "DejaVu Sans",
   "font.size": 9,
@@ -67,6 +69,42 @@ def picture(
   return (
     f'<img src="{source}" alt="{html.escape(alt, quote=True)}" width="{int(width * 100)}" height="{int(height * 100)}">'
   )
+
+
+def line_style(index: int) -> dict[str, Any]:
+  """Colour and stroke of the line of that number in a plot, alike in no two of the first 24."""
+  return {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _STROKES[index // len(_COLOURS) % len(_STROKES)]}
+
+
+def by_length(
+  lines: Mapping[str, Sequence[tuple[Any, Any]]], lengths: Sequence[int], title: str, dashed: str = ""
+) -> Draw:
+  """Lines over the length of a history, on logarithmic axes.
+
+  Args:
+    lines: Points (length, value) by the name of the line.
+    lengths: Ticks of the axis of the lengths, behaviours.
+    title: Heading of the plot.
+    dashed: Name of the line that is no measurement, which is dashed and has no markers.
+  """
+
+  def draw(figure: Figure) -> None:
+    axes = figure.subplots()
+    number = 0
+    for name, points in lines.items():
+      style: dict[str, Any] = {"linestyle": "--", "color": MUTED}
+      if name != dashed:
+        style = {"marker": "o", "markersize": 3, **line_style(number)}
+        number += 1
+      axes.plot(*zip(*points, strict=True), **style, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(list(lengths), [f"{n:,}" for n in lengths])
+    axes.minorticks_off()
+    axes.set(xlabel="behaviours", title=title)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+  return draw
 
 
 def training(history: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> Draw:

@@ -1,20 +1,14 @@
 """What every analysis leaves: one table as JSON and as Markdown, and one HTML page that needs nothing but itself."""
 
 import dataclasses
-import html
-import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lcn_tf.files import publish
 from lcn_tf.formats import to_json
-from lcn_tf.pages import figures, markup
-
-Cell = str | int | float | None
-
-_COLOURS = (figures.FIRST, figures.SECOND, "#2f9e62", "#9c4fb5", "#c0392b", "#0e8a93", "#8a6d1d", "#e05c97")
-_STYLES = ("-", ":", "-.")
+from lcn_tf.pages import markup
+from lcn_tf.pages.markup import Cell, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +61,9 @@ class Page:
     for table in self.tables:
       parts.append(f"## {table.title}")
       if table.rows:
-        numbers = _numeric(table.rows)
-        lines = [list(table.rows[0]), ["---:" if column in numbers else "---" for column in table.rows[0]]]
-        lines += [[shown(cell, table.digits).replace("|", "\\|") for cell in row.values()] for row in table.rows]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        head, numbers = list(table.rows[0]), _numeric(table.rows)
+        right = [i for i, column in enumerate(head) if column in numbers]
+        parts.append(markup.markdown_table(head, _texts(table), right))
       if table.note:
         parts.append(table.note)
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -78,31 +71,19 @@ class Page:
   def html(self) -> str:
     facts = [f"{_words(name)}: {value}" for name, value in self.facts.items()]
     pictures = f"<section>\n{markup.grid(self.pictures)}\n</section>" if self.pictures else ""
-    return markup.document(self.title, [markup.header(self.title, facts), pictures, *map(_section, self.tables)])
-
-
-def line_style(index: int) -> dict[str, Any]:
-  """Colour and stroke of the line of that number in a plot, alike in no two of the first 24."""
-  return {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _STYLES[index // len(_COLOURS) % len(_STYLES)]}
-
-
-def shown(cell: Cell, digits: int = 4) -> str:
-  """A cell as people read it: thousands apart, `digits` behind the point, "-" for what there is not."""
-  if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-    return "-"
-  if isinstance(cell, int):
-    return f"{cell:,}"
-  return f"{cell:,.{digits}f}" if isinstance(cell, float) else cell
+    return markup.document(self.title, facts, [pictures, *map(_section, self.tables)])
 
 
 def _section(table: Table) -> str:
   body = ""
   if table.rows:
     text = len(table.rows[0]) - len(_numeric(table.rows))
-    rows = [[shown(cell, table.digits) for cell in row.values()] for row in table.rows]
-    body = markup.table(list(table.rows[0]), rows, text)
-  note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
-  return markup.section(table.title, body + note)
+    body = markup.table(list(table.rows[0]), _texts(table), text)
+  return markup.section(table.title, body + (markup.note(table.note) if table.note else ""))
+
+
+def _texts(table: Table) -> list[list[str]]:
+  return [[shown(cell, table.digits) for cell in row.values()] for row in table.rows]
 
 
 def _numeric(rows: Iterable[Mapping[str, Cell]]) -> set[str]:

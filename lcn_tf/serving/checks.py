@@ -1,4 +1,4 @@
-"""What a request has to hold, checked in the graph: a wrong one is an error that names the tensor, never a number."""
+"""Checks of a request in the graph: a wrong request is an error that names the tensor, never a number."""
 
 import tensorflow as tf
 
@@ -6,12 +6,14 @@ from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
 
 def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tensor]:
-  """The request, which cannot be computed with unless its tensors agree with each other and with the schema.
+  """The request, whose tensors must agree with each other and with the schema.
 
-  Sizes: all tensors are of B requests, those of candidates of N, those of a history of L; `first_visible` may be
-  `[B, 1]`. Values: items are rows of the catalogue, fields of their vocabularies; a length is at most L; behaviours are
-  real ones, newest first; what a candidate sees begins with a behaviour that is strictly older than it. Padding
-  (candidates whose item is 0, behaviours beyond the length) only has to be in range.
+  All tensors have the size B of the requests. Those of candidates have N besides, and those of a history L;
+  `first_visible` may be `[B, 1]`.
+
+  Items are rows of the catalogue, and fields rows of their vocabularies. A length is at most L. Behaviours come newest
+  first, none of them padding before the length. The first visible behaviour of a candidate is strictly older than the
+  candidate. Padding only has to be in range: candidates whose item is 0, and behaviours beyond the length.
 
   Args:
     request: The tensors of `request_spec`.
@@ -21,7 +23,8 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
     The same values, int64.
 
   Raises:
-    tf.errors.InvalidArgumentError: When it runs; names the tensor, and says what came and what is allowed.
+    tf.errors.InvalidArgumentError: A tensor is wrong when the graph runs. The message has its name, its values and the
+      allowed ones.
   """
   with tf.control_dependencies(_sizes(request)):
     # int64: int32 is compared on the host
@@ -58,7 +61,7 @@ def _sizes(request: dict[str, tf.Tensor]) -> list[tf.Operation]:
 
 
 def _history(values: dict[str, tf.Tensor], d: DomainName, schema: Schema) -> list[tf.Operation]:
-  """Assertions on what one history holds."""
+  """Assertions on the values of one history."""
   items, times, length, first = (values[f"{d}_{part}"] for part in ("items", "times", "length", "first_visible"))
   width = tf.shape(items, out_type=tf.int64)[1]
   real = tf.range(width)[tf.newaxis] < length[:, tf.newaxis]

@@ -1,4 +1,4 @@
-"""From the ids and values that a service knows to the tensors that `rank` takes."""
+"""From the ids and values of a service to the tensors of the signature `rank`."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ USER_ID = "user_id"
 
 @dataclasses.dataclass(frozen=True)
 class Behaviour:
-  """What a user did once.
+  """One behaviour of a user.
 
   Attributes:
     item_id: Item id as in the interactions that the records were built from.
@@ -46,12 +46,12 @@ class RankRequest:
   """One user and the items to rank for them at one moment.
 
   Attributes:
-    time: The moment, seconds, fractions cut off. Behaviours that are not strictly older are not seen.
+    time: Unix time of the request, seconds; fractions are cut off. Only strictly older behaviours are seen.
     candidates: Item ids of the target domain `[N]`.
     user: Values of the user fields by name, `user_id` among them if it is one.
     context: Values of the context fields by name, the same for all candidates.
     target: Behaviours of the user in the target domain. Of two in one second the later one of the list is newer.
-    source: Behaviours of the user in the source domain, likewise ordered.
+    source: Behaviours of the user in the source domain, with the same rule.
   """
 
   time: float
@@ -68,12 +68,12 @@ class RankRequest:
 class RequestEncoder:
   """Numbers items and values as a record set does: a request comes out as records of the same facts would.
 
-  Two things that `pipelines.build_records` does with a log are the caller's: to leave out behaviours on items that the
-  items file does not have, and events that came twice.
+  The caller leaves out behaviours on items that the items file does not have, and events that came twice, as
+  `pipelines.build_records` does with a log.
 
-  Items that the record set does not have, and what is no id, become its unknown item; values of fields fall out of
-  vocabulary. Ids and values are compared as texts, as `lcn_tf.data.build.values` says: 7 is "7" and 7.0, and neither
-  "007" nor " 7 ". Loading reads the vocabularies once; encoding looks values up in dictionaries.
+  An item that the record set does not have, and a value that is no id, become the unknown item. An unknown value of a
+  field is out of vocabulary. Ids and values are compared as texts by the rules of `lcn_tf.data.build.values`: 7 is "7"
+  and 7.0, and neither "007" nor " 7 ". Loading reads the vocabularies once. Encoding looks values up in dictionaries.
 
   Args:
     record_set: Record set that the model was trained with; its shards are not read. An export carries one without
@@ -101,11 +101,11 @@ class RequestEncoder:
     """The tensors of `lcn_tf.data.request_spec.request_spec`, B = len(requests).
 
     N is that of the longest list of candidates, L that of the longest history that is seen, at most the schema's
-    `max_length`. Padding is 0; what the model returns for padded candidates means nothing.
+    `max_length`. Padding is 0, and the model's result for padded candidates has no meaning.
 
     Raises:
-      UserError: A request names a field that the schema does not have, or gives what is no moment or value; the message
-        says which request and where in it.
+      UserError: A request has a field that is not in the schema, or a time or value that cannot be read. The message
+        has the request and the place in it.
     """
     size, width = len(requests), max((len(r.candidates) for r in requests), default=0)
     items = np.zeros((size, width), np.int32)
@@ -189,7 +189,7 @@ class RequestEncoder:
 
 
 def _reader(feature: Feature) -> tuple[Callable[[Any], Any], Any]:
-  """The function that reads a value of a field, and the type of a column of what it returns."""
+  """The function that reads a value of a field, and the column type of its results."""
   if feature.numeric:
     return number_of, pl.Float64
   return (_texts_of, pl.List(pl.String)) if feature.max_values > 1 else (text_of, pl.String)
@@ -208,7 +208,7 @@ _Read = TypeVar("_Read")
 
 
 def _told(where: str, read: Callable[[Any], _Read], value: Any) -> _Read:
-  """What `read` makes of a value; the place heads the message if it is none."""
+  """The result of `read` for a value; the message of its error begins with the place."""
   try:
     return read(value)
   except ValueError as error:

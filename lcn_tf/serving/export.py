@@ -27,7 +27,7 @@ def newest_version(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def digest(checkpoint: str) -> str:
-  """Of a checkpoint's contents: of its index, which holds a checksum of every tensor."""
+  """Digest of a checkpoint: of its index, which holds a checksum of every tensor."""
   return hashlib.sha256(pathlib.Path(f"{checkpoint}.index").read_bytes()).hexdigest()[:16]
 
 
@@ -40,12 +40,13 @@ def save(
 ) -> pathlib.Path:
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
-  Its signature `rank` takes the tensors of `request_spec` and returns `probability` `[B, N]`. Beside it lies
-  `assets.extra`: `lcn_tf.json` with name, seed, checkpoint, fingerprint and schema, and a record set without records,
-  by which `RequestEncoder` numbers requests and `pipelines.build_records --like` other records.
+  The signature `rank` takes the tensors of `request_spec` and returns `probability` `[B, N]`.
+
+  The folder `assets.extra` holds `lcn_tf.json`, with name, seed, checkpoint, fingerprint and schema, and a record set
+  without records. `RequestEncoder` numbers requests with it, and `pipelines.build_records --like` other records.
 
   Args:
-    checkpoint: The path of the one that the weights are of; empty if they are of none.
+    checkpoint: Path of the checkpoint that the weights come from; empty if there is none.
   """
 
   def rank(**request: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -92,12 +93,12 @@ def save(
 
 
 def describe(version: pathlib.Path) -> dict[str, Any]:
-  """What an export says of itself; its files are the ones that were written, as far as it costs little to tell.
+  """The description of an export, whose files are checked except for the variables.
 
-  The bytes of the variables are TensorFlow's to check, which it does when it reads them.
+  TensorFlow checks the variables when it reads them.
 
   Raises:
-    DamagedError: Its description or another file is not what was written.
+    DamagedError: The description or another file was changed since it was written.
   """
   described = formats.read_sealed(version / DESCRIPTION, REMEDY)
   for name, fact in described.get("files", {}).items():
@@ -110,7 +111,7 @@ def describe(version: pathlib.Path) -> dict[str, Any]:
 
 
 def _model_files(version: pathlib.Path) -> list[pathlib.Path]:
-  """The SavedModel itself; what lies beside it has checksums of its own."""
+  """The files of the SavedModel without `assets.extra`, whose files have checksums of their own."""
   return sorted(file for file in version.glob("**/*") if file.is_file() and "assets.extra" not in file.parts)
 
 

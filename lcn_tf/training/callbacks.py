@@ -1,4 +1,4 @@
-"""What happens between steps besides checkpoints: Keras callbacks, to which users can add theirs."""
+"""Keras callbacks of a job besides its checkpoints; users can add theirs."""
 
 import math
 import time
@@ -23,7 +23,7 @@ class Validation(keras.callbacks.Callback):
   It comes first in the list of callbacks, so that the others see them.
 
   Args:
-    batches: Gives the split's batches, flat dicts, from the start.
+    batches: Function that returns the batches of the split, flat dicts, from the start.
     workers: Processes of the job; the chief scores, and all of them get the result.
   """
 
@@ -62,13 +62,13 @@ class Validation(keras.callbacks.Callback):
 
 
 class ProgressLog(keras.callbacks.Callback):
-  """Logs where the epoch is, once a minute: what a job without a terminal is watched by.
+  """Logs the position in the epoch once a minute, for jobs without a terminal.
 
   Args:
     steps: Steps of an epoch.
     done: Steps of the first epoch that an earlier call has done.
     candidates: Candidates of a step.
-    seconds: Between two lines.
+    seconds: Seconds between two lines.
   """
 
   def __init__(self, steps: int, done: int, candidates: int, seconds: float = 60.0):

@@ -23,40 +23,40 @@ _PART = re.compile(r"ckpt-(\d+)\.(index|data-\d+-of-\d+)")
 class Store:
   """The checkpoints of one kind in a run folder, `ckpt-<number>` by the number of steps.
 
-  Which there are is read from the folder: TensorFlow's state file beside them, which names them too, is written for
-  other tools alone.
+  The files themselves say which checkpoints there are. TensorFlow's state file beside them is written for other tools
+  alone.
 
   Args:
-    run: The run folder.
-    kind: `last`, what a job goes on with, or `best`, what is exported.
+    run: Run folder.
+    kind: Kind of the checkpoints: `last`, which a job goes on with, or `best`, which is exported.
   """
 
   def __init__(self, run: str | pathlib.Path, kind: Kind):
     self.folder = pathlib.Path(run) / FOLDER / kind
 
   def numbers(self) -> list[int]:
-    """Of those that are there, the newest first."""
+    """Numbers of the checkpoints, the newest first."""
     return sorted((int(found[1]) for found in self._named(_INDEX)), reverse=True)
 
   def path(self, number: int) -> str:
-    """What TensorFlow calls a checkpoint by, in a spelling that it does not read as a pattern."""
+    """Path of a checkpoint for TensorFlow, in a spelling that it does not read as a pattern."""
     return f"{files.plain(self.folder)}/ckpt-{number}"
 
   def newest(self) -> int | None:
     return next(iter(self.numbers()), None)
 
   def restore(self, checkpoint: tf.train.Checkpoint, partly: bool = False) -> int | None:
-    """Takes up the newest checkpoint that can be read; what is damaged is named, and stays.
+    """Takes up the newest checkpoint that can be read; a damaged one is named in the log, and stays.
 
     Args:
       checkpoint: Checkpoint object, all of whose variables the file has to hold.
       partly: True if the file may hold other variables besides.
 
     Returns:
-      Its number, or None if there is none.
+      The number of the checkpoint; None if there is none.
 
     Raises:
-      DamagedError: There are some, and none can be read.
+      DamagedError: None of the checkpoints can be read.
     """
     damaged: list[str] = []
     for number in self.numbers():
@@ -78,13 +78,13 @@ class Store:
     """Writes a checkpoint, whole or not at all, then removes all but the newest `keep` up to it.
 
     Args:
-      checkpoint: The objects.
-      number: Its name.
-      keep: Checkpoints that stay, this one included.
-      needs: Bytes that it takes, about, for the message; 0 = not known.
+      checkpoint: Checkpoint object.
+      number: Number of the new checkpoint.
+      keep: Number of checkpoints that stay, the new one included.
+      needs: Approximate size in bytes, for the message of an error; 0 = not known.
 
     Raises:
-      StorageError: It could not be written; those before it are intact.
+      StorageError: The checkpoint could not be written; those before it are intact.
     """
     there = self.numbers()
     before = [older for older in there if older < number]
@@ -100,7 +100,7 @@ class Store:
         if number not in there:
           self._remove(number)
         raise
-    # what lost its index to a kill among them
+    # those that lost their index to a kill among them
     for older in {int(part[1]) for part in self._named(_PART)}:
       if older < number and older not in kept:
         self._remove(older)
@@ -118,7 +118,7 @@ class Store:
       return False
 
   def clean(self) -> None:
-    """Removes what a killed process has not finished writing; its caller holds the folder."""
+    """Removes the unfinished files of a killed process; the caller holds the folder."""
     for left in self.folder.glob("ckpt-*_temp"):
       shutil.rmtree(left, ignore_errors=True)
     files.sweep(self.folder)
@@ -128,7 +128,7 @@ class Store:
     yield from filter(None, (pattern.fullmatch(path.name) for path in there))
 
   def _remove(self, number: int) -> None:
-    # the index first: what has none is no checkpoint
+    # the index first: without it the rest is no checkpoint
     for found in sorted(self._named(_PART), key=lambda part: part[2] != "index"):
       if int(found[1]) == number:
         (self.folder / found[0]).unlink(missing_ok=True)
@@ -136,13 +136,13 @@ class Store:
 
 
 def begun(run: str | pathlib.Path) -> bool:
-  """Whether a run folder holds a checkpoint to go on with, or one that ever was."""
+  """Whether a run folder holds a checkpoint, or has ever held one."""
   last = Store(run, "last")
   return bool(last.numbers()) or bool(Store(run, "best").numbers()) or (last.folder / _STATE).exists()
 
 
 def read(checkpoint: tf.train.Checkpoint, path: str, partly: bool = False) -> str | None:
-  """Restores a checkpoint; why it cannot be, or None. Arguments as of `Store.restore`."""
+  """Restores a checkpoint, with the arguments of `Store.restore`; returns the reason of a failure, or None."""
   try:
     status = checkpoint.read(path)
     (status.expect_partial() if partly else status).assert_existing_objects_matched()

@@ -21,17 +21,18 @@ _AGREE_EVERY = 16
 
 
 class Checkpoints(keras.callbacks.Callback):
-  """Saves the job after each epoch, and every so many steps or minutes; keeps the best epoch, see `Progress`; stops
-  early.
+  """Saves the job, keeps its best epoch as `Progress` defines it, and stops it early.
+
+  It saves after each epoch, and within an epoch after a number of steps or minutes.
 
   Args:
-    run: The run folder of the whole job, which is gone on with.
-    own: The folder that this process writes: the chief's is the run folder.
-    progress: The job's, updated here.
-    workers: The job's processes: a checkpoint is written by all of them at the same step, each to its own folder.
+    run: Run folder of the whole job, with the checkpoints to go on with.
+    own: Folder that this process writes: the chief's is the run folder.
+    progress: Position of the job, which the callback updates.
+    workers: Processes of the job. All of them write a checkpoint at the same step, each to its own folder.
     every: Steps between checkpoints within an epoch; 0 = none.
     minutes: Minutes between checkpoints within an epoch; 0 = none.
-    patience: Epochs without a better one before training stops; 0 = never.
+    patience: Epochs without a better one after which training stops; 0 = never.
     after: Number of first epochs that `patience` does not count.
     keep: Number of checkpoints that `last/` holds.
   """
@@ -72,8 +73,8 @@ class Checkpoints(keras.callbacks.Callback):
     """Takes up the run's last checkpoint, if there is one.
 
     Raises:
-      DamagedError: There are some, and none can be read.
-      UserError: There is a best one alone, which no job can go on with.
+      DamagedError: None of the checkpoints can be read.
+      UserError: The only checkpoint is a best one, which no job can go on with.
     """
     if self._workers.chief:
       for store in self._stores.values():
@@ -99,7 +100,7 @@ class Checkpoints(keras.callbacks.Callback):
     return True
 
   def _sums(self) -> list[tf.Variable]:
-    """What the means of the running epoch's losses are made of."""
+    """The sums and counts behind the mean losses of the running epoch."""
     return [variable for metric in self.model.metrics for variable in metric.variables]
 
   def _save(self, kind: Kind) -> None:
@@ -131,13 +132,13 @@ class Checkpoints(keras.callbacks.Callback):
       self.may_leave = asked
 
   def _agreed(self, mine: Sequence[bool], now: bool) -> Sequence[bool]:
-    """Of each, whether it is so; several workers ask each other `now`, and else it is not."""
+    """For each of `mine`, whether it is true for any worker. Without `now` several workers do not ask: none is."""
     if self._workers.count == 1:
       return mine
     return self._workers.any(mine) if now else [False] * len(mine)
 
   def ask(self) -> None:
-    """Asks for a checkpoint after the step that is running; `may_leave` is true when it is there."""
+    """Asks for a checkpoint after the running step; once it is written, `may_leave` is true."""
     self._asked = True
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -169,6 +170,6 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def _score(logs: Logs) -> float:
-  """What the best epoch has most of; NaN if nothing tells. See `Progress.best`."""
+  """The score of an epoch by `Progress.best`; NaN if it is not defined."""
   auc = float(logs.get("val_auc", math.nan))
   return -float(logs.get("val_logloss", math.nan)) if math.isnan(auc) else auc

@@ -1,4 +1,4 @@
-"""What a job costs, over all the times that it was started."""
+"""The cost of a job, over all of its starts."""
 
 import os
 import pathlib
@@ -18,25 +18,24 @@ FILE = "training.json"
 class CostRecord(keras.callbacks.Callback):
   """Keeps `training.json` in the run folder. It comes after `Checkpoints` in the list of callbacks.
 
-  The file is written with every checkpoint, so what an interrupted job did after its last one, and does again, counts
-  once:
+  The file is written with every checkpoint. So the steps that an interrupted job repeats count once. Its entries:
 
-      seconds                 of training, validation after each epoch and tracing of the graph included; not the time
-                              to build the model or to evaluate it
-      steps, epochs           that these seconds paid for
+      seconds                 time of training, of the validation after each epoch and of tracing the graph; the time
+                              to build the model and to evaluate it is not included
+      steps, epochs           steps and epochs of these seconds
       candidates_per_second   real candidates (no padding) of the target domain in the fastest epoch, without validation
                               and, if there are others, without the first step, which waits for the graph
       parameters              trainable weights, `tables` and `dense` ones
-      cores                   that TensorFlow could use: several jobs on one machine share them
-      peak_memory_bytes       of the process, at its largest, up to the end of training
-      starts                  how often the job was started before it was finished
-      finished                whether all epochs are done, or no more are wanted (early stopping)
+      cores                   cores that TensorFlow could use; several jobs on one machine share them
+      peak_memory_bytes       peak memory of the process up to the end of training
+      starts                  number of times that the job was started before it was finished
+      finished                whether all epochs are done, or early stopping has ended the job
 
   Args:
-    folder: The run.
+    folder: Run folder.
     progress: Position of the job.
-    candidates: Real candidates of a step, on average.
-    resumed: True if the job goes on from a checkpoint. Else the file starts anew.
+    candidates: Mean number of real candidates of a step.
+    resumed: True if the job goes on from a checkpoint. False: the file starts anew.
   """
 
   def __init__(self, folder: pathlib.Path, progress: Progress, candidates: float, resumed: bool):
@@ -84,7 +83,7 @@ class CostRecord(keras.callbacks.Callback):
       self._write(finished=False)
 
   def finish(self, over: bool = True) -> dict[str, Any]:
-    """Says whether the job is over, or was stopped before its end; returns what the file holds."""
+    """Writes whether the job is over or was stopped before its end; returns the contents of the file."""
     return self._write(finished=over)
 
   def _write(self, finished: bool) -> dict[str, Any]:
@@ -108,10 +107,10 @@ class CostRecord(keras.callbacks.Callback):
 
 
 def read(file: pathlib.Path) -> dict[str, Any]:
-  """What `training.json` holds; {} if it is not there.
+  """Contents of `training.json`; {} if the file is missing.
 
   Raises:
-    DamagedError: It is not what was written.
+    DamagedError: The file was changed since it was written.
   """
   if not file.is_file():
     return {}
@@ -120,7 +119,7 @@ def read(file: pathlib.Path) -> dict[str, Any]:
 
 
 def parameters(model: Any) -> dict[str, int]:
-  """Trainable weights, by where they are: `tables` and `dense`."""
+  """Numbers of trainable weights: of the `tables` and of the `dense` rest."""
   groups = {"tables": model.table_variables(), "dense": model.dense_variables()}
   return {name: sum(v.shape.num_elements() for v in variables) for name, variables in groups.items()}
 
@@ -132,6 +131,6 @@ def cores() -> int:
 
 
 def peak_memory_bytes() -> int:
-  """The most memory that this process has held at once."""
+  """Peak memory of this process, bytes."""
   found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return int(found if sys.platform == "darwin" else found * 1024)

@@ -18,8 +18,8 @@ def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathl
 
   Raises:
     UserError: The folder holds no run, or the run has no checkpoint yet.
-    DamagedError: Something of it cannot be read.
-    StorageError: There is no space for it.
+    DamagedError: A file of the run cannot be read.
+    StorageError: There is no space for the export.
   """
   run = read_run(run_dir)
   model, checkpoint = run.best()
@@ -28,7 +28,7 @@ def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathl
 
 
 def exported(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path | None:
-  """The newest version in `output` if it is of the run's best checkpoint: it need not be published again."""
+  """The newest version in `output` if it is of the run's best checkpoint, which needs no other export; else None."""
   newest = newest_version(pathlib.Path(output))
   if newest is None or not (newest / DESCRIPTION).is_file():
     return None

@@ -20,14 +20,14 @@ _VALIDATION = "val_"
 
 
 class History(keras.callbacks.Callback):
-  """Keeps `history.csv`: one row per finished epoch, whatever the job went through.
+  """Keeps `history.csv`: one row per finished epoch, also of a job that was interrupted.
 
-  It comes before `Checkpoints` in the list of callbacks. Rows of epochs that the checkpoint does not know (the job was
-  killed between the two) are written anew.
+  It comes before `Checkpoints` in the list of callbacks. A job that is killed between the two leaves a row that no
+  checkpoint knows. That row is written anew.
 
   Args:
-    run: The run folder.
-    progress: The job's.
+    run: Run folder.
+    progress: Position of the job.
   """
 
   def __init__(self, run: pathlib.Path, progress: Progress):
@@ -49,7 +49,7 @@ class History(keras.callbacks.Callback):
 
 
 def _read(file: pathlib.Path) -> list[dict[str, str]]:
-  """The rows that are whole."""
+  """The whole rows."""
   if not file.is_file():
     return []
   lines = file.read_bytes().decode(errors="replace").splitlines(keepends=True)
@@ -61,7 +61,7 @@ def _read(file: pathlib.Path) -> list[dict[str, str]]:
 
 
 def _is_whole(row: dict[str | Any, str | Any]) -> bool:
-  """Whether it has as many numbers as the head has names."""
+  """Whether a row has as many numbers as the head has names."""
   if None in row or None in row.values():
     return False
   try:
@@ -78,9 +78,9 @@ class Curves(keras.callbacks.Callback):
   It comes after `Checkpoints` in the list of callbacks.
 
   Args:
-    folder: Folder of the curves; `train/` and `validation/` are made there.
-    history: The rows.
-    progress: The job's.
+    folder: Folder of the curves, in which `train/` and `validation/` are made.
+    history: Rows of the job.
+    progress: Position of the job.
   """
 
   def __init__(self, folder: pathlib.Path, history: History, progress: Progress):
@@ -120,7 +120,7 @@ class Curves(keras.callbacks.Callback):
 
 
 def _points(folder: pathlib.Path) -> Iterator[tuple[str, int]]:
-  """The curves and epochs that the event files of a folder hold: of a killed job, some of an epoch's."""
+  """The curves and epochs in the event files of a folder; a killed job may have written some of an epoch's curves."""
   for file in sorted(folder.glob("events.*")):
     try:
       for event in tf.compat.v1.train.summary_iterator(str(file)):

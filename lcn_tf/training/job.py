@@ -1,4 +1,4 @@
-"""A whole job: train, export the best epoch, evaluate what was exported."""
+"""A whole job: train, export the best epoch, evaluate the export."""
 
 import pathlib
 from typing import Any
@@ -18,7 +18,7 @@ def run_job(
   Of several workers the chief exports and scores; the others end when it has.
 
   Returns:
-    What `run_dir/metrics.json` holds; nothing to the others.
+    Contents of `run_dir/metrics.json`; {} for workers that are not the chief.
   """
   run = pathlib.Path(run_dir)
   metrics: dict[str, Any] = {}

@@ -19,9 +19,9 @@ class RowwiseAdam(keras.optimizers.legacy.Adam):
   table. This is a slightly different optimizer: the moments of a row decay by the steps that read it, not by all.
 
   Args:
-    learning_rate, beta_1, beta_2, epsilon: As in Adam.
+    learning_rate, beta_1, beta_2, epsilon: Arguments of Adam.
     row_decay: Decoupled weight decay of the rows that are read: w -= learning_rate * row_decay * w.
-    unique_rows: The caller's gradients bring each row once per replica, so one replica needs no deduplication.
+    unique_rows: True if the gradients have each row once per replica, so that one replica needs no deduplication.
   """
 
   def __init__(

@@ -23,7 +23,7 @@ _TWICE = 2.0  # seconds within which a second SIGTERM is taken for the first one
 def at_sigterm(ask: Callable[[], None]) -> Iterator[None]:
   """Calls `ask` at the first SIGTERM within the block, as a preempted machine sends it; a later one ends at once.
 
-  The first may come twice: to a whole group of processes, and from the one that started them.
+  The first signal may come twice: to the whole group of processes, and from the process that started them.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -48,7 +48,7 @@ def at_sigterm(ask: Callable[[], None]) -> Iterator[None]:
 
 
 class LeaveOnSigterm(keras.callbacks.Callback):
-  """Ends the process as soon as the checkpoint that was asked for is written. It comes after all other callbacks."""
+  """Ends the process as soon as the checkpoint of a SIGTERM is written. It comes after all other callbacks."""
 
   def __init__(self, checkpoints: Checkpoints):
     super().__init__()

@@ -12,10 +12,10 @@ class Progress(tf.Module):
   """Where a job is; part of its checkpoints.
 
   Attributes:
-    epoch: Epochs that are finished.
-    step: Steps of the next epoch that are done.
-    best: The best score so far, in `best_epoch`: the validation AUC, or where it is not defined (labels of one class)
-      minus the logloss. Without either (weights that are all 0) no epoch is the best.
+    epoch: Number of finished epochs.
+    step: Number of finished steps of the next epoch.
+    best: Best score so far, that of `best_epoch`. The score is the validation AUC. With labels of one class it is minus
+      the validation logloss. With weights that are all 0 there is no score, and no epoch is the best.
   """
 
   def __init__(self) -> None:

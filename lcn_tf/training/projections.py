@@ -1,4 +1,4 @@
-"""What a search keeps of the model for a while: TWIN's item projections, or another model's search unit."""
+"""The stored part of a search: TWIN's item projections, or another model's search unit."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ _CHUNK = 8192
 
 
 class Projector:
-  """Brings what a model's searches keep up to date with its weights ("offline inferring", TWIN, section 4.3).
+  """Brings the stored part of a model's searches up to date with the weights ("offline inferring", TWIN, section 4.3).
 
-  For TWIN with `projections: cached`, K_h W_h of every row of the item catalogues; for `SeparateSearch`, the search
-  unit of the model that is trained beside it. Nothing for all other models.
+  TWIN with `projections: cached` stores K_h W_h of every row of the item catalogues. `SeparateSearch` stores the search
+  unit of the model that is trained beside it. All other models store nothing.
 
   Args:
-    model: Built.
+    model: Built model.
   """
 
   def __init__(self, model: RequestModel):
@@ -36,11 +36,11 @@ class Projector:
 
   @property
   def keeps(self) -> bool:
-    """Whether there is anything to bring up to date."""
+    """Whether the model stores anything."""
     return bool(self._cached) or isinstance(self._model, SeparateSearch)
 
   def refresh(self) -> None:
-    """Recomputes all of it, chunk by chunk of the catalogues."""
+    """Recomputes the stored part, chunk by chunk of the catalogues."""
     if isinstance(self._model, SeparateSearch):
       self._model.take_over_search()
     for domain, twin in self._cached.items():
@@ -54,7 +54,7 @@ class Projector:
       twin.cached.assign(np.concatenate(parts)[: twin.items])
 
   def _chunk(self, domain: DomainName) -> Any:
-    """Catalogue rows -> projections, the way that the model reads a history of these items."""
+    """Catalogue rows -> projections, computed as for a history of these items."""
 
     def project(rows: tf.Tensor) -> tf.Tensor:
       batch = example_batch(self._model.schema, length=rows.shape[0])
@@ -66,19 +66,19 @@ class Projector:
 
 
 def refresh(model: RequestModel) -> None:
-  """Brings what the model's searches keep up to date with its weights."""
+  """Brings the stored part of the model's searches up to date with its weights."""
   Projector(model).refresh()
 
 
 class RefreshProjections(keras.callbacks.Callback):
-  """Refreshes what the searches of the model keep, during training.
+  """Refreshes the stored part of the model's searches during training.
 
-  It comes before validation and checkpoints in the list of callbacks. What was kept is part of the checkpoints, so a
-  job that is taken up again searches with what it had.
+  It comes before validation and checkpoints in the list of callbacks. The stored part is in the checkpoints, so that a
+  resumed job searches as before.
 
   Args:
-    every: Steps between two refreshes, counted from the job's first; 0: at the end of every epoch (that is, at the
-      beginning of the next). The first step of a job always begins fresh.
+    every: Steps between two refreshes, counted from the first step of the job; 0 = the end of every epoch. The first
+      step of a job always begins fresh.
   """
 
   def __init__(self, every: int = 0):

@@ -1,4 +1,4 @@
-"""The run folder: what a job finds there, what it leaves, and how others read it."""
+"""The run folder of a job, and how others read it."""
 
 import collections
 import dataclasses
@@ -34,9 +34,9 @@ class Run:
   """A run folder.
 
   Attributes:
-    path: The folder.
-    experiment: The effective one.
-    record_set: The facts of the records that it was trained with; their shards lie elsewhere.
+    path: Run folder.
+    experiment: Effective experiment.
+    record_set: Facts of the records that the run was trained with; their shards lie elsewhere.
   """
 
   path: pathlib.Path
@@ -44,10 +44,10 @@ class Run:
   record_set: RecordSet
 
   def checkpoints(self) -> list[str]:
-    """The best checkpoint, or the last ones while there is no best: each path with what may take its place behind it.
+    """Paths of the best checkpoint, or of the last ones while there is no best; each replaces a damaged one before it.
 
     Raises:
-      UserError: There is none yet.
+      UserError: There is no checkpoint yet.
     """
     best, last = Store(self.path, "best"), Store(self.path, "last")
     # an epoch's last and best checkpoint hold the same weights
@@ -78,10 +78,10 @@ class Run:
     return self._model(self._served(), checkpoint, training=False)
 
   def weights(self) -> dict[str, list[np.ndarray]]:
-    """The best weights that learn, with those that only training uses and frozen tables, in the host's memory.
+    """The best trainable weights, those of training alone and frozen tables among them, in the host's memory.
 
     Returns:
-      By name; two models side by side use each name twice, and have their weights in their order.
+      Weights by name, a list each: two models side by side use each name twice, in the order of the models.
 
     Raises:
       UserError: There is no checkpoint yet.
@@ -95,11 +95,11 @@ class Run:
     return dict(by_name)
 
   def _served(self) -> Model:
-    # what serves needs no CRP: its heads vanish (LCN, section 3.4)
+    # serving needs no CRP: its heads vanish (LCN, section 3.4)
     return self.experiment.model.model_copy(update={"crp": None})
 
   def _readable(self, config: Model, training: bool) -> tuple[RequestModel, str]:
-    """A new model with the first of `checkpoints` that can be read, and that one's path."""
+    """A new model with the first of `checkpoints` that can be read, and the path of that checkpoint."""
     found = self.checkpoints()
     if not Store(self.path, "best").numbers():
       logging.warning(
@@ -134,8 +134,8 @@ def read_run(run_dir: str | pathlib.Path) -> Run:
   """Reads a run folder.
 
   Raises:
-    UserError: It holds no run.
-    DamagedError: What it says of itself is not what was written.
+    UserError: The folder holds no run.
+    DamagedError: A file of the run was changed since it was written.
   """
   path = pathlib.Path(run_dir)
   if not (path / EXPERIMENT).is_file() or not (path / "dataset.json").is_file():
@@ -144,10 +144,10 @@ def read_run(run_dir: str | pathlib.Path) -> Run:
 
 
 def read_experiment(file: pathlib.Path) -> Experiment:
-  """The experiment that a job has written, as it has written it.
+  """The experiment as a job has written it.
 
   Raises:
-    DamagedError: The file was changed since.
+    DamagedError: The file was changed since it was written.
   """
   formats.check_text(file)
   return config_lib.load(str(file))
@@ -156,12 +156,13 @@ def read_experiment(file: pathlib.Path) -> Experiment:
 def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
   """Makes the run folder, with the effective experiment, the facts of the records and their id mapping in it.
 
-  A folder without a checkpoint is begun anew, whatever experiment it holds. One with a checkpoint goes on, with another
-  length of the job, other checkpoints or another `on_corrupt` if the experiment says so. No checkpoint is removed.
+  A folder without a checkpoint is begun anew, even if it holds another experiment. A folder with a checkpoint goes on.
+  Its experiment may have had another length of the job, other checkpoints or another `on_corrupt`. No checkpoint is
+  removed.
 
   Raises:
-    UserError: It holds another experiment, was begun with other records, or cannot be made.
-    DamagedError: What it says of itself is not what was written.
+    UserError: The folder holds another experiment, was begun with other records, or cannot be made.
+    DamagedError: A file of the run was changed since it was written.
   """
   run = pathlib.Path(run_dir)
   file = run / EXPERIMENT  # written last: a folder with it is whole
@@ -169,7 +170,7 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
   there = _experiment_there(file, begun)
   if begun and not there:
     raise UserError(
-      f"{run} holds checkpoints of it is not known what: {EXPERIMENT} is not there. Use another --run_dir."
+      f"{run} holds checkpoints of an unknown experiment: {EXPERIMENT} is missing. Use another --run_dir."
     )
   if there and begun:
     _check_same(experiment, there, record_set, run)
@@ -178,19 +179,19 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
     # a copy of vectors that may have been made anew since
     if there and (there.model.pretraining != experiment.model.pretraining or (path and Pretrained.there(path))):
       shutil.rmtree(run / "pretrained", ignore_errors=True)
-    # what an earlier job said of its own weights
+    # metrics and history of an earlier job
     for name in ("metrics.json", TRAINING, "history.csv"):
       (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
   intact = f"The checkpoints in {run} are intact." if begun else ""
-  with storage.storing("what the run is begun with", run, needs=record_set.id_mapping_bytes(), intact=intact):
+  with storage.storing("the experiment and the id mapping", run, needs=record_set.id_mapping_bytes(), intact=intact):
     record_set.copy_id_mapping(run)
     formats.write_checked(file, config_lib.dump(experiment))
   return run
 
 
 def _experiment_there(file: pathlib.Path, begun: bool) -> Experiment | None:
-  """The experiment of a folder; of one that was not begun, whatever it says may be lost."""
+  """The experiment of a folder; in a folder that was not begun it may be damaged, and be lost."""
   if not file.is_file():
     return None
   try:
@@ -203,7 +204,7 @@ def _experiment_there(file: pathlib.Path, begun: bool) -> Experiment | None:
 
 
 def _check_same(experiment: Experiment, there: Experiment, record_set: RecordSet, run: pathlib.Path) -> None:
-  """Checks that a job with a checkpoint goes on with what it was begun with."""
+  """Checks that a job with a checkpoint goes on with its own experiment and records."""
   other = "Use another --run_dir; --set train.warm_start=RUN begins with the weights of this one."
   difference = config_lib.differs(experiment, config_lib.with_asked(there, experiment, _NOT_LEARNED))
   if difference:
@@ -227,7 +228,7 @@ def _check_same(experiment: Experiment, there: Experiment, record_set: RecordSet
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-  """What to call each run: its experiment's name, and the folder, too, where different experiments share the name.
+  """A label for each run: the name of its experiment, and the folder where different experiments share the name.
 
   Runs that differ in their seed alone get the same label.
   """

@@ -1,4 +1,4 @@
-"""Where a job runs."""
+"""The devices of a job."""
 
 import json
 import os
@@ -14,13 +14,14 @@ from lcn_tf.errors import UserError
 def make_strategy(config: Train) -> tf.distribute.Strategy:
   """The strategy that `config.strategy` names.
 
-  `mirrored`: over `config.replicas` GPUs (all visible ones if 0), or logical CPU devices (one if 0). `multi_worker`:
-  the same job in every process that TF_CONFIG names, each with all GPUs that it sees, or one CPU device.
+  `mirrored` is one process with `config.replicas` GPUs (all visible ones if 0), or logical CPU devices (one if 0).
+  `multi_worker` is the same job in every process that TF_CONFIG names. Each has all GPUs that it sees, or one CPU
+  device.
 
   Raises:
-    UserError: More replicas than GPUs are visible, TensorFlow has started with fewer CPU devices or before the workers
-      could be connected, XLA is asked for on several CPU devices, or TF_CONFIG names several tasks for a `mirrored`
-      job, or none, or others than workers, for a `multi_worker` one.
+    UserError: There are fewer GPUs than replicas. Or TensorFlow has started with fewer CPU devices, or before the
+      workers could be connected. Or several CPU devices are to use XLA. Or TF_CONFIG has several tasks for a `mirrored`
+      job, or no tasks, or tasks that are no workers, for a `multi_worker` one.
   """
   workers, _ = tasks()
   if config.strategy == "multi_worker":
@@ -46,10 +47,10 @@ def make_strategy(config: Train) -> tf.distribute.Strategy:
 
 
 def input_options(strategy: tf.distribute.Strategy) -> tf.distribute.InputOptions | None:
-  """How batches reach the replicas; None: TensorFlow's way, with a buffer on each device.
+  """Options of the way that batches reach the replicas; None = TensorFlow's way, with a buffer on each device.
 
-  A single CPU replica reads the stream itself: nothing is to be copied to it, and the end of TensorFlow's iterator of a
-  device now and then waits for that iterator's tuner, which sleeps up to a minute and takes no options.
+  A single CPU replica reads the stream itself, as nothing has to be copied to it. TensorFlow's iterator of a device
+  would now and then wait at its end for its tuner, which sleeps up to a minute and takes no options.
   """
   devices = strategy.extended.worker_devices
   if strategy.num_replicas_in_sync > 1 or "CPU" not in devices[0]:
@@ -66,10 +67,10 @@ def device_names(strategy: tf.distribute.Strategy) -> str:
 
 
 def tasks() -> tuple[list[str], int]:
-  """The processes of a job by TF_CONFIG, `chief` before `worker`, and which of them this is; none without it.
+  """The processes of a job by TF_CONFIG, `chief` before `worker`, and the one that this is; none without TF_CONFIG.
 
   Raises:
-    UserError: It is not what TensorFlow describes a cluster by, or names others than these.
+    UserError: TF_CONFIG is no description of a cluster, or has tasks of other types.
   """
   try:
     config = json.loads(os.environ.get("TF_CONFIG") or "{}")
@@ -78,7 +79,9 @@ def tasks() -> tuple[list[str], int]:
     task = config.get("task", {})
     index = named.index((task["type"], int(task["index"]))) if named else 0
   except (ValueError, AttributeError, TypeError, KeyError):
-    raise UserError(f"TF_CONFIG is not what TensorFlow describes a cluster by: {os.environ['TF_CONFIG']}") from None
+    raise UserError(
+      f"TF_CONFIG is no description of a cluster as TensorFlow has it: {os.environ['TF_CONFIG']}"
+    ) from None
   if others := set(cluster) - {"chief", "worker"}:
     raise UserError(f"TF_CONFIG names tasks that no job here has: {', '.join(sorted(others))}")
   return [cluster[kind][number] for kind, number in named], index
@@ -105,7 +108,7 @@ def cpu_devices(count: int) -> list[str]:
   """Names of `count` logical CPU devices, made if TensorFlow has not started yet.
 
   Raises:
-    UserError: TensorFlow has started with fewer.
+    UserError: TensorFlow has started with fewer devices.
   """
   cpu = tf.config.list_physical_devices("CPU")[0]
   made = tf.config.get_logical_device_configuration(cpu)

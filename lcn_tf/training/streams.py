@@ -22,10 +22,10 @@ class StepSize:
   """The size of a step, summed over replicas.
 
   Attributes:
-    requests: Target-domain requests.
-    second_requests: Source-domain requests, for models that read them; a whole share for each replica.
-    candidates: Candidates of the target-domain requests, padding included.
-    steps: Steps of an epoch.
+    requests: Number of target-domain requests.
+    second_requests: Number of source-domain requests, for models that read them; a multiple of the replicas.
+    candidates: Number of candidates of the target-domain requests, padding included.
+    steps: Number of steps of an epoch.
   """
 
   requests: int
@@ -35,11 +35,11 @@ class StepSize:
 
   @classmethod
   def of(cls, config: Train, record_set: RecordSet, replicas: int) -> "StepSize":
-    """The size that a config asks for.
+    """The size of a step by the config.
 
     Raises:
-      SettingsError: The replicas cannot share it equally.
-      UserError: The training split holds fewer records.
+      SettingsError: The replicas cannot share the step equally.
+      UserError: The training split holds fewer records than a step.
     """
     each = record_set.record_schema.candidates
     requests = config.global_batch_size // each

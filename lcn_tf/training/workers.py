@@ -1,4 +1,4 @@
-"""The processes of one job, and what they agree on."""
+"""The processes of one job, and their agreements."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ class Workers:
     strategy: Strategy of `make_strategy`.
 
   Attributes:
-    strategy: Strategy by which they train.
+    strategy: Strategy of the job.
     count: Number of workers.
-    index: Index of this worker; the first is the chief, who alone writes the run folder.
+    index: Index of this worker. Worker 0 is the chief, who alone writes the run folder.
   """
 
   def __init__(self, strategy: tf.distribute.Strategy):
@@ -35,15 +35,15 @@ class Workers:
     return self.index == 0
 
   def chiefs(self, values: Sequence[float]) -> list[float]:
-    """The chief's values, whatever the others'."""
+    """The chief's values, for all workers."""
     return self._sums([value if self.chief else 0.0 for value in values])
 
   def any(self, mine: Sequence[bool]) -> list[bool]:
-    """Of each, whether it is so for one of the workers."""
+    """For each of the values, whether it is true for at least one worker."""
     return [found > 0.0 for found in self._sums([float(value) for value in mine])]
 
   def wait(self) -> None:
-    """Until all are here."""
+    """Waits until all workers call it."""
     self._sums([0.0])
 
   @contextlib.contextmanager
@@ -57,10 +57,10 @@ class Workers:
 
   @contextlib.contextmanager
   def together(self) -> Iterator[None]:
-    """Says, if another worker ends within the block, that it was not this one.
+    """Names the end of another worker within the block as the cause of this worker's error.
 
     Raises:
-      UserError: One did.
+      UserError: Another worker has ended.
     """
     try:
       yield

@@ -11,7 +11,7 @@ import yaml
 from lcn_tf import config, metrics
 from lcn_tf.comparison import config as comparison_config
 from lcn_tf.comparison.cells import Cell
-from lcn_tf.comparison.processes import Failed
+from lcn_tf.errors import UserError
 from lcn_tf.evaluation import predictions
 from tests.support.experiments import small_experiment
 
@@ -58,15 +58,14 @@ class Stub:
     calls: (label, seed, tuned values, evaluate) of each cell.
     vectors: Folders that item vectors were asked for.
     failing: Labels whose cells fail.
-    for_good: Whether they would fail again.
-    storage: Whether they fail for want of space.
+    error: Kind of error with which they fail.
   """
 
   def __init__(self, failing: tuple[str, ...] = ()):
     self.calls: list[tuple[str, int, dict[str, Any], bool]] = []
     self.vectors: list[pathlib.Path] = []
     self.failing = failing
-    self.for_good = self.storage = False
+    self.error: type[UserError] = UserError
     self.interrupt_after: int | None = None
     self.stopped = False
 
@@ -77,7 +76,7 @@ class Stub:
     (cell.folder / "experiment.yaml").write_text(config.dump(cell.experiment))
     cell.log.write_text("epoch 1\nout of memory\n")
     if cell.label in self.failing:
-      raise Failed(f"exit code 3; {cell.log} ends with\n    out of memory", self.for_good, self.storage)
+      raise self.error(f"exit code 3; {cell.log} ends with\n    out of memory")
     rate = cell.experiment.train.learning_rate
     best = 0.7 - abs(rate - 0.01) - 0.01 * cell.seed
     rows = [(0, 0.6, best - 0.1), (1, 0.5, best), (2, 0.4, best - 0.05)]

@@ -12,7 +12,7 @@ from lcn_tf.comparison.cells import Cell, rows_of
 from lcn_tf.comparison.compare import compare
 from lcn_tf.comparison.grid import describe
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.errors import StorageError, UserError
+from lcn_tf.errors import SettingsError, StorageError, UserError
 from lcn_tf.files import exclusive
 from lcn_tf.models.build import needs_pretrained
 from lcn_tf.pretraining.vectors import Pretrained
@@ -441,7 +441,7 @@ class FailsAtOneRate(Stub):
 
 def test_a_combination_that_diverges_cannot_win(record_set, tmp_path):
   runner = FailsAtOneRate()
-  runner.for_good = True
+  runner.error = SettingsError
   told = r"1 cells failed(.*\n)*    left out of the choice for good, unless .*good/tuning\.json is removed"
   with pytest.raises(UserError, match=told):
     compare(load(tmp_path, tuning=TUNING), record_set, tmp_path / "out", runner=runner)
@@ -449,13 +449,13 @@ def test_a_combination_that_diverges_cannot_win(record_set, tmp_path):
   assert (chosen["chosen"], chosen["tried"][1]["val_auc"]) == (2, None)
 
 
-@pytest.mark.parametrize(("full", "error"), [(True, StorageError), (False, UserError)])
-def test_cells_that_found_no_space_make_it_a_failure_of_the_disk(full, error, record_set, tmp_path):
+@pytest.mark.parametrize(("error", "whole"), [(StorageError, StorageError), (SettingsError, UserError)])
+def test_cells_that_found_no_space_make_it_a_failure_of_the_disk(error, whole, record_set, tmp_path):
   runner = Stub(failing=("Good",))
-  runner.storage = full
+  runner.error = error
   with pytest.raises(UserError, match="2 cells failed") as raised:
     compare(load(tmp_path), record_set, tmp_path / "out", runner=runner)
-  assert type(raised.value) is error
+  assert type(raised.value) is whole
 
 
 def test_a_combination_that_was_killed_has_its_turn_before_the_choice(record_set, tmp_path):

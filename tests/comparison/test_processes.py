@@ -14,8 +14,8 @@ import yaml
 from lcn_tf import config
 from lcn_tf.comparison import processes
 from lcn_tf.comparison.cells import Cell
-from lcn_tf.comparison.processes import Commands, Failed, gpus, inline, shares, threads
-from lcn_tf.errors import UserError
+from lcn_tf.comparison.processes import Commands, gpus, inline, shares, threads
+from lcn_tf.errors import SettingsError, StorageError, UserError
 from lcn_tf.evaluation import predictions
 from lcn_tf.training.run_folder import read_run
 from pipelines import compare
@@ -161,10 +161,10 @@ def cell_in(folder):
 
 def test_a_process_that_fails_says_how_its_log_ends(tmp_path):
   with pytest.raises(
-    Failed, match=r"(?s)exit code 1; .*cell.log\.txt ends with.*lost\.yaml: no such config file"
+    UserError, match=r"(?s)exit code 1; .*cell.log\.txt ends with.*lost\.yaml: no such config file"
   ) as raised:
     Commands(tmp_path, tmp_path, 5).train(cell_in(tmp_path), evaluate=True)
-  assert (raised.value.for_good, raised.value.storage) == (False, False)
+  assert type(raised.value) is UserError
   log = (tmp_path / "cell" / "log.txt").read_text()
   assert f"--run_dir {tmp_path / 'cell'} --set train.seed=0 --bootstrap 5" in log
 
@@ -179,29 +179,28 @@ def run(code, folder):
 
 def failure(what, folder):
   """How a process ends whose work is `what`."""
-  with pytest.raises(Failed) as raised:
+  with pytest.raises(UserError) as raised:
     run(f"import os; from lcn_tf import entry, errors, files; entry.run(lambda argv: {what})", folder)
   return raised.value
 
 
 @pytest.mark.parametrize(
-  ("what", "storage"),
+  ("what", "kind"),
   [
-    ("open('/dev/full', 'w').write('x' * 100_000)", True),
-    ("(_ for _ in ()).throw(errors.StorageError('a lost mount'))", True),
-    ("files.make('/dev/null/here')", False),
-    ("1 / 0", False),
-    ("os.kill(os.getpid(), 9)", False),
+    ("open('/dev/full', 'w').write('x' * 100_000)", StorageError),
+    ("(_ for _ in ()).throw(errors.StorageError('a lost mount'))", StorageError),
+    ("files.make('/dev/null/here')", UserError),
+    ("1 / 0", UserError),
+    ("os.kill(os.getpid(), 9)", UserError),
   ],
 )
-def test_a_full_disk_a_lost_mount_a_crash_or_a_kill_is_not_for_good(what, storage, tmp_path):
-  error = failure(what, tmp_path)
-  assert (error.for_good, error.storage) == (False, storage)
+def test_a_full_disk_a_lost_mount_a_crash_or_a_kill_is_not_for_good(what, kind, tmp_path):
+  assert type(failure(what, tmp_path)) is kind
 
 
 def test_what_the_settings_lead_to_is_for_good(tmp_path):
   error = failure("(_ for _ in ()).throw(errors.SettingsError('step 7: the loss is nan'))", tmp_path)
-  assert error.for_good
+  assert type(error) is SettingsError
   assert "exit code 65" in str(error)
   assert "error: step 7: the loss is nan" in str(error)
 
@@ -219,7 +218,7 @@ def test_stopping_ends_what_runs_and_lets_nothing_begin(tmp_path):
   def run():
     try:
       commands._run(["timeit", "-n1", "-r1", "import time; time.sleep(3600)"], tmp_path / "log.txt")
-    except Failed as error:
+    except UserError as error:
       told.append(str(error))
 
   thread = threading.Thread(target=run)
@@ -230,7 +229,7 @@ def test_stopping_ends_what_runs_and_lets_nothing_begin(tmp_path):
   thread.join(300)
   assert not thread.is_alive()
   assert told[0].startswith("ended by signal 15")
-  with pytest.raises(Failed, match="stopped"):
+  with pytest.raises(UserError, match="stopped"):
     commands.train(cell_in(tmp_path), evaluate=False)
 
 

@@ -1,61 +1,36 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from lcn_tf.interest.eta import ETA
 from tests.reference import masked, two_stage
 from tests.reference.eta import by_distance
-from tests.support.layers import check_extractor, check_layer, random_inputs, tensors
+from tests.support.hashing import check_the_search_learns_nothing, exact_in_half_precision
+from tests.support.layers import check_extractor, check_layer, one_request, random_inputs, tensors
+from tests.support.reading import behaviours_read
+from tests.support.two_stage import check_exact_scores, twin_of
 
 SMALL = {"bits": 24, "top_k": 4, "num_heads": 2, "head_dim": 3, "output_dim": 5}
-ESU = {
-  "din": ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3"),
-  "mha": ("query", "key", "value", "output_weight"),
-}
 
 
 def _eta(**options):
   return ETA(**{**SMALL, "esu": "mha", **options})
 
 
-def _twin(layer, candidates, behaviours):
-  holder = layer if layer.esu == "mha" else layer._din
-  weights = {part.removesuffix("_weight"): getattr(holder, part).numpy() for part in ESU[layer.esu]}
-  return two_stage.two_stage(
-    candidates, behaviours, _search(layer, candidates, behaviours), weights, top_k=layer.top_k, esu=layer.esu
-  )
-
-
 def _search(layer, candidates, behaviours):
   return by_distance(candidates, behaviours, layer._simhash.hyperplanes.numpy())
 
 
-def _exact_in_half_precision(candidates, behaviours):
-  """The same inputs rounded, so that float16 changes no sign."""
-  half = lambda array: array.astype(np.float16).astype(np.float32) if array.dtype.kind == "f" else array  # noqa: E731
-  return tf.nest.map_structure(half, (candidates, behaviours))
-
-
-def _one_request(candidate, rows):
-  """One candidate that sees all of the given rows."""
-  candidates, behaviours = random_inputs(0, B=1, N=1, L=len(rows), D=len(candidate))
-  return candidates._replace(embedding=np.array([[candidate]], np.float32)), behaviours._replace(
-    embedding=np.array([rows], np.float32), visible=np.ones([1, 1, len(rows)], bool)
-  )
+_twin = twin_of(_search)
 
 
 def _kept(layer, candidates, behaviours):
   """The behaviours that candidate 0 of request 0 keeps."""
-  inputs, past = tensors((candidates, behaviours))
-  with tf.GradientTape() as tape:
-    tape.watch(past.side)
-    output = tf.reduce_sum(layer(inputs, past)[0, 0] ** 2)
-  return set(np.flatnonzero((tape.gradient(output, past.side)[0].numpy() != 0).any(axis=-1)))
+  return behaviours_read(layer, candidates, behaviours)[0, 0]
 
 
 def test_survives_every_use_that_keras_makes_of_a_layer():
   bad = {"bits": [0, -8], "top_k": 0, "esu": "sum", "num_heads": 0, "head_dim": 0, "output_dim": -1}
-  inputs = _exact_in_half_precision(*random_inputs(0))
+  inputs = exact_in_half_precision(*random_inputs(0))
   check_layer(ETA, {**SMALL, "esu": "mha", "seed": 5}, inputs, bad=bad)
 
 
@@ -95,21 +70,15 @@ def test_search_orders_by_hamming_distance():
 
 
 def test_exact_scores_are_those_of_the_attention_over_everything_visible():
-  candidates, behaviours = random_inputs(3)
-  layer = _eta()
-  layer(*tensors((candidates, behaviours)))
-  weights = {name: getattr(layer, name).numpy() for name in ("query", "key", "value")}
-  expected = two_stage.exact_scores(candidates, behaviours, weights, esu="mha")
-  actual = np.where(behaviours.visible, layer.exact_scores(*tensors((candidates, behaviours))), 0.0)
-  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+  check_exact_scores(_eta(), *random_inputs(3))
 
 
 def test_ties_go_to_the_newer_behaviours():
   random = np.random.default_rng(4)
   same, far = random.normal(size=6), random.normal(size=6)
   rows = [far, same, far, same, far, same, same, same]
-  assert _kept(_eta(top_k=3), *_one_request(same, rows)) == {1, 3, 5}
-  assert _kept(_eta(top_k=6), *_one_request(same, rows)) == {0, 1, 3, 5, 6, 7}
+  assert _kept(_eta(top_k=3), *one_request(same, rows)) == {1, 3, 5}
+  assert _kept(_eta(top_k=6), *one_request(same, rows)) == {0, 1, 3, 5, 6, 7}
 
 
 def test_many_ties_are_broken_as_in_the_twin():
@@ -125,17 +94,17 @@ def test_the_norm_of_a_behaviour_does_not_matter_where_an_inner_product_would_be
   candidate = np.array([1.0, 0.0, 0.0])
   close, long = 0.1 * candidate, 10.0 * np.array([0.5, np.sqrt(0.75), 0.0])
   assert candidate @ long > candidate @ close
-  assert _kept(_eta(bits=64, top_k=1), *_one_request(candidate, [long, close])) == {1}
-  assert _kept(_eta(bits=64, top_k=1), *_one_request(candidate, [100 * long, 1e-3 * close])) == {1}
+  assert _kept(_eta(bits=64, top_k=1), *one_request(candidate, [long, close])) == {1}
+  assert _kept(_eta(bits=64, top_k=1), *one_request(candidate, [100 * long, 1e-3 * close])) == {1}
 
 
 def test_padding_that_hashes_as_the_candidate_is_not_kept():
   # zeros hash to all ones; so does this candidate
   layer = _eta(bits=2, top_k=2)
-  probe = _one_request(np.ones(2), np.ones([4, 2]))
+  probe = one_request(np.ones(2), np.ones([4, 2]))
   layer(*tensors(probe))
   candidate = np.linalg.solve(layer._simhash.hyperplanes.numpy().T, np.ones(2))
-  candidates, behaviours = _one_request(candidate, [-candidate, -candidate, -candidate, np.zeros(2)])
+  candidates, behaviours = one_request(candidate, [-candidate, -candidate, -candidate, np.zeros(2)])
   behaviours = behaviours._replace(visible=np.array([[[False, True, True, False]]]))
   assert _kept(layer, candidates, behaviours) == {1, 2}
 
@@ -144,27 +113,18 @@ def test_what_is_found_follows_the_embeddings():
   random = np.random.default_rng(6)
   candidate, other = random.normal(size=6), random.normal(size=6)
   layer = _eta(top_k=1)
-  assert _kept(layer, *_one_request(candidate, [other, candidate])) == {1}
-  assert _kept(layer, *_one_request(other, [other, candidate])) == {0}
+  assert _kept(layer, *one_request(candidate, [other, candidate])) == {1}
+  assert _kept(layer, *one_request(other, [other, candidate])) == {0}
 
 
 def test_gradients_reach_what_is_kept_and_never_the_search():
   candidates, behaviours = random_inputs(7)
   layer = _eta()
-  inputs, past = tensors((candidates, behaviours))
-  layer(inputs, past)
-  with tf.GradientTape() as tape:
-    tape.watch([inputs.embedding, past.embedding, layer._simhash.hyperplanes])
-    scores, _ = layer.search(inputs, past)
-  assert tape.gradient(scores, [inputs.embedding, past.embedding, layer._simhash.hyperplanes]) == [None] * 3
-  assert not any("hyperplanes" in weight.name for weight in layer.trainable_weights)
-  with tf.GradientTape() as tape:
-    tape.watch(past.embedding)
-    output = tf.reduce_sum(layer(inputs, past)[1, 2] ** 2)
-  learns = (tape.gradient(output, past.embedding)[1].numpy() != 0).any(axis=-1)
+  check_the_search_learns_nothing(layer, candidates, behaviours)
+  learns = behaviours_read(layer, candidates, behaviours)[1, 2]
   search = _search(layer, candidates, behaviours)
-  assert set(np.flatnonzero(learns)) == set(two_stage.kept(candidates, behaviours, search, 1, 2, 4))
-  assert learns.sum() == 4 < len(masked.visible(behaviours.visible[1, 2]))
+  assert learns == set(two_stage.kept(candidates, behaviours, search, 1, 2, 4))
+  assert len(learns) == 4 < len(masked.visible(behaviours.visible[1, 2]))
 
 
 def test_two_histories_are_hashed_alike():

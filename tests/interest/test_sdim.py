@@ -3,17 +3,22 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.interest.sdim import SDIM
-from lcn_tf.layers.structures import Behaviours, Candidates
 from tests.reference import sdim as twin
 from tests.reference import two_stage
-from tests.support.layers import check_extractor, check_layer, ops_without_gpu_kernel, random_inputs, tensors
+from tests.support.hashing import check_the_search_learns_nothing, exact_in_half_precision
+from tests.support.layers import (
+  check_extractor,
+  check_layer,
+  one_request,
+  ops_without_gpu_kernel,
+  random_inputs,
+  tensors,
+)
+from tests.support.reading import behaviours_read
+from tests.support.two_stage import check_exact_scores, twin_of
 
 POOL = {"hashes": 6, "width": 2}
 TA = {**POOL, "mode": "ta", "esu": "mha", "top_k": 4, "num_heads": 2, "head_dim": 3, "output_dim": 5}
-ESU = {
-  "din": ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3"),
-  "mha": ("query", "key", "value", "output_weight"),
-}
 
 
 def _hyperplanes(layer):
@@ -28,65 +33,21 @@ def _search(layer, candidates, behaviours):
   return twin.by_collisions(candidates, behaviours, _hyperplanes(layer), layer.width)
 
 
-def _ta_twin(layer, candidates, behaviours):
-  holder = layer if layer.esu == "mha" else layer._din
-  weights = {part.removesuffix("_weight"): getattr(holder, part).numpy() for part in ESU[layer.esu]}
-  return two_stage.two_stage(
-    candidates, behaviours, _search(layer, candidates, behaviours), weights, top_k=layer.top_k, esu=layer.esu
-  )
-
-
-def _exact_in_half_precision(candidates, behaviours):
-  """The same inputs rounded, so that float16 changes no sign."""
-  half = lambda array: array.astype(np.float16).astype(np.float32) if array.dtype.kind == "f" else array  # noqa: E731
-  return tf.nest.map_structure(half, (candidates, behaviours))
+_ta_twin = twin_of(_search)
 
 
 def _one_request(candidate, rows):
   """One candidate that sees all of the given rows, which have no side information."""
-  rows = np.array([rows], np.float32)
-  length = rows.shape[1]
-  return tensors(
-    (
-      Candidates(
-        np.array([[candidate]], np.float32),
-        np.ones([1, 1], np.int32),
-        np.ones([1, 1, 1], np.int64),
-        np.full([1, 1], 9, np.int64),
-        np.zeros([1, 1, 0], np.float32),
-        np.zeros([1, 1, 0], np.float32),
-      ),
-      Behaviours(
-        rows,
-        np.ones([1, length], np.int32),
-        np.ones([1, length, 1], np.int64),
-        np.ones([1, length], np.int64),
-        np.zeros([1, length, 0], np.float32),
-        np.zeros([0, 2], np.float32),
-        np.ones([1, 1, length], bool),
-        np.zeros([1, length, 0], np.float32),
-        np.zeros([1, length, 0], np.float32),
-      ),
-    )
-  )
+  return tensors(one_request(candidate, rows, S=0, R=0))
 
 
 def _at(degrees):
   return [np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]
 
 
-def _learn(layer, candidates, behaviours, b, n):
-  """The behaviours whose embeddings get gradient from candidate n of request b."""
-  inputs, past = tensors((candidates, behaviours))
-  with tf.GradientTape() as tape:
-    tape.watch(past.embedding)
-    output = tf.reduce_sum(layer(inputs, past)[b, n] * np.arange(1.0, layer(inputs, past).shape[-1] + 1))
-  return set(np.flatnonzero((tape.gradient(output, past.embedding)[b].numpy() != 0).any(axis=-1)))
-
-
 def test_survives_every_use_that_keras_makes_of_a_layer():
   bad = {"hashes": [0, -1], "width": [0, 9], "mode": "sum", "esu": "sum", "top_k": 0, "output_dim": -2}
-  inputs = _exact_in_half_precision(*random_inputs(0))
+  inputs = exact_in_half_precision(*random_inputs(0))
   check_layer(SDIM, {**POOL, "l2": True, "seed": 3}, inputs, bad=bad)
   check_layer(SDIM, {**POOL, "l2": False}, inputs)
   check_layer(SDIM, TA, inputs)
@@ -240,7 +201,7 @@ def test_exactly_the_behaviours_that_collide_at_least_once_learn(l2):
     seen = np.flatnonzero(behaviours.visible[b, n])
     expected = {i for i in seen if search(b, n, i) is not None}
     assert 0 < len(expected) < len(seen)
-    assert _learn(layer, candidates, behaviours, b, n) == expected
+    assert behaviours_read(layer, candidates, behaviours)[b, n] == expected
 
 
 def test_a_round_of_unknown_items_alone_gives_nothing_and_no_gradient():
@@ -271,7 +232,7 @@ def test_attention_learns_from_those_with_most_collisions_ties_to_the_newer():
     expected = two_stage.kept(candidates, behaviours, search, b, n, 4)
     counts = [search(b, n, i) or 0 for i in np.flatnonzero(behaviours.visible[b, n])]
     assert counts.count(min(search(b, n, i) for i in expected)) > 1, "nothing ties"
-    assert _learn(layer, candidates, behaviours, b, n) == set(expected)
+    assert behaviours_read(layer, candidates, behaviours)[b, n] == set(expected)
 
 
 def test_attention_leaves_out_what_never_collides_although_there_is_room():
@@ -282,7 +243,7 @@ def test_attention_leaves_out_what_never_collides_although_there_is_room():
   seen = np.flatnonzero(behaviours.visible[1, 0])
   expected = {i for i in seen if search(1, 0, i) is not None}
   assert 0 < len(expected) < len(seen)
-  assert _learn(layer, candidates, behaviours, 1, 0) == expected
+  assert behaviours_read(layer, candidates, behaviours)[1, 0] == expected
 
 
 @pytest.mark.parametrize("options", [POOL, TA])
@@ -322,13 +283,7 @@ def test_rows_that_a_round_adds_up_to_nothing_have_no_factor():
 
 
 def test_exact_scores_of_the_attention_are_those_of_the_esu():
-  candidates, behaviours = random_inputs(15)
-  layer = SDIM(**TA)
-  layer(*tensors((candidates, behaviours)))
-  weights = {name: getattr(layer, name).numpy() for name in ("query", "key", "value")}
-  expected = two_stage.exact_scores(candidates, behaviours, weights, esu="mha")
-  actual = np.where(behaviours.visible, layer.exact_scores(*tensors((candidates, behaviours))), 0.0)
-  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+  check_exact_scores(SDIM(**TA), *random_inputs(15))
 
 
 def test_only_the_item_embedding_is_hashed():
@@ -352,15 +307,8 @@ def test_pool_has_no_weights_but_the_fixed_hyperplanes():
 
 
 def test_no_gradient_passes_the_hashing():
-  candidates, behaviours = random_inputs(18)
   for options in (POOL, TA):
-    layer = SDIM(**options)
-    inputs, past = tensors((candidates, behaviours))
-    layer(inputs, past)
-    with tf.GradientTape() as tape:
-      tape.watch([inputs.embedding, past.embedding, layer._simhash.hyperplanes])
-      scores, _ = layer.search(inputs, past)
-    assert tape.gradient(scores, [inputs.embedding, past.embedding, layer._simhash.hyperplanes]) == [None] * 3
+    check_the_search_learns_nothing(SDIM(**options), *random_inputs(18))
 
 
 def test_a_half_empty_batch_is_pooled_as_each_of_its_requests_alone():

@@ -7,15 +7,11 @@ from lcn_tf.interest.eta import ETA
 from lcn_tf.interest.sim import SIMCluster, SIMClusterPlus, SIMHard, SIMSoft, share_a_value
 from lcn_tf.schema import Domain, Feature, Schema, Vocabulary
 from tests.reference import sim as twin
-from tests.reference import two_stage
 from tests.support.layers import check_extractor, check_layer, random_inputs, tensors
 from tests.support.reading import behaviours_read
+from tests.support.two_stage import twin_of
 
 SMALL = {"top_k": 3, "num_heads": 2, "head_dim": 3, "output_dim": 5}
-ESU = {
-  "din": ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3"),
-  "mha": ("query", "key", "value", "output_weight"),
-}
 HARD = {"candidate_columns": [1, 2], "columns": [2], "first_value": 2}
 LAYERS = {
   "hard": lambda **options: SIMHard(**{**HARD, **SMALL, **options}),
@@ -36,13 +32,7 @@ def _searched(name, candidates, behaviours):
 
 
 def _twin(name):
-  def compute(layer, candidates, behaviours):
-    holder = layer if layer.esu == "mha" else layer._din
-    weights = {part.removesuffix("_weight"): getattr(holder, part).numpy() for part in ESU[layer.esu]}
-    search = _searched(name, candidates, behaviours)
-    return two_stage.two_stage(candidates, behaviours, search, weights, top_k=layer.top_k, esu=layer.esu)
-
-  return compute
+  return twin_of(lambda layer, candidates, behaviours: _searched(name, candidates, behaviours))
 
 
 def _inputs(seed, **shape):
@@ -194,7 +184,7 @@ def test_soft_search_without_a_vector_keeps_the_newest():
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_what_is_learned_does_not_change_what_isbehaviours_read(name):
+def test_what_is_learned_does_not_change_what_is_read(name):
   candidates, behaviours = _inputs(5, L=20)
   layer = LAYERS[name]()
   before = behaviours_read(layer, candidates, behaviours)

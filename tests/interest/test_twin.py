@@ -12,21 +12,26 @@ from tests.reference import twin as reference
 from tests.reference.behaviours import side_information
 from tests.reference.masked import visible
 from tests.support.experiments import small_experiment
-from tests.support.layers import CATALOGUE, check_extractor, check_glorot, check_layer, random_inputs, tensors
+from tests.support.layers import (
+  CATALOGUE,
+  check_extractor,
+  check_glorot,
+  check_layer,
+  far_from_zero,
+  random_inputs,
+  tensors,
+)
 
 SMALL = {"top_k": 4, "num_heads": 3, "head_dim": 3, "output_dim": 5}
 
 
 def _twin(**options):
   """A small layer with weights that are neither ones nor zeros, and a cache of the items of `consistent_inputs`."""
-  layer = TWIN(**{**SMALL, **options})
-  original = layer.make_weights
+  layer = far_from_zero(TWIN(**{**SMALL, **options}))
+  drawn = layer.make_weights
 
   def make_weights(*arguments):
-    original(*arguments)
-    random = np.random.default_rng(0)
-    for weight in layer.trainable_weights:
-      weight.assign(0.5 * random.normal(size=weight.shape))
+    drawn(*arguments)
     if layer.cached is not None:
       layer.cached.assign(layer.project(tf.constant(_table(layer.key_weight.shape[1]))))
 

@@ -9,12 +9,9 @@ from lcn_tf.interest.two_stage import TwoStage
 from tests.reference import two_stage as twin
 from tests.support.layers import check_extractor, check_glorot, check_layer, far_from_zero, random_inputs, tensors
 from tests.support.reading import behaviours_read
+from tests.support.two_stage import check_exact_scores, twin_of
 
 SMALL = {"num_heads": 2, "head_dim": 3, "output_dim": 5}
-ESU = {
-  "din": ("kernel_1", "bias_1", "kernel_2", "bias_2", "kernel_3"),
-  "mha": ("query", "key", "value", "output_weight"),
-}
 
 
 @keras.utils.register_keras_serializable("tests")
@@ -27,7 +24,7 @@ class FirstFeature(TwoStage):
     return scores, found & behaviours.visible
 
 
-def _search(candidates, behaviours):
+def _search(layer, candidates, behaviours):
   def search(b, n, i):
     if behaviours.vectors[b, i, 1] <= -0.5:
       return None
@@ -41,14 +38,7 @@ def _layer(**options):
   return far_from_zero(FirstFeature(**{"top_k": 4, **SMALL, **options}))
 
 
-def _weights(layer):
-  holder = layer if layer.esu == "mha" else layer._din
-  return {name.removesuffix("_weight"): getattr(holder, name).numpy() for name in ESU[layer.esu]}
-
-
-def _twin(layer, candidates, behaviours):
-  search = _search(candidates, behaviours)
-  return twin.two_stage(candidates, behaviours, search, _weights(layer), top_k=layer.top_k, esu=layer.esu)
+_twin = twin_of(_search)
 
 
 @pytest.mark.parametrize("esu", ["din", "mha"])
@@ -77,7 +67,7 @@ def test_exactly_the_kept_behaviours_learn(esu):
   candidates, behaviours = random_inputs(1, L=20)
   layer = _layer(esu=esu)
   read = behaviours_read(layer, candidates, behaviours)
-  search = _search(candidates, behaviours)
+  search = _search(layer, candidates, behaviours)
   for b, n in np.ndindex(3, 4):
     assert read[b, n] == set(twin.kept(candidates, behaviours, search, b, n, 4))
 
@@ -95,7 +85,7 @@ def test_search_scores_order_the_behaviours_as_they_are_kept_with_what_the_filte
   layer = _layer()
   scores = layer.search_scores(*tensors((candidates, behaviours))).numpy()
   assert scores.shape == behaviours.visible.shape
-  search = _search(candidates, behaviours)
+  search = _search(layer, candidates, behaviours)
   for b, n in np.ndindex(3, 4):
     seen = np.flatnonzero(behaviours.visible[b, n])
     order = sorted(seen, key=lambda i, b=b, n=n: (-scores[b, n, i], i))
@@ -110,13 +100,7 @@ def test_search_scores_order_the_behaviours_as_they_are_kept_with_what_the_filte
 @pytest.mark.parametrize("R", [0, 5])
 @pytest.mark.parametrize("esu", ["din", "mha"])
 def test_exact_scores_are_the_final_attention_over_all_that_is_visible(esu, R):
-  candidates, behaviours = random_inputs(4, R=R)
-  layer = _layer(esu=esu)
-  inputs = tensors((candidates, behaviours))
-  layer(*inputs)
-  expected = twin.exact_scores(candidates, behaviours, _weights(layer), esu=esu)
-  np.testing.assert_allclose(layer.exact_scores(*inputs), expected, rtol=1e-4, atol=1e-6)
-  np.testing.assert_allclose(expected.sum(axis=-1), behaviours.visible.any(axis=-1), rtol=1e-6)
+  check_exact_scores(_layer(esu=esu), *random_inputs(4, R=R))
 
 
 @pytest.mark.parametrize("esu", ["din", "mha"])

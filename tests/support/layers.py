@@ -7,7 +7,7 @@ A new layer's test is then data: `check_layer(TWIN, {"top_k": 3}, inputs, bad={"
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,24 @@ def random_inputs(
       vectors[past] * real[..., np.newaxis].astype(np.float32),
       own_keys * real[..., np.newaxis].astype(np.float32),
     ),
+  )
+
+
+def one_request(
+  candidate: Sequence[float], rows: Sequence[Sequence[float]], visible: Sequence[bool] | None = None, **shape: int
+) -> tuple[Candidates, Behaviours]:
+  """`random_inputs` of one candidate that has given behaviours.
+
+  Args:
+    candidate: Embedding of the candidate, `[D]`.
+    rows: Embeddings of the behaviours, `[L, D]`.
+    visible: Mask of the behaviours that the candidate sees, `[L]`; None = all.
+    shape: Other sizes of `random_inputs`.
+  """
+  candidates, behaviours = random_inputs(0, B=1, N=1, L=len(rows), D=len(candidate), **shape)
+  seen = np.ones(len(rows), bool) if visible is None else np.array(visible, bool)
+  return candidates._replace(embedding=np.array([[candidate]], np.float32)), behaviours._replace(
+    embedding=np.array([rows], np.float32), visible=seen[np.newaxis, np.newaxis]
   )
 
 

@@ -84,7 +84,7 @@ def test_a_job_that_loses_a_worker_ends_and_says_so(record_set, tmp_path):
     ({"worker": ["a:1", "b:1"]}, "mirrored", r"TF_CONFIG names 2 tasks, but a mirrored job runs on one machine"),
     ({}, "multi_worker", r"train\.strategy is multi_worker, but TF_CONFIG names no workers"),
     ({"worker": ["a:1"], "ps": ["b:1"]}, "multi_worker", r"TF_CONFIG names tasks that no job here has: ps"),
-    ([], "multi_worker", r"TF_CONFIG is not what TensorFlow describes a cluster by"),
+    ([], "multi_worker", r"TF_CONFIG is no description of a cluster"),
   ],
 )
 def test_a_cluster_that_does_not_fit_is_refused(cluster, strategy, message, monkeypatch):

@@ -2,7 +2,7 @@
 
 Training: shards -> this worker's share -> shuffled, grouped by size -> batches of serialized records -> parsed at once,
 as wide as the longest history of the batch needs -> one slice per replica. The order is a function of seed, epoch and
-position only, so a job that starts again at (epoch, skip) sees what an unbroken one would have seen.
+position only, so a job that starts again at (epoch, skip) sees the batches of an unbroken one.
 
 Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.read.diagnosis.guard` names the record.
 """
@@ -26,7 +26,7 @@ OnCorrupt = Literal["error", "skip"]
 
 _FOREVER = np.iinfo(np.int64).max
 _GROUPED = 32  # batches among which records of similar size are grouped
-_GROUPED_BEHAVIOURS = 2**23  # and of an evaluation at most so many: they are held in memory
+_GROUPED_BEHAVIOURS = 2**23  # behaviours of an evaluation that are sorted at a time, in memory
 _OPEN_SHARDS = 8  # read in turns
 _PARSERS = max(2, min(16, os.cpu_count() or 2))  # batches at a time
 
@@ -50,9 +50,9 @@ def training_batches(
 ) -> tf.data.Dataset:
   """The training stream of one worker.
 
-  An epoch is one pass over the records of the first domain, in whole global batches: the remainder, another one in
-  each epoch, is left out. The second domain accompanies it: its records are shuffled afresh whenever they run out,
-  and at the start of each epoch.
+  An epoch is one pass over the records of the first domain, in whole global batches. The remainder is left out, which
+  differs between epochs. The records of the second domain accompany those of the first. They are shuffled afresh
+  whenever they run out, and at the start of each epoch.
 
   Args:
     record_set: Record set whose `train` split is read.
@@ -66,10 +66,10 @@ def training_batches(
     length_buckets: Widths that a history may get, see `buckets`.
     shuffle_buffer: Records per domain that are shuffled at a time, after the shards. They are held in memory.
     on_corrupt: Treatment of broken records. `error`: iteration fails. `skip`: they are looked for first, logged and
-      left out; some other records are then seen twice, so that an epoch keeps its number of steps.
+      left out. Some other records are then seen twice, so that an epoch keeps its number of steps.
     workers: Workers that share the records; each record is read by one of them.
     worker: Index of this worker.
-    repeat: True if the stream goes on with the next epochs, for ever.
+    repeat: True if the stream goes on with the next epochs without an end.
 
   Returns:
     Elements `{domain: batch}`, a batch as `records.parse` returns it, with requests // workers // replicas rows.
@@ -113,7 +113,7 @@ def training_batches(
 
 
 def _training_files(record_set: RecordSet, domain: DomainName, on_corrupt: OnCorrupt, workers: int) -> "_Files":
-  """Files of the train split with the number of records that `dataset.json` says, whatever is broken."""
+  """Files of the train split with the numbers of records in `dataset.json`, broken ones included."""
   nominal = record_set.part("train", domain).records
   if nominal < workers:
     raise UserError(f"{record_set.path}: the train split has too few {domain}-domain records: {nominal}")
@@ -149,15 +149,17 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
   """Every record of a split once, in the order of the files, as batches of `requests`; the last one may be smaller.
 
+  The arguments are those of `training_batches`, except for:
+
   Args:
-    grouped: Records of similar size together, sorted out among some batches: less padding to read.
+    grouped: True if records of similar size are batched together, sorted among some batches. There is less padding.
 
   Returns:
-    Elements as `records.parse` returns them, and `record` `[B]` int64: their numbers in the split, those that are left
-    out not counted. The other arguments are those of `training_batches`.
+    Elements as `records.parse` returns them, and `record` `[B]` int64: the number of each record in the split, without
+    counting those that are left out.
 
   Raises:
-    UserError: There is no such split or domain, or a file is missing.
+    UserError: The split, the domain or a file is missing.
   """
   files = _readable(record_set, split, domain, on_corrupt)
   serialized = tf.data.TFRecordDataset(files.paths, compression_type=files.compression)
@@ -194,7 +196,7 @@ def steps_per_epoch(record_set: RecordSet, requests: int, domain: DomainName = "
 
 
 def buckets(capacity: int, length_buckets: Sequence[int] = ()) -> list[int]:
-  """The widths that histories of up to `capacity` behaviours get, rising; `capacity` is the last.
+  """The widths of histories of up to `capacity` behaviours, rising; the last is `capacity`.
 
   By default multiples of 8, from 32 on four to an octave: at most a fourth of a batch's longest history is padding.
   """
@@ -205,19 +207,19 @@ def buckets(capacity: int, length_buckets: Sequence[int] = ()) -> list[int]:
 
 
 def powers_of_two(capacity: int) -> tuple[int, ...]:
-  """Fewer widths, where each is compiled by itself: from 16 on up to `capacity`."""
+  """Few widths, for graphs that are compiled for each of them: powers of two from 16 up to `capacity`."""
   return tuple(2**power for power in range(4, capacity.bit_length()))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Files:
-  """Shards to read: their paths, the records in each, and how many records a pass takes (some twice if need be)."""
+  """Shards to read: paths, numbers of records, and the records that a pass takes, some of them twice if need be."""
 
   paths: list[str]
   counts: list[int]
   total: int
   compression: str
-  by_record: tuple[int, int] = (1, 0)  # take one in so many, from this one on
+  by_record: tuple[int, int] = (1, 0)  # (step, first) of the records that are taken
 
 
 def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt: OnCorrupt) -> _Files:
@@ -237,7 +239,7 @@ def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt:
 
 
 def _share(files: _Files, workers: int, worker: int, needed: int) -> _Files:
-  """Whole files if that gives every worker the records that it needs, else one record in `workers`."""
+  """Whole files if every worker gets the records that it needs from them, else one record in `workers`."""
   if workers == 1:
     return files
   by_file = [sum(files.counts[i::workers]) for i in range(workers)]

@@ -1,7 +1,7 @@
 """Which record is broken, and where.
 
-Reading fast and saying what is wrong are two jobs: `lcn_tf.data.read.dataset` only notices that something is, and this
-module then reads the files again, record by record, until it finds it.
+`lcn_tf.data.read.dataset` reads fast, and only notices that some record is broken. This module then reads the files
+again, record by record, until it finds that record.
 """
 
 import atexit
@@ -39,10 +39,10 @@ class ScannedRecord:
   """One record of a shard.
 
   Attributes:
-    number: Its place in the shard, from 0.
-    offset: Offset of its first byte in the uncompressed shard.
-    serialized: Its bytes; None if they cannot be read.
-    reason: Why it cannot be used, or None if it can.
+    number: Place of the record in the shard, from 0.
+    offset: Offset of the first byte in the uncompressed shard.
+    serialized: Bytes of the record; None if they cannot be read.
+    reason: Reason why the record cannot be used; None if it can.
   """
 
   number: int
@@ -53,7 +53,7 @@ class ScannedRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Repaired:
-  """Shards without broken records: where they lie, the records in each, and how many were left out."""
+  """Shards without broken records: paths, numbers of records, and the number of records that were left out."""
 
   paths: list[str]
   counts: list[int]
@@ -62,7 +62,7 @@ class Repaired:
 
 @contextlib.contextmanager
 def guard(record_set: RecordSet, split: str, domains: Sequence[DomainName] = ("target",)) -> Iterator[None]:
-  """Turns what TensorFlow raises for broken records of `split` into a `UserError` that says which record it was.
+  """Turns TensorFlow's errors of broken records of `split` into a `UserError` that names the record.
 
   An error that does not come from reading records passes unchanged.
   """
@@ -82,14 +82,14 @@ def explain(record_set: RecordSet, split: str, domains: Sequence[DomainName], er
     record_set: Record set that was read.
     split: Split that was read.
     domains: Domains whose records were read.
-    error: Its message is the last resort.
+    error: Error of TensorFlow, whose message is shown if no broken record is found.
   """
   message = _first_broken(record_set, split, domains)
   return UserError(message or f"{record_set.path}/{split}: reading failed, though every record is valid: {error}")
 
 
 def is_described(record_set: RecordSet, shard: Shard) -> bool:
-  """Whether a shard has the size, and the first and last bytes, that `dataset.json` says, if it says them."""
+  """Whether a shard has the size and the first and last bytes that `dataset.json` has of it, if it has them."""
   path = record_set.path / shard.file
   return not shard.ends or (path.stat().st_size == shard.size and ends(path) == shard.ends)
 
@@ -113,7 +113,7 @@ def _replaced(record_set: RecordSet, shard: Shard) -> str:
 def scan(record_set: RecordSet, shard: Shard, domain: DomainName) -> Iterator[ScannedRecord]:
   """Every record of a shard in order, the broken ones with the reason.
 
-  After bytes that cannot be told apart into records, the last `ScannedRecord` says so, and what follows them is lost.
+  Bytes that cannot be divided into records are the last `ScannedRecord`: all that follows them is lost.
   """
   path = record_set.path / shard.file
   if not path.is_file():
@@ -138,7 +138,7 @@ def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
   """Shards that can be read: those that are whole as they are, the others copied without their broken records.
 
   Each broken record is logged with its reason. A shard that is not the described one, though nothing is broken in it,
-  is left out whole: it is of other records. The copies lie in a temporary folder until the program ends.
+  belongs to other records, and is left out whole. The copies lie in a temporary folder until the program ends.
 
   Raises:
     UserError: Nothing is left.
@@ -176,10 +176,10 @@ def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
 
 
 def verify(record_set: RecordSet) -> list[str]:
-  """Everything that is wrong with a record set, reading all of it: checksums, fingerprint, counts, every record.
+  """Every fault of a record set, all of which is read: checksums, fingerprint, counts and every record.
 
   Returns:
-    A message per broken record or file; empty if all is well.
+    A message per broken record or file; an empty list for a record set without faults.
   """
   problems = record_set.verify_tables()
   if not problems:
@@ -243,7 +243,7 @@ def _checker(schema: Schema, domain: DomainName) -> Callable[[tf.Tensor], None]:
 
 
 def _whole(record_set: RecordSet, shard: Shard, check: Callable[[tf.Tensor], None]) -> bool:
-  """Whether all records of a shard are there and valid, found out fast."""
+  """Whether all records of a shard are there and valid; fast, without naming a broken one."""
   compression = "GZIP" if record_set.compression == "gzip" else ""
   serialized = tf.data.TFRecordDataset(str(record_set.path / shard.file), compression)
   serialized = serialized.apply(tf.data.experimental.assert_cardinality(shard.records))
@@ -258,7 +258,8 @@ def _whole(record_set: RecordSet, shard: Shard, check: Callable[[tf.Tensor], Non
 def _frames(path: pathlib.Path, compressed: bool) -> Iterator[tuple[bytes | None, int, str | None]]:
   """The records of a TFRecord file: (bytes, or None if broken; bytes that it takes, 0 if unknown; the reason).
 
-  TensorFlow's reader, which checks the checksums, reads up to a broken record, and what follows it from a copy.
+  TensorFlow's reader, which checks the checksums, reads up to a broken record. The records behind it are read from a
+  copy.
   """
   start = 0
   damage = None
@@ -290,7 +291,7 @@ def _frames(path: pathlib.Path, compressed: bool) -> Iterator[tuple[bytes | None
 
 
 def _inflate(path: pathlib.Path, plain: str) -> str | None:
-  """Unpacks as much of a gzip file as can be; returns what is wrong with the file, if anything."""
+  """Unpacks a gzip file as far as possible; returns its fault, or None."""
   engine = zlib.decompressobj(wbits=31)
   with open(path, "rb") as file, open(plain, "wb") as copy:
     while block := file.read(1024):
@@ -304,7 +305,7 @@ def _inflate(path: pathlib.Path, plain: str) -> str | None:
 
 
 def _broken_frame(plain: str, start: int) -> tuple[int, str]:
-  """The size (0 if unknown) of the record at `start` that TensorFlow cannot read, and what is wrong with it."""
+  """The size (0 if unknown) of the record at `start` that TensorFlow cannot read, and its fault."""
   with open(plain, "rb") as file:
     file.seek(start)
     header = file.read(_HEADER)

@@ -1,4 +1,4 @@
-"""What a valid record is, said twice side by side: for one record with the reason, and for a batch in the graph.
+"""The definition of a valid record, twice side by side: for one record with a reason, and for a batch in the graph.
 
 Every size agrees with the schema; ids and indices are rows of their tables; times fall; and no candidate may see a
 behaviour that is not strictly older than itself.
@@ -16,7 +16,7 @@ FAILED = "invalid record"  # heads every assertion of `assert_valid`
 
 
 def problem(request: records.Request, schema: Schema, domain: DomainName) -> str | None:
-  """Why a record whose candidates are of `domain` is not valid, or None if it is."""
+  """The reason why a record with candidates of `domain` is not valid; None for a valid one."""
   count = len(request.items)
   if not 1 <= count <= schema.candidates:
     return f"{count} candidates, allowed are 1 to {schema.candidates}."
@@ -60,16 +60,17 @@ def problem(request: records.Request, schema: Schema, domain: DomainName) -> str
 def assert_valid(
   data: Mapping[str, tf.Tensor], batch: Mapping[str, tf.Tensor], schema: Schema, domain: DomainName
 ) -> None:
-  """Asserts in the graph what `problem` says of each record.
+  """Asserts in the graph that `problem` finds no fault of any record.
 
   Args:
-    data: `records.features` of the batch.
-    batch: `records.tensors` of it, wide enough for its longest history.
+    data: Result of `records.features` for the batch.
+    batch: Result of `records.tensors` for the batch, wide enough for the longest history.
     schema: Schema with sizes.
-    domain: The candidates' domain.
+    domain: Domain of the candidates.
 
   Raises:
-    tf.errors.InvalidArgumentError: When it runs; the message says what, not where (`diagnosis.explain` does).
+    tf.errors.InvalidArgumentError: A record is broken when the graph runs. The message has the fault;
+      `diagnosis.explain` finds the place.
   """
 
   checked: dict[str, tf.Tensor] = {}
