@@ -28,6 +28,7 @@ class UserLog:
 
   Attributes:
     fields: Vocabulary indices of the user fields `[users, P]`; row = index of the user.
+    values: Float values of the user fields `[users, V]` float32.
     behaviours: Per domain.
     behaviour_offsets: Per domain: user u owns positions `offsets[u] .. offsets[u + 1] - 1`.
     candidates: Per domain of the candidates.
@@ -39,6 +40,7 @@ class UserLog:
   """
 
   fields: np.ndarray
+  values: np.ndarray
   behaviours: dict[DomainName, EventColumns]
   behaviour_offsets: dict[DomainName, np.ndarray]
   candidates: dict[DomainName, CandidateColumns]
@@ -150,7 +152,8 @@ def _write(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str,
   path = folder / job.file
   with tf.io.TFRecordWriter(str(path), options) as writer:
     for user, start, stop in job.spans.tolist():
-      request = make_request(user, log.fields[user], log.of_user(user), candidates[start:stop], schema)
+      own = candidates[start:stop]
+      request = make_request(user, log.fields[user], log.of_user(user), own, schema, log.values[user])
       writer.write(encode(request, schema))
   counted = int((job.spans[:, 2] - job.spans[:, 1]).sum())
   return describe(path, job.file, len(job.spans), counted)
@@ -202,6 +205,7 @@ def _work(job: _Job) -> Shard:
 
 def _save(folder: pathlib.Path, log: UserLog) -> None:
   np.save(folder / "fields.npy", log.fields)
+  np.save(folder / "values.npy", log.values)
   for d in DOMAINS:
     np.save(folder / f"{d}.behaviours.npy", log.behaviour_offsets[d])
     np.save(folder / f"{d}.candidates.npy", log.candidate_offsets[d])
@@ -220,6 +224,7 @@ def _load(folder: pathlib.Path) -> UserLog:
 
   return UserLog(
     array("fields"),
+    array("values"),
     {d: EventColumns(*fields(EventColumns, f"{d}.behaviours")) for d in DOMAINS},
     {d: array(f"{d}.behaviours") for d in DOMAINS},
     {d: CandidateColumns(*fields(CandidateColumns, f"{d}.candidates")) for d in DOMAINS},
