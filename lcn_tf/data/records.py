@@ -94,7 +94,10 @@ class Request:
 _NUMPY = {"int32": "<i4", "int64": "<i8", "float32": "<f4"}
 
 
-def layout(schema: Schema) -> dict[str, tuple[str, str, int]]:
+Layout = dict[str, tuple[str, str, int]]
+
+
+def layout(schema: Schema) -> Layout:
   """Feature -> (dtype, axis: '', 'N', or the domain whose L it is; columns or -1 for no such axis)."""
   stored = {
     "user": ("int64", "", -1),
@@ -125,8 +128,13 @@ def value_groups(schema: Schema) -> dict[str, tuple[str, tuple[Feature, ...]]]:
   return {name: group for name, group in groups.items() if value_columns(group[1])}
 
 
-def encode(request: Request, schema: Schema) -> bytes:
+def encode(request: Request, schema: Schema, stored: Layout | None = None) -> bytes:
   """The serialized record.
+
+  Args:
+    request: Record.
+    schema: Schema of the record.
+    stored: Its `layout`, for callers that encode many records; None = it is made.
 
   Raises:
     ValueError: An array has not the shape that the schema says, naming the array.
@@ -154,7 +162,7 @@ def encode(request: Request, schema: Schema) -> bytes:
       f"{d}_values": history.values,
     }
   feature = {}
-  for name, (dtype, axis, width) in layout(schema).items():
+  for name, (dtype, axis, width) in (stored or layout(schema)).items():
     expected = ((sizes[axis],) if axis else ()) + ((width,) if width >= 0 else ())
     array = np.asarray(arrays[name])
     if array.shape != expected:

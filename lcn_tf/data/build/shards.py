@@ -16,7 +16,7 @@ import tqdm
 from lcn_tf import processes
 from lcn_tf.data.build.requests import CandidateColumns, EventColumns, make_request
 from lcn_tf.data.record_set import Part, Shard, SplitName, ends, sha256
-from lcn_tf.data.records import encode
+from lcn_tf.data.records import encode, layout
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 PARALLEL_FROM = 60_000  # records; below, starting processes takes longer than it saves
@@ -150,11 +150,12 @@ def _write(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str,
   options = tf.io.TFRecordOptions("GZIP", compression_level=1) if compression == "gzip" else None
   candidates = log.candidates[job.domain]
   path = folder / job.file
+  stored = layout(schema)
   with tf.io.TFRecordWriter(str(path), options) as writer:
     for user, start, stop in job.spans.tolist():
       own = candidates[start:stop]
       request = make_request(user, log.fields[user], log.of_user(user), own, schema, log.values[user])
-      writer.write(encode(request, schema))
+      writer.write(encode(request, schema, stored))
   counted = int((job.spans[:, 2] - job.spans[:, 1]).sum())
   return describe(path, job.file, len(job.spans), counted)
 
