@@ -9,67 +9,16 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.data import records as record_lib
-from lcn_tf.data.build import builder, tables
+from lcn_tf.data.build import tables
 from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.read import diagnosis, validity
-from lcn_tf.data.record_set import SPLITS, RecordSet
+from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, Schema, columns, value_columns
 from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
 from tests.data import logs
+from tests.data.value_logs import AGES, LIKE_SHARES, PRICE, SCHEMA, TAGS, USERS, build, items_of, log_of
 from tools import show_records
-
-PRICE = {"name": "price", "kind": "numeric", "buckets": 4, "standardise": True, "log1p": True}
-TAGS = {"name": "tags", "max_values": 2, "weights": "tag_weights"}
-SCHEMA = {
-  "user_fields": [
-    {"name": "likes", "max_values": 3, "weights": "like_weights"},
-    {"name": "age", "kind": "numeric", "buckets": 3, "standardise": True},
-  ],
-  "context_fields": [PRICE],
-  "target": {
-    "item_fields": [
-      "category",
-      TAGS,
-      {"name": "size", "kind": "numeric", "buckets": 4, "standardise": True, "clip": [1, 4]},
-    ],
-    "cross_fields": [PRICE],
-    "max_length": 9,
-  },
-  "source": {
-    "item_fields": ["category"],
-    "cross_fields": [{"name": "dwell", "kind": "numeric", "buckets": 3}],
-    "max_length": 9,
-  },
-  "candidates": 4,
-}
-LIKES = [["a", "b"], [], ["c"], None, ["b", None, "a", "c"], ["d", "e"]]
-LIKE_WEIGHTS = [[1.0, 3.0], [], [2.0], None, [1.0, 9.0, 0.0, 4.0], [0.0, 0.0]]
-LIKE_SHARES = [[0.25, 0.75, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0], [0.2, 0, 0.8], [0, 0, 0]]
-AGES = [20.5, None, 41.0, 33.0, 33.0, 60.0]
-USERS = pl.DataFrame({"user_id": range(6), "likes": LIKES, "like_weights": LIKE_WEIGHTS, "age": AGES})
-
-
-def log_of(seed=0):
-  rng = np.random.default_rng(seed)
-  log = logs.random_log(rng, 400, users=6, span=90)
-  price = pl.Series(np.round(np.exp(rng.normal(size=400)), 1))
-  return log.with_columns(price=pl.select(pl.when(pl.Series(rng.random(400) < 0.9)).then(price)).to_series(), dwell=1.5)
-
-
-def items_of(count=12):
-  rng = np.random.default_rng(1)
-  tags = [[f"t{rng.integers(4)}" for _ in range(i % 4)] or None for i in range(2 * count)]
-  weights = [one and rng.random(len(one)).round(2).tolist() for one in tags]
-  return logs.items(
-    count, size=pl.Series(rng.integers(0, 6, 2 * count)), tags=pl.Series(tags), tag_weights=pl.Series(weights)
-  )
-
-
-def build(folder, log=None, items=None, schema=SCHEMA, users=USERS, **options):
-  log, items = log_of() if log is None else log, items_of() if items is None else items
-  experiment = logs.experiment(schema, labels={"kind": "given"})
-  return builder.build(experiment, tables.RawTables(log, items, users), folder / "records", **options)
 
 
 @pytest.fixture(scope="module")
@@ -96,24 +45,51 @@ def prices(training):
   return training["price"].to_list() + training.filter(pl.col("domain") == "target")["price"].to_list()
 
 
-def test_records_hold_the_standardised_value_of_each_number(records, training):
-  log, ids = log_of(), dict(id_mapping_of(records).items["target"].select("row", "item_id").iter_rows())
+def check_prices(records, log, seen):
+  """Checks the standardised price of each target candidate and target behaviour of a record set; returns their number.
+
+  Args:
+    records: Record set.
+    log: Log that it was built from.
+    seen: Numbers whose mean and deviation count.
+  """
+  ids = dict(id_mapping_of(records).items["target"].select("row", "item_id").iter_rows())
   users = dict(pl.read_parquet(records.path / "users.parquet").select("user", "user_id").iter_rows())
-  seen = prices(training)
   met = 0
-  for split in SPLITS:
-    for record in logs.requests(records, split):
-      assert record.source.values.shape[-1] == 0
-      items, times = np.append(record.items, record.target.items), np.append(record.times, record.target.times)
-      found = np.append(record.context_values, record.target.values)
-      for item, time, value in zip(items.tolist(), times.tolist(), found.tolist(), strict=True):
-        rows = log.filter(
-          (pl.col("user_id") == users[record.user]) & (pl.col("item_id") == ids[item]) & (pl.col("timestamp") == time)
-        )
-        possible = [standardised(price, seen, math.log1p) for price in rows["price"]]
-        assert min(abs(value - one) for one in possible) < 1e-5
-        met += 1
-  assert met > 200
+  for record in (one for split in records.splits for one in logs.requests(records, split)):
+    assert record.source.values.shape[-1] == 0
+    items, times = np.append(record.items, record.target.items), np.append(record.times, record.target.times)
+    found = np.append(record.context_values, record.target.values)
+    for item, time, value in zip(items.tolist(), times.tolist(), found.tolist(), strict=True):
+      rows = log.filter(
+        (pl.col("user_id") == users[record.user]) & (pl.col("item_id") == ids[item]) & (pl.col("timestamp") == time)
+      )
+      possible = [standardised(price, seen, math.log1p) for price in rows["price"]]
+      assert min(abs(value - one) for one in possible) < 1e-5
+      met += 1
+  return met
+
+
+def test_records_hold_the_standardised_value_of_each_number(records, training):
+  assert check_prices(records, log_of(), prices(training)) > 200
+
+
+def test_records_of_the_next_part_go_on_with_the_means_and_values_of_the_ones_before(tmp_path, training):
+  log, items = log_of(), items_of()
+  lists = {"tags": pl.Series([["t1", "t0"]] * 2), "tag_weights": pl.Series([[1.0, 4.0]] * 2)}
+  new = items.filter(pl.col("item_id") == 11).with_columns(**lists)
+  first = build(tmp_path, log.filter(pl.col("timestamp") < 60), items.filter(pl.col("item_id") < 11))
+  second = log.filter(pl.col("timestamp") >= 60).with_columns(price=pl.col("price") * 3)
+  split = {"split": {"kind": "all_train"}}
+  later = build(tmp_path, second, new, users=None, name="later", records=split, extend=first)
+  seen = prices(log.filter((pl.col("timestamp") < first.notes["train_end"]) & (pl.col("item_id") < 11)))
+  assert check_prices(later, pl.concat([log.filter(pl.col("timestamp") < 60), second]), seen) > 100
+  row = dict(id_mapping_of(later).items["target"].select("item_id", "row").iter_rows())[11]
+  np.testing.assert_allclose(later.item_values("target")[row, :2], [0.2, 0.8])
+  np.testing.assert_array_equal(later.item_values("target")[:row], first.item_values("target"))
+  users = dict(pl.read_parquet(later.path / "users.parquet").select("user", "user_id").iter_rows())
+  for record in logs.requests(later, "train"):
+    np.testing.assert_allclose(record.user_values[:3], LIKE_SHARES[users[record.user]], atol=1e-6)
 
 
 def test_records_hold_the_age_and_the_shares_of_each_user(records, training):
