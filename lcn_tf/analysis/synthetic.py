@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from lcn_tf import config as config_lib
 from lcn_tf.config import Experiment
-from lcn_tf.data.records import value_groups
+from lcn_tf.data.field_values import value_groups
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import unknown
 from lcn_tf.interest import EXTRACTORS

@@ -11,9 +11,19 @@ import math
 import numpy as np
 import polars as pl
 
-from lcn_tf.schema import Feature
+from lcn_tf.schema import DOMAINS, Feature, Schema, value_columns
 
 LIMIT = 10_000.0  # of a standardised value; 10^8 training interactions have none beyond it
+
+
+def value_groups(schema: Schema) -> dict[str, tuple[str, tuple[Feature, ...]]]:
+  """Each tensor of float values that a record holds -> (axis, as in `lcn_tf.data.records.layout`; its fields)."""
+  groups: dict[str, tuple[str, tuple[Feature, ...]]] = {
+    "user_values": ("", schema.user_fields),
+    "candidate_values": ("N", schema.context_fields),
+  }
+  groups |= {f"{d}_values": (d, schema.domain(d).cross_fields) for d in DOMAINS}
+  return {name: group for name, group in groups.items() if value_columns(group[1])}
 
 
 @dataclasses.dataclass(frozen=True)

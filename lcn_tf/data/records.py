@@ -34,7 +34,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, columns, value_columns
+from lcn_tf.data.field_values import value_groups
+from lcn_tf.schema import DOMAINS, DomainName, Schema, columns, value_columns
 
 
 def no_values() -> np.ndarray:
@@ -116,16 +117,6 @@ def layout(schema: Schema) -> Layout:
   for name, (axis, features) in value_groups(schema).items():
     stored[name] = ("float32", axis, value_columns(features))
   return stored
-
-
-def value_groups(schema: Schema) -> dict[str, tuple[str, tuple[Feature, ...]]]:
-  """Each tensor of float values that a record holds -> (axis, as in `layout`; the fields that it is of)."""
-  groups: dict[str, tuple[str, tuple[Feature, ...]]] = {
-    "user_values": ("", schema.user_fields),
-    "candidate_values": ("N", schema.context_fields),
-  }
-  groups |= {f"{d}_values": (d, schema.domain(d).cross_fields) for d in DOMAINS}
-  return {name: group for name, group in groups.items() if value_columns(group[1])}
 
 
 def encode(request: Request, schema: Schema, stored: Layout | None = None) -> bytes:

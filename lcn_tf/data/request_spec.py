@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from lcn_tf.data.records import value_groups
+from lcn_tf.data.field_values import value_groups
 from lcn_tf.schema import DOMAINS, Schema, columns, value_columns
 
 

@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from lcn_tf.data.field_values import least_values
-from lcn_tf.data.records import value_groups
+from lcn_tf.data.field_values import least_values, value_groups
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of, weights_of
-from lcn_tf.data.field_values import weights_column
+from lcn_tf.data.field_values import value_groups, weights_column
 from lcn_tf.data.id_mapping import (
   NULL,
   BucketTable,
@@ -22,7 +22,6 @@ from lcn_tf.data.id_mapping import (
   vocabularies_of,
 )
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.data.records import value_groups
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns, value_columns
 

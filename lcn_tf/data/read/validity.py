@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from lcn_tf.data import records
-from lcn_tf.data.field_values import least_values
+from lcn_tf.data.field_values import least_values, value_groups
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
 FAILED = "invalid record"  # heads every assertion of `assert_valid`
@@ -89,7 +89,7 @@ def assert_valid(
   check(tf.stack([tf.reduce_all(agree) for agree in sizes_agree]), "a feature's size")
   check((counts["N"] >= 1) & (counts["N"] <= schema.candidates), "the number of candidates")
   check(batch["user"] >= 1, "the user")
-  for name, (_, group) in records.value_groups(schema).items():
+  for name, (_, group) in value_groups(schema).items():
     sound = tf.math.is_finite(batch[name]) & (batch[name] >= least_values(group))
     check(sound, f"a value of {name}")
   finite = tf.math.is_finite(batch["label"]) & tf.math.is_finite(batch["weight"]) & (batch["weight"] >= 0)
@@ -122,7 +122,7 @@ def _wrong_value(request: records.Request, schema: Schema) -> str | None:
   """The first float value of a record that is none."""
   found = {"user_values": request.user_values[np.newaxis], "candidate_values": request.context_values}
   found |= {f"{d}_values": request.history(d).values for d in DOMAINS}
-  for name, (_, features) in records.value_groups(schema).items():
+  for name, (_, features) in value_groups(schema).items():
     least = least_values(features)
     names = [feature.name for feature in features for _ in range(feature.value_columns)]
     for row, column in np.argwhere(~np.isfinite(found[name]) | (found[name] < least))[:1]:
