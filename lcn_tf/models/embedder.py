@@ -175,7 +175,7 @@ class RequestEmbedding(keras.layers.Layer):
       content.assign(vectors[name])
 
   def copy_catalogues(self, other: "RequestEmbedding") -> None:
-    """Takes catalogues and frozen vectors of items over from a layer of the same schema and histories."""
+    """Takes catalogues, float values and frozen vectors of items over from a layer of the same schema and histories."""
     for d, catalogue in other.catalogues.items():
       self.catalogues[d].assign(catalogue)
       for name, content in other.contents[d].items():

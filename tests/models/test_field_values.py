@@ -21,6 +21,7 @@ from lcn_tf.training.optimizers import make_optimizer
 from tests.data import logs
 from tests.data.value_logs import AGES, LIKE_WEIGHTS, LIKES, SCHEMA, build, log_of
 from tests.reference.fields import embed_fields
+from tests.support.layers import ops_without_gpu_kernel
 
 
 @pytest.fixture(scope="module")
@@ -254,10 +255,11 @@ def test_values_of_another_number_of_candidates_or_behaviours_are_refused(record
     served[2].signatures["rank"](**{key: tf.constant(one) for key, one in tensors.items()})
 
 
-def test_weights_of_a_request_need_not_add_up_to_1(records, served):
+def test_weights_of_a_request_need_not_add_up_to_1_and_those_of_padding_do_not_count(records, served):
   tensors, rank = request_of(records), served[2].signatures["rank"]
   before = rank(**{key: tf.constant(one) for key, one in tensors.items()})["probability"].numpy()
-  tensors["user_values"][:, :3] *= 7
+  assert tensors["user_fields"][0, :3].tolist()[1:] == [0, 0]
+  tensors["user_values"][:, :3] = [7, 0, 5]
   after = rank(**{key: tf.constant(one) for key, one in tensors.items()})["probability"].numpy()
   np.testing.assert_allclose(after, before, rtol=1e-6)
 
@@ -268,3 +270,7 @@ def test_histories_of_width_0_have_values_of_width_0(records, served):
   assert tensors["target_values"].shape == (1, 0, 1)
   found = served[2].signatures["rank"](**{key: tf.constant(one) for key, one in tensors.items()})["probability"]
   assert np.isfinite(found).all()
+
+
+def test_every_op_of_the_serving_signature_has_a_gpu_kernel(served):
+  assert ops_without_gpu_kernel(served[2].signatures["rank"]) == set()

@@ -141,6 +141,8 @@ class RawTable:
     if not feature.weights:
       return
     column = self.column(feature.weights, f"the weights of {feature.name!r}")
+    if column.dtype == pl.Null:  # no row has any
+      column = column.cast(pl.List(pl.Float64))
     inner = column.dtype.inner if isinstance(column.dtype, pl.List | pl.Array) else None
     if not isinstance(inner, pl.DataType) or not (inner.is_numeric() or inner == pl.Null):
       raise self.wrong_type(column, f"lists of numbers (the weights of {feature.name!r})")

@@ -192,11 +192,11 @@ def test_a_request_has_the_values_of_its_record(records):
   first = RankRequest(
     60, [1, 2], {"age": 33, "likes": ["a", "b"], "like_weights": [1, 3]}, {"price": 1.5}, target=behaviours
   )
-  second = RankRequest(60, [1], {"likes": "a", "like_weights": 2})
+  second = RankRequest(60, [1], {"likes": "a", "like_weights": 2}, {"price": 3})
   made = encoder.encode([first, second])
   np.testing.assert_allclose(made["user_values"], [[0.25, 0.75, 0, *age(np.array([33.0]))], [1, 0, 0, 0]])
-  value = price(np.array([1.5]))[0]
-  np.testing.assert_allclose(made["candidate_values"], [[[value], [value]], [[0], [0]]])
+  one, other = price(np.array([1.5, 3.0]))
+  np.testing.assert_allclose(made["candidate_values"], [[[one], [one]], [[other], [0]]])
   expected = [0, *price(np.array([7.0, 0.4]))]
   np.testing.assert_allclose(made["target_values"], [np.transpose([expected]), np.zeros((3, 1))])
   assert made["candidate_values"].dtype == made["target_values"].dtype == made["user_values"].dtype == np.float32
@@ -212,7 +212,9 @@ LIST = (
   ("user", "context", "message"),
   [
     *(({"likes": ["a", "b"], "like_weights": wrong}, {}, LIST) for wrong in ([1], None, [1, -1], [1, math.nan], "ab")),
-    *(({"likes": ["a", "b"], "like_weights": wrong}, {}, LIST) for wrong in ([1, None], [1, "2"], [1, math.inf], 1.0)),
+    *(
+      ({"likes": ["a", "b"], "like_weights": wrong}, {}, LIST) for wrong in ([1, None], [1, 2, "3"], [1, math.inf], 1.0)
+    ),
     ({"like_weights": [1]}, {}, r"\['like_weights'\]: \[1\] is not 0 finite numbers"),
     ({"likes": {"a"}, "like_weights": [1]}, {}, r"requests\[0\]\.user\['likes'\]: a set, which has no order"),
     ({"like_weight": [1]}, {}, r"requests\[0\]\.user: .*'like_weight'.*like_weights"),
@@ -278,6 +280,22 @@ def test_bad_weights_and_numbers_of_a_domain_that_does_not_read_them_do_not_matt
   found = checked({"interactions": log, "items": items, "users": USERS}, schema)
   assert found.reasons() == {"interactions: price is below 0, which log1p does not take": 1}
   assert found.interactions["domain"].to_list() == ["source"]
+
+
+@pytest.mark.parametrize(
+  ("tags", "weights"),
+  [
+    (pl.lit(None), pl.lit(None)),
+    (pl.Series([[], None] * 2, dtype=pl.List(pl.String)), pl.lit(None)),
+    (pl.Series(["a", None] * 2), pl.Series([[2], None] * 2)),
+    (pl.Series([["a", "b"]] * 4, dtype=pl.Array(pl.String, 2)), pl.Series([[1, 2]] * 4, dtype=pl.Array(pl.Int8, 2))),
+  ],
+  ids=["no column has any", "empty", "one value", "arrays"],
+)
+def test_lists_and_weights_of_other_types_fit_each_other(tags, weights):
+  log = logs.interactions([(0, 0, "target", 10, 1.0)], price=pl.lit(1.0), dwell=pl.lit(1.0))
+  items = logs.items(2, size=pl.lit(1.0), tags=tags, tag_weights=weights)
+  assert checked({"interactions": log, "items": items, "users": USERS}).reasons() == {}
 
 
 def test_a_lower_limit_cuts_numbers_that_would_have_no_logarithm(tmp_path):
