@@ -6,6 +6,7 @@ It is part of the experiment config (without sizes) and of a record set's `datas
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -54,9 +55,19 @@ class Feature(Strict):
   table, numeric fields their buckets too."""
   max_values: int = pydantic.Field(1, ge=1)
   """Values of a row that are kept. With more than 1 the column holds lists, whose embeddings are averaged."""
+  weights: str = ""
+  """Column of the weights of a field's values, lists as long as its own; empty = all values of a row count alike. The
+  average of the embeddings is then a weighted one."""
   buckets: int = pydantic.Field(32, ge=2)
   """Buckets of a numeric field, between quantiles of its values in the training interactions. Values that are equal
   share a bucket, so there may be fewer."""
+  standardise: bool = False
+  """Addition of a numeric field's standardised value, times a learned vector, to the embedding of its bucket. Mean and
+  deviation are those of the training interactions."""
+  log1p: bool = False
+  """Replacement of a number x by log(1 + x) before it is standardised, for numbers of at least 0."""
+  clip: tuple[float | None, float | None] | None = None
+  """Limits that numbers are cut at before `log1p` and before they are standardised; null = no such limit."""
 
   @pydantic.model_validator(mode="before")
   @classmethod
@@ -69,12 +80,42 @@ class Feature(Strict):
       object.__setattr__(self, "vocabulary", self.name)
     if self.kind == "numeric" and self.max_values > 1:
       raise ValueError(f"{self.name!r}: a numeric field holds one value (max_values: 1)")
+    self._check_values()
     return self
+
+  def _check_values(self) -> None:
+    if self.standardise and not self.numeric:
+      raise ValueError(f"{self.name!r}: standardise is of numeric fields (kind: numeric)")
+    if (self.log1p or self.clip is not None) and not self.standardise:
+      name = "log1p" if self.log1p else "clip"
+      raise ValueError(f"{self.name!r}: {name} is of standardised values, which the field has with standardise: true")
+    low, high = self.clip or (None, None)
+    limits = [limit for limit in (low, high) if limit is not None]
+    if self.clip is not None and (not all(map(math.isfinite, limits)) or limits != sorted(set(limits)) or not limits):
+      raise ValueError(
+        f"{self.name!r}: clip {list(self.clip)} is not two finite limits that rise, one of which may be null"
+      )
+    if self.log1p and any(limit < 0 for limit in limits):
+      raise ValueError(f"{self.name!r}: clip {list(self.clip or ())} leaves numbers below 0, which log1p does not take")
+    if self.weights and (self.numeric or self.max_values == 1):
+      raise ValueError(f"{self.name!r}: weights are of the values of a list (max_values of at least 2)")
+    if self.weights == self.name:
+      raise ValueError(f"{self.name!r}: weights names the column of the values themselves")
 
   @property
   def numeric(self) -> bool:
     """Whether the values are numbers."""
     return self.kind == "numeric"
+
+  @property
+  def refuses_negative(self) -> bool:
+    """Whether a number below 0 has no standardised value: it has no logarithm, and no limit cuts it."""
+    return self.log1p and (self.clip is None or self.clip[0] is None)
+
+  @property
+  def value_columns(self) -> int:
+    """Float columns that the field takes: a standardised value, or the weights of its values, or none."""
+    return self.max_values if self.standardise or self.weights else 0
 
 
 class ItemVector(Strict):
@@ -151,10 +192,15 @@ class Schema(Strict):
   def _check_numeric(self) -> None:
     """Checks that fields of one vocabulary or one column are of one kind."""
     for name in sorted({f.vocabulary for f in self.features()}):
-      kinds = {(f.kind, f.buckets if f.numeric else 0): f.name for f in self.features() if f.vocabulary == name}
+      kinds = {
+        (f.kind, f.buckets if f.numeric else 0, f.standardise, f.log1p, f.clip): f.name
+        for f in self.features()
+        if f.vocabulary == name
+      }
       if len(kinds) > 1:
         raise ValueError(
-          f"the vocabulary {name!r} is of fields that differ in kind or buckets: {', '.join(kinds.values())}"
+          f"the vocabulary {name!r} is of fields that differ in kind, buckets, standardise, log1p or clip: "
+          f"{', '.join(kinds.values())}"
         )
       if self.numeric(name) and self.vocabularies[name].model_copy(update={"size": 0}) != Vocabulary():
         raise ValueError(f"vocabularies: {name!r} is of a numeric field, which has no min_count, oov and max_known")
@@ -181,6 +227,10 @@ class Schema(Strict):
   def numeric(self, vocabulary: str) -> bool:
     """Whether a vocabulary is of numeric fields."""
     return any(feature.numeric for feature in self.features() if feature.vocabulary == vocabulary)
+
+  def standardised(self, vocabulary: str) -> Feature | None:
+    """One of the fields of a vocabulary, all of which are standardised alike; None if they are not standardised."""
+    return next((f for f in self.features() if f.standardise and f.vocabulary == vocabulary), None)
 
   def features(self) -> Iterator[Feature]:
     """Every field but the item ids."""
@@ -214,7 +264,8 @@ def _without_defaults(tree: Any) -> Any:
     return [_without_defaults(one) for one in tree]
   if not isinstance(tree, dict):
     return tree
-  silent = {"kind": "categorical", "item_vectors": [], "max_known": 0}
+  silent: dict[str, Any] = {"kind": "categorical", "item_vectors": [], "max_known": 0}
+  silent |= {"standardise": False, "log1p": False, "clip": None, "weights": ""}
   if tree.get("kind") == "categorical":
     silent["buckets"] = tree["buckets"]
   return {
@@ -229,6 +280,11 @@ def other_domain(domain: DomainName) -> DomainName:
 def columns(features: tuple[Feature, ...]) -> int:
   """Integer columns that `features` take, side by side: one per value."""
   return sum(feature.max_values for feature in features)
+
+
+def value_columns(features: tuple[Feature, ...]) -> int:
+  """Float columns that `features` take, side by side: the *values* of a group of fields."""
+  return sum(feature.value_columns for feature in features)
 
 
 def item_vocabulary(domain: DomainName) -> str:

@@ -128,7 +128,8 @@ def random_requests(schema: Schema, count: int, rng: np.random.Generator) -> lis
         np.zeros((candidates, 0), np.int32),
         rng.integers(0, 2, candidates),
         np.ones(candidates),
-        **histories,
+        histories["target"],
+        histories["source"],
       )
     )
   return requests

@@ -90,32 +90,35 @@ def show(record_set: RecordSet, split: str, domain: DomainName, behaviours: int 
 def _text(
   request: "Request", schema: Schema, names: dict[DomainName, dict[int, str]], domain: DomainName, behaviours: int
 ) -> str:
-  lines = [f"user {request.user}  {_values(schema.user_fields, request.user_fields)}".rstrip()]
+  own = _values(schema.user_fields, request.user_fields, request.user_values)
+  lines = [f"user {request.user}  {own}".rstrip()]
   for i in range(len(request.items)):
     seen = "  ".join(f"{d} from {request.history(d).first_visible[i]}" for d in DOMAINS)
     lines.append(
       f"  candidate {i}: {_name(names[domain], request.items[i])}  {_when(request.times[i])}"
       f"  label {request.labels[i]:g}  weight {request.weights[i]:g}  sees {seen}"
-      f"  {_values(schema.context_fields, request.context[i])}".rstrip()
+      f"  {_values(schema.context_fields, request.context[i], request.context_values[i : i + 1].ravel())}".rstrip()
     )
   for d in DOMAINS:
     history = request.history(d)
     lines.append(f"  {d} history: {len(history.items)} behaviours, newest first")
     for i in range(min(behaviours, len(history.items))):
-      cross = _values(schema.domain(d).cross_fields, history.cross[i])
+      cross = _values(schema.domain(d).cross_fields, history.cross[i], history.values[i : i + 1].ravel())
       lines.append(f"    {i}: {_name(names[d], history.items[i])}  {_when(history.times[i])}  {cross}".rstrip())
     if len(history.items) > behaviours:
       lines.append("    ...")
   return "\n".join(lines)
 
 
-def _values(fields: tuple[Feature, ...], indices: np.ndarray) -> str:
-  """The vocabulary indices of each field, without the padding of lists."""
-  shown, start = [], 0
+def _values(fields: tuple[Feature, ...], indices: np.ndarray, values: np.ndarray) -> str:
+  """The vocabulary indices of each field, without the padding of lists, and behind a colon the values that it has."""
+  shown = []
   for feature in fields:
-    own = indices[start : start + feature.max_values]
-    start += feature.max_values
-    shown.append(f"{feature.name}={own[0] if feature.max_values == 1 else [int(i) for i in own if i]}")
+    own, indices = np.split(indices, [feature.max_values])
+    floats, values = np.split(values, [feature.value_columns])
+    ends = [f":{value:.3g}" for value in floats] or [""] * len(own)
+    texts = [f"{index}{end}" for index, end in zip(own, ends, strict=True) if index or feature.max_values == 1]
+    shown.append(f"{feature.name}={texts[0] if feature.max_values == 1 else '[' + ', '.join(texts) + ']'}")
   return " ".join(shown)
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from lcn_tf import config as config_lib
 from lcn_tf.config import Experiment
+from lcn_tf.data.field_values import value_groups
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import unknown
 from lcn_tf.interest import EXTRACTORS
@@ -14,7 +15,7 @@ from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.models.networks import NETWORKS
 from lcn_tf.pretraining.vectors import Pretrained
-from lcn_tf.schema import DOMAINS, Schema, columns, with_sizes
+from lcn_tf.schema import DOMAINS, Schema, columns, value_columns, with_sizes
 
 _CATEGORIES = 1000
 _NOW = 1_500_000_000
@@ -124,4 +125,7 @@ def requests(schema: Schema, count: int, candidates: int, length: int, seed: int
     batch[f"{d}_cross"] = fields(schema.domain(d).cross_fields, count, length)
     batch[f"{d}_length"] = np.full(count, length)
     batch[f"{d}_first_visible"] = np.zeros((count, 1))
+  sizes = {"": (count,), "N": (count, candidates)} | {d: (count, length) for d in DOMAINS}
+  for name, (axis, features) in value_groups(schema).items():
+    batch[name] = rng.random((*sizes[axis], value_columns(features)))
   return {name: tf.constant(batch[name], spec.dtype) for name, spec in request_spec(schema).items()}

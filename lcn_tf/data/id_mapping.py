@@ -8,9 +8,10 @@ import json
 import numpy as np
 import polars as pl
 
+from lcn_tf.data.field_values import Scale, weight_shares, weights_column
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, ItemVector, Schema
+from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, ItemVector, Schema, value_columns
 
 NULL = 1  # the index of a missing value: the first out-of-vocabulary row
 
@@ -67,12 +68,18 @@ class ValueTable:
     return self._table.select("index", "value").with_columns(self.counts.alias("count"))
 
 
+@dataclasses.dataclass(frozen=True)
 class BucketTable(ValueTable):
   """The buckets of a numeric field.
 
   Index 0 is padding, 1 a missing value, and 2.. the buckets by rising numbers. `values` are the lower edges as texts,
   "-inf" first. An edge belongs to the bucket above it.
+
+  Attributes:
+    scale: Standardisation of the numbers; None = the field has buckets alone.
   """
+
+  scale: Scale | None = None
 
   @functools.cached_property
   def _edges(self) -> np.ndarray:
@@ -87,6 +94,13 @@ class BucketTable(ValueTable):
     """
     found = 1 + self.oov + np.searchsorted(self._edges, values.fill_null(0.0).to_numpy(), "right")
     return np.where(values.is_null().to_numpy(), null, found).astype(np.int32)
+
+  def frame(self) -> pl.DataFrame:
+    """As `ValueTable.frame`; with a scale its `mean` and `deviation`, too, the same in every row."""
+    frame = super().frame()
+    if self.scale is None:
+      return frame
+    return frame.with_columns(mean=pl.lit(self.scale.mean), deviation=pl.lit(self.scale.deviation))
 
 
 def oov_index(value: str, oov: int, seed: int = 0) -> int:
@@ -109,12 +123,15 @@ class IdMapping:
     catalogues: Per domain, `[items, columns]` int32.
     vocabularies: Vocabularies by name.
     vectors: Per domain, frozen vectors `[items, width]` by name; zeros for an item without one.
+    item_values: Per domain, the catalogue's `field_values`, `[items, value_columns]` float32; zeros for padding and the
+      unknown item.
   """
 
   items: dict[DomainName, pl.DataFrame]
   catalogues: dict[DomainName, np.ndarray]
   vocabularies: dict[str, ValueTable]
   vectors: dict[DomainName, dict[str, np.ndarray]] = dataclasses.field(default_factory=lambda: {d: {} for d in DOMAINS})
+  item_values: dict[DomainName, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def met(self, domain: DomainName) -> np.ndarray:
     """Which rows of a catalogue some training interaction had, bool `[items]`."""
@@ -131,7 +148,8 @@ def id_mapping_of(record_set: RecordSet) -> IdMapping:
   """
   catalogues = {d: record_set.catalogue(d) for d in DOMAINS}
   vectors = {d: record_set.vectors(d) for d in DOMAINS}
-  return IdMapping(items_of(record_set), catalogues, vocabularies_of(record_set), vectors)
+  item_values = {d: record_set.item_values(d) for d in DOMAINS}
+  return IdMapping(items_of(record_set), catalogues, vocabularies_of(record_set), vectors, item_values)
 
 
 def items_of(record_set: RecordSet) -> dict[DomainName, pl.DataFrame]:
@@ -145,9 +163,14 @@ def vocabularies_of(record_set: RecordSet) -> dict[str, ValueTable]:
   vocabularies: dict[str, ValueTable] = {}
   for name, declared in schema.vocabularies.items():
     file = f"vocabularies/{name}.parquet"
-    table = record_set.table(file, ["value", "count"])
-    kind = BucketTable if schema.numeric(name) else ValueTable
-    vocabularies[name] = kind(name, table["value"], table["count"], declared.oov, seed)
+    scaled = schema.standardised(name)
+    table = record_set.table(file, ["value", "count", *(["mean", "deviation"] if scaled else [])])
+    stored = (name, table["value"], table["count"], declared.oov, seed)
+    if schema.numeric(name):
+      scale = Scale(table["mean"][0], table["deviation"][0], scaled.log1p, scaled.clip) if scaled else None
+      vocabularies[name] = BucketTable(*stored, scale=scale)
+    else:
+      vocabularies[name] = ValueTable(*stored)
     if vocabularies[name].size != declared.size:
       raise UserError(f"{record_set.path / file}: {vocabularies[name].size} rows, dataset.json says {declared.size}")
   return vocabularies
@@ -160,10 +183,14 @@ def fingerprint(schema: Schema, mapping: IdMapping) -> str:
     vocabulary = mapping.vocabularies[name]
     seed = vocabulary.seed if vocabulary.oov > 1 else None  # with one row there is nothing to hash
     digest.update(json.dumps([name, vocabulary.oov, seed, vocabulary.values.to_list()]).encode())
+    if isinstance(vocabulary, BucketTable) and vocabulary.scale:
+      digest.update(json.dumps([vocabulary.scale.mean, vocabulary.scale.deviation]).encode())
   for d in DOMAINS:
     digest.update(np.ascontiguousarray(mapping.catalogues[d], "<i4").tobytes())
     for name, vectors in sorted(mapping.vectors[d].items()):
       digest.update(name.encode() + np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<")).tobytes())
+    if value_columns(schema.catalogue_features(d)):
+      digest.update(np.ascontiguousarray(mapping.item_values[d], "<f4").tobytes())
   return digest.hexdigest()[:16]
 
 
@@ -189,6 +216,19 @@ def field_indices(column: pl.Series, max_values: int, table: ValueTable) -> np.n
   lists = column.list.drop_nulls()
   parts = [table.indices(lists.list.get(i, null_on_oob=True), null=PADDING) for i in range(max_values)]
   return np.stack(parts, axis=1)
+
+
+def field_values(frame: pl.DataFrame, features: tuple[Feature, ...], vocabularies: dict[str, ValueTable]) -> np.ndarray:
+  """The standardised values and weights of several fields side by side: `[rows, value_columns(features)]` float32."""
+  parts = [np.zeros((len(frame), 0), np.float32)]
+  for feature in features:
+    table = vocabularies[feature.vocabulary]
+    if feature.weights:
+      parts.append(weight_shares(column_of(frame, feature), frame[weights_column(feature)], feature.max_values))
+    elif isinstance(table, BucketTable) and table.scale:
+      numbers = column_of(frame, feature).cast(pl.Float64).fill_null(float("nan")).to_numpy()
+      parts.append(table.scale(numbers)[:, np.newaxis])
+  return np.concatenate(parts, axis=1)
 
 
 def field_sources(frame: pl.DataFrame, features: tuple[Feature, ...]) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ dataset.json                     this file's `RecordSet`: schema with sizes, cou
 vocabularies/<name>.parquet      index, value, count (in the training interactions)
 catalogue/<domain>.npy           [items, fields] int32: of every item, the index of its id and inherent fields
 catalogue/<domain>.<name>.npy    [items, width] float32 or float16: a vector of every item, one file per vector
+catalogue/<domain>_values.npy    [items, columns] float32: standardised values and weights of the item fields, if any
 items/<domain>.parquet           row, item_id: which item each catalogue row is
 users.parquet                    user, user_id: which user each index is
 rejected.parquet                 what was left out, with the reason
@@ -27,7 +28,7 @@ from absl import logging
 from lcn_tf import files, formats, storage
 from lcn_tf.config import NOT_CONTENTS, Records, difference
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line, unknown
-from lcn_tf.schema import DOMAINS, DomainName, Schema, Strict, columns, with_sizes
+from lcn_tf.schema import DOMAINS, DomainName, Schema, Strict, columns, value_columns, with_sizes
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -244,6 +245,17 @@ class RecordSet(Strict):
     """
     fields = self.record_schema.domain(domain).item_vectors
     return {f.name: self._array(f"catalogue/{domain}.{f.name}.npy", domain, f.width) for f in fields}
+
+  def item_values(self, domain: DomainName) -> np.ndarray:
+    """Float values of the item fields, `[items, value_columns]` float32; zeros for padding and the unknown item.
+
+    Raises:
+      DamagedError: They are not what was written.
+    """
+    width = value_columns(self.record_schema.catalogue_features(domain))
+    if not width:
+      return np.zeros((self.record_schema.domain(domain).items, 0), np.float32)
+    return self._array(f"catalogue/{domain}_values.npy", domain, width)
 
   def _array(self, name: str, domain: DomainName, width: int) -> np.ndarray:
     try:

@@ -17,6 +17,14 @@ once, into the tensors that the model and the serving signature use under the sa
     {d}_length        [B]        int32    behaviours that are real
     {d}_first_visible [B, N]     int32    the newest behaviour that the candidate may see
 
+Where fields have standardised values or weights (`lcn_tf.data.field_values`) there are also
+
+    user_values       [B, V]     float32  of `schema.user_fields`
+    candidate_values  [B, N, V]  float32  of `schema.context_fields`
+    {d}_values        [B, L, V]  float32  of the cross fields of domain d
+
+with the V that these fields need; where they need none there is no such tensor, and no such feature of the record.
+
 A candidate sees behaviours `first_visible .. first_visible + max_length - 1` that are below `length`.
 """
 
@@ -26,7 +34,13 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from lcn_tf.schema import DOMAINS, DomainName, Schema, columns
+from lcn_tf.data.field_values import value_groups
+from lcn_tf.schema import DOMAINS, DomainName, Schema, columns, value_columns
+
+
+def no_values() -> np.ndarray:
+  """The float values of a group of fields that has none."""
+  return np.zeros((0, 0), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +52,14 @@ class History:
     times: Seconds `[L]`, falling.
     cross: Vocabulary indices `[L, J]`.
     first_visible: Per candidate `[N]`.
+    values: Float values of the cross fields `[L, V]`; read only if they have some.
   """
 
   items: np.ndarray
   times: np.ndarray
   cross: np.ndarray
   first_visible: np.ndarray
+  values: np.ndarray = dataclasses.field(default_factory=no_values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +72,8 @@ class Request:
     items, times, labels, weights: Candidates `[N]`, N >= 1.
     context: `[N, C]`.
     target, source: The user's histories.
+    user_values, context_values: Float values of the user fields `[V]` and of the context fields `[N, V]`; read only if
+      they have some.
   """
 
   user: int
@@ -67,6 +85,8 @@ class Request:
   weights: np.ndarray
   target: History
   source: History
+  user_values: np.ndarray = dataclasses.field(default_factory=no_values)
+  context_values: np.ndarray = dataclasses.field(default_factory=no_values)
 
   def history(self, domain: DomainName) -> History:
     return self.target if domain == "target" else self.source
@@ -75,7 +95,10 @@ class Request:
 _NUMPY = {"int32": "<i4", "int64": "<i8", "float32": "<f4"}
 
 
-def layout(schema: Schema) -> dict[str, tuple[str, str, int]]:
+Layout = dict[str, tuple[str, str, int]]
+
+
+def layout(schema: Schema) -> Layout:
   """Feature -> (dtype, axis: '', 'N', or the domain whose L it is; columns or -1 for no such axis)."""
   stored = {
     "user": ("int64", "", -1),
@@ -91,11 +114,18 @@ def layout(schema: Schema) -> dict[str, tuple[str, str, int]]:
     stored[f"{d}_times"] = ("int64", d, -1)
     stored[f"{d}_cross"] = ("int32", d, columns(schema.domain(d).cross_fields))
     stored[f"{d}_first_visible"] = ("int32", "N", -1)
+  for name, (axis, features) in value_groups(schema).items():
+    stored[name] = ("float32", axis, value_columns(features))
   return stored
 
 
-def encode(request: Request, schema: Schema) -> bytes:
+def encode(request: Request, schema: Schema, stored: Layout | None = None) -> bytes:
   """The serialized record.
+
+  Args:
+    request: Record.
+    schema: Schema of the record.
+    stored: Its `layout`, for callers that encode many records; None = it is made.
 
   Raises:
     ValueError: An array has not the shape that the schema says, naming the array.
@@ -108,6 +138,8 @@ def encode(request: Request, schema: Schema) -> bytes:
     "candidate_context": request.context,
     "label": request.labels,
     "weight": request.weights,
+    "user_values": request.user_values,
+    "candidate_values": request.context_values,
   }
   sizes = {"N": len(request.items)}
   for d in DOMAINS:
@@ -118,9 +150,10 @@ def encode(request: Request, schema: Schema) -> bytes:
       f"{d}_times": history.times,
       f"{d}_cross": history.cross,
       f"{d}_first_visible": history.first_visible,
+      f"{d}_values": history.values,
     }
   feature = {}
-  for name, (dtype, axis, width) in layout(schema).items():
+  for name, (dtype, axis, width) in (stored or layout(schema)).items():
     expected = ((sizes[axis],) if axis else ()) + ((width,) if width >= 0 else ())
     array = np.asarray(arrays[name])
     if array.shape != expected:
@@ -155,8 +188,16 @@ def decode(serialized: bytes, schema: Schema) -> Request:
     if array.size != np.prod(expected, dtype=np.int64):
       raise ValueError(f"feature {name!r}: {array.size} values, expected {expected}")
     arrays[name] = array.reshape(expected)
+  nothing = no_values()
   target, source = (
-    History(*(arrays[f"{d}_{part}"] for part in ("items", "times", "cross", "first_visible"))) for d in DOMAINS
+    History(
+      arrays[f"{d}_items"],
+      arrays[f"{d}_times"],
+      arrays[f"{d}_cross"],
+      arrays[f"{d}_first_visible"],
+      arrays.get(f"{d}_values", nothing),
+    )
+    for d in DOMAINS
   )
   return Request(
     user=int(arrays["user"]),
@@ -168,6 +209,8 @@ def decode(serialized: bytes, schema: Schema) -> Request:
     weights=arrays["weight"],
     target=target,
     source=source,
+    user_values=arrays.get("user_values", nothing),
+    context_values=arrays.get("candidate_values", nothing),
   )
 
 

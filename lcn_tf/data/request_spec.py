@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from lcn_tf.schema import DOMAINS, Schema, columns
+from lcn_tf.data.field_values import value_groups
+from lcn_tf.schema import DOMAINS, Schema, columns, value_columns
 
 
 def request_spec(schema: Schema) -> dict[str, tf.TensorSpec]:
@@ -23,20 +24,25 @@ def request_spec(schema: Schema) -> dict[str, tf.TensorSpec]:
     shapes[f"{d}_cross"] = ([None, None, columns(schema.domain(d).cross_fields)], tf.int32)
     shapes[f"{d}_length"] = ([None], tf.int32)
     shapes[f"{d}_first_visible"] = ([None, None], tf.int32)
+  for name, (axis, features) in value_groups(schema).items():
+    shapes[name] = ([None, *([None] if axis else []), value_columns(features)], tf.float32)
   return {name: tf.TensorSpec(shape, dtype, name) for name, (shape, dtype) in shapes.items()}
 
 
 def at_least_one_column(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
   """The request, with a column of padding in place of histories of width 0, which nothing can be gathered from.
 
-  Histories come back as int64: int32 would be joined on the host.
+  Integers of histories come back as int64: int32 would be joined on the host.
   """
   padded = dict(request)
   for d in DOMAINS:
-    for name in (f"{d}_items", f"{d}_times", f"{d}_cross"):
+    for name in (f"{d}_items", f"{d}_times", f"{d}_cross", f"{d}_values"):
+      if name not in request:
+        continue
+      dtype = tf.int64 if request[name].dtype.is_integer else request[name].dtype
       shape = tf.shape(request[name])
       missing = tf.concat([shape[:1], [tf.maximum(1 - shape[1], 0)], shape[2:]], axis=0)
-      padded[name] = tf.concat([tf.cast(request[name], tf.int64), tf.zeros(missing, tf.int64)], axis=1)
+      padded[name] = tf.concat([tf.cast(request[name], dtype), tf.zeros(missing, dtype)], axis=1)
       padded[name].set_shape([None, None, *request[name].shape[2:]])
   return padded
 
@@ -46,9 +52,9 @@ def example_batch(schema: Schema, requests: int = 1, candidates: int = 1, length
   sizes = [requests, candidates]
   batch = {}
   for name, spec in request_spec(schema).items():
-    axis = length if name.endswith(("_items", "_times", "_cross")) and not name.startswith("candidate") else candidates
-    shape = [requests, axis, *spec.shape[2:]] if spec.shape.rank > 1 else [requests]
-    if name == "user_fields":
+    of_history = name.endswith(("_items", "_times", "_cross", "_values")) and not name.startswith("candidate")
+    shape = [requests, length if of_history else candidates, *spec.shape[2:]] if spec.shape.rank > 1 else [requests]
+    if name in ("user_fields", "user_values"):
       shape = [requests, spec.shape[1]]
     batch[name] = tf.zeros(shape, spec.dtype)
   batch["user"] = tf.zeros([requests], tf.int64)

@@ -25,6 +25,7 @@ def build_model(
   deduplicate: bool = True,
   catalogues: dict[DomainName, np.ndarray] | None = None,
   contents: dict[DomainName, dict[str, np.ndarray]] | None = None,
+  item_values: dict[DomainName, np.ndarray] | None = None,
   pretrained: Pretrained | None = None,
   training: bool = True,
   restored: bool = False,
@@ -38,6 +39,7 @@ def build_model(
     deduplicate: Switch of the look-up by distinct rows; see `lcn_tf.layers.tables.EmbeddingTables`.
     catalogues: Item catalogue `[items, columns]` per domain; None = zeros, to be restored from a checkpoint.
     contents: Frozen vectors of the schema's items, by domain and name, `[items, width]`; None = zeros, as above.
+    item_values: Float values of the item fields, `[items, value_columns]` per domain; None = zeros, as above.
     pretrained: Item vectors; needed if `needs_pretrained(config, restored)` names any.
     training: Switch of the weights that only training uses. False = the weights that serving needs.
     restored: True if the weights are to be restored: `model.embedding.init_from` is not followed then.
@@ -61,6 +63,8 @@ def build_model(
     model.embedder.set_catalogue(domain, table)
   for domain, vectors in (contents or {}).items():
     model.embedder.set_contents(domain, vectors)
+  for domain, values in (item_values or {}).items():
+    model.embedder.set_item_values(domain, values)
   model.build_from(example_batch(schema), training)
   return model
 

@@ -14,6 +14,7 @@ from lcn_tf.layers.masked import repeat_rows
 from lcn_tf.layers.replicas import on_replica
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.tables import EmbeddingTables
+from lcn_tf.models.field_values import field_lookups, item_values, slopes
 from lcn_tf.models.lookups import Handles, Lookups, join, nothing, split_like
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS, DomainName, Schema, columns, item_vocabulary
@@ -117,6 +118,8 @@ class RequestEmbedding(keras.layers.Layer):
       )
       for d in domains
     }
+    self.item_values = item_values(self.add_weight, schema, domains)
+    self.slopes = slopes(self.add_weight, schema, widths, _KEY)
     self.recency = {
       # zeros: an age that training never met (later data have older behaviours) adds nothing instead of noise
       d: self.add_weight(f"recency/{d}", [config.recency_buckets, config.cross_dim], initializer="zeros")
@@ -161,17 +164,24 @@ class RequestEmbedding(keras.layers.Layer):
     if domain in self.catalogues:
       self.catalogues[domain].assign(table.astype(np.int64))
 
+  def set_item_values(self, domain: DomainName, values: np.ndarray) -> None:
+    """Fills the float values of a domain's items, if they have some and the model reads that domain."""
+    if domain in self.item_values:
+      self.item_values[domain].assign(values)
+
   def set_contents(self, domain: DomainName, vectors: Mapping[str, np.ndarray]) -> None:
     """Fills the frozen vectors of a domain's items by name, if the model reads that domain."""
     for name, content in self.contents.get(domain, {}).items():
       content.assign(vectors[name])
 
   def copy_catalogues(self, other: "RequestEmbedding") -> None:
-    """Takes catalogues and frozen vectors of items over from a layer of the same schema and histories."""
+    """Takes catalogues, float values and frozen vectors of items over from a layer of the same schema and histories."""
     for d, catalogue in other.catalogues.items():
       self.catalogues[d].assign(catalogue)
       for name, content in other.contents[d].items():
         self.contents[d][name].assign(content)
+    for d, values in other.item_values.items():
+      self.item_values[d].assign(values)
 
   def call(self, batches: Sequence[tuple[DomainName, dict[str, tf.Tensor]]]) -> list[Embedded]:
     """The embedded batches.
@@ -195,19 +205,21 @@ class RequestEmbedding(keras.layers.Layer):
         flat, index = tf.unique(flat, out_idx=tf.int64)
       fields = tf.gather(on_replica(self.catalogues[d]), flat)
       features = self.schema.catalogue_features(d)
-      handles = plan.add(features, fields), plan.add(features, fields, _KEY) if self.key_dim else []
+      values = tf.gather(on_replica(self.item_values[d]), flat) if d in self.item_values else None
+      handles = plan.add(features, fields, values), plan.add(features, fields, values, _KEY) if self.key_dim else []
       if self.clusters:
         fields = tf.concat([fields, tf.gather(on_replica(self.clusters[d]), flat)], axis=-1)
       item_parts[d] = (index, fields, self._content(d, flat), handles)
     batch_parts = []
     for _, batch in batches:
-      user = plan.add(self.schema.user_fields, tf.cast(batch["user_fields"], tf.int64))
-      context = plan.add(self.schema.context_fields, tf.cast(batch["candidate_context"], tf.int64))
+      user = field_lookups(plan, self.schema.user_fields, batch, "user_fields", "user_values")
+      context = field_lookups(plan, self.schema.context_fields, batch, "candidate_context", "candidate_values")
       cross = {
-        d: plan.add(self.schema.domain(d).cross_fields, tf.cast(batch[f"{d}_cross"], tf.int64)) for d in self.histories
+        d: field_lookups(plan, self.schema.domain(d).cross_fields, batch, f"{d}_cross", f"{d}_values")
+        for d in self.histories
       }
       batch_parts.append((user, context, cross))
-    plan.run(self.tables)
+    plan.run(self.tables, self.slopes)
 
     item_rows = {d: self._item_rows(plan, d, items[d], *part) for d, part in item_parts.items()}
 
@@ -292,10 +304,13 @@ class RequestEmbedding(keras.layers.Layer):
       if self.max_lengths[d] == self.schema.domain(d).max_length or not self.deduplicate:
         continue
       width = tf.reduce_max(batch[f"{d}_first_visible"]) + self.max_lengths[d]
-      for part in ("items", "times", "cross"):
-        history = batch[f"{d}_{part}"]
+      for part in ("items", "times", "cross", "values"):
+        if (name := f"{d}_{part}") not in batch:
+          continue
+        history = batch[name]
         # as int64: int32 would be cut on the host
-        changed[f"{d}_{part}"] = tf.cast(tf.cast(history, tf.int64)[:, :width], history.dtype)
+        wide = tf.cast(history, tf.int64) if history.dtype.is_integer else history
+        changed[name] = tf.cast(wide[:, :width], history.dtype)
     return changed
 
   def _content(self, domain: DomainName, items: tf.Tensor) -> list[tf.Tensor]:

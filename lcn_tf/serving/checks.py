@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from lcn_tf.data.field_values import least_values, value_groups
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
 
@@ -20,7 +21,7 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
     schema: Schema with sizes.
 
   Returns:
-    The same values, int64.
+    The same values; integers as int64.
 
   Raises:
     tf.errors.InvalidArgumentError: A tensor is wrong when the graph runs. The message has its name, its values and the
@@ -28,12 +29,17 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
   """
   with tf.control_dependencies(_sizes(request)):
     # int64: int32 is compared on the host
-    values = {name: tf.identity(tf.cast(tensor, tf.int64)) for name, tensor in request.items()}
+    values = {
+      name: tf.identity(tf.cast(tensor, tf.int64) if tensor.dtype.is_integer else tensor)
+      for name, tensor in request.items()
+    }
   made = [_within(values, "candidate_items", schema.target.items, "rows of the target catalogue")]
   made += _fields(values, "user_fields", schema.user_fields, schema)
   made += _fields(values, "candidate_context", schema.context_fields, schema)
   for d in DOMAINS:
     made += _history(values, d, schema)
+  for name, (_, features) in value_groups(schema).items():
+    made += _field_values(values, name, features)
   with tf.control_dependencies(made):
     return {name: tf.identity(value) for name, value in values.items()}
 
@@ -49,11 +55,10 @@ def _sizes(request: dict[str, tf.Tensor]) -> list[tf.Operation]:
 
   for name in sorted(set(request) - {"candidate_items"}):
     check(name, shapes[name][0] == requests, "as many requests as candidate_items")
-  for name in ("candidate_times", "candidate_context"):
+  for name in ("candidate_times", "candidate_context", *({"candidate_values"} & set(request))):
     check(name, shapes[name][1] == candidates, "as many candidates as candidate_items")
   for d in DOMAINS:
-    for part in ("times", "cross"):
-      name = f"{d}_{part}"
+    for name in (f"{d}_times", f"{d}_cross", *({f"{d}_values"} & set(request))):
       check(name, shapes[name][1] == shapes[f"{d}_items"][1], f"as many behaviours as {d}_items")
     shared = shapes[f"{d}_first_visible"][1]
     check(f"{d}_first_visible", (shared == candidates) | (shared == 1), "as many columns as candidate_items, or one")
@@ -89,6 +94,17 @@ def _fields(
   sizes = [schema.vocabularies[feature.vocabulary].size for feature in features for _ in range(feature.max_values)]
   what = f"indices of {', '.join(feature.name for feature in features)}"
   return [_within(values, name, sizes, what)] if features else []
+
+
+def _field_values(values: dict[str, tf.Tensor], name: str, features: tuple[Feature, ...]) -> list[tf.Operation]:
+  """Assertions on float values: finite, and weights at least 0."""
+  found = values[name]
+  lowest = least_values(features)
+  what = ", ".join(feature.name for feature in features if feature.value_columns)
+  return [
+    _holds(values, name, tf.math.is_finite(found), f"finite values of {what}"),
+    _holds(values, name, found >= lowest, f"values of {what}, weights of at least 0"),
+  ]
 
 
 def _within(values: dict[str, tf.Tensor], name: str, sizes: int | list[int], what: str) -> tf.Operation:

@@ -8,20 +8,22 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import polars as pl
 
-from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of
+from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of, weights_of
+from lcn_tf.data.field_values import value_groups, weights_column
 from lcn_tf.data.id_mapping import (
   NULL,
   BucketTable,
   ValueTable,
   field_column,
   field_table,
+  field_values,
   items_of,
   oov_index,
   vocabularies_of,
 )
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
-from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns, value_columns
 
 USER_ID = "user_id"
 
@@ -48,7 +50,7 @@ class RankRequest:
   Attributes:
     time: Unix time of the request, seconds; fractions are cut off. Only strictly older behaviours are seen.
     candidates: Item ids of the target domain `[N]`.
-    user: Values of the user fields by name, `user_id` among them if it is one.
+    user: Values of the user fields by name, `user_id` among them if it is one, and weights by the name of their column.
     context: Values of the context fields by name, the same for all candidates.
     target: Behaviours of the user in the target domain. Of two in one second the later one of the list is newer.
     source: Behaviours of the user in the source domain, with the same rule.
@@ -121,16 +123,23 @@ class RequestEncoder:
         seen[d].append(self._seen(request, d, now, where))
     users = [(f"requests[{b}].user", request.user) for b, request in enumerate(requests)]
     contexts = [(f"requests[{b}].context", request.context) for b, request in enumerate(requests)]
-    context = self._fields(contexts, self._schema.context_fields)
+    user, user_values = self._fields(users, self._schema.user_fields)
+    real = (items > 0)[..., np.newaxis]
+    context, context_values = (
+      np.where(real, part[:, np.newaxis], np.zeros(1, part.dtype))
+      for part in self._fields(contexts, self._schema.context_fields)
+    )
     tensors = {
-      "user_fields": self._fields(users, self._schema.user_fields),
+      "user_fields": user,
       "candidate_items": items,
       "candidate_times": times,
-      "candidate_context": np.where((items > 0)[..., np.newaxis], context[:, np.newaxis], 0).astype(np.int32),
+      "candidate_context": context,
     }
+    values = {"user_values": user_values, "candidate_values": context_values}
     for d in DOMAINS:
-      tensors |= self._history(d, seen[d], width)
-    return tensors
+      history, values[f"{d}_values"] = self._history(d, seen[d], width)
+      tensors |= history
+    return tensors | {name: values[name] for name in value_groups(self._schema)}
 
   def _check_names(self, where: str, request: RankRequest) -> None:
     schema = self._schema
@@ -139,7 +148,7 @@ class RequestEncoder:
       fields = schema.domain(d).cross_fields
       given += [(f"{d}[{i}].fields", behaviour.fields, fields) for i, behaviour in enumerate(request.history(d))]
     for part, values, fields in given:
-      names = [field.name for field in fields]
+      names = [*(field.name for field in fields), *(field.weights for field in fields if field.weights)]
       wrong = [name for name in values if name not in names and not (part == "user" and name == USER_ID)]
       if wrong:
         raise unknown(f"{where}.{part}", "field", wrong[0], names)
@@ -160,38 +169,49 @@ class RequestEncoder:
     newest_first = sorted(reversed(older), key=lambda one: -one.time)
     return newest_first[: self._schema.domain(domain).max_length]
 
-  def _history(self, domain: DomainName, seen: list[list["_Seen"]], candidates: int) -> dict[str, np.ndarray]:
+  def _history(
+    self, domain: DomainName, seen: list[list["_Seen"]], candidates: int
+  ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The tensors of a history, and the float values of its cross fields."""
     length = np.array([len(behaviours) for behaviours in seen], np.int32)
     real = np.arange(length.max(initial=0)) < length[:, np.newaxis]
     flat = [behaviour for behaviours in seen for behaviour in behaviours]
     fields = self._schema.domain(domain).cross_fields
     items, times = np.zeros(real.shape, np.int32), np.zeros(real.shape, np.int64)
     cross = np.zeros((*real.shape, columns(fields)), np.int32)
+    values = np.zeros((*real.shape, value_columns(fields)), np.float32)
     items[real] = [one.row for one in flat]
     times[real] = [one.time for one in flat]
-    cross[real] = self._fields([(one.where, one.fields) for one in flat], fields)
-    return {
+    cross[real], values[real] = self._fields([(one.where, one.fields) for one in flat], fields)
+    tensors: dict[str, np.ndarray] = {
       f"{domain}_items": items,
       f"{domain}_times": times,
       f"{domain}_cross": cross,
       f"{domain}_length": length,
       f"{domain}_first_visible": np.zeros((len(seen), candidates), np.int32),
     }
+    return tensors, values
 
-  def _fields(self, rows: list[tuple[str, Mapping[str, Any]]], features: tuple[Feature, ...]) -> np.ndarray:
-    """`[len(rows), columns(features)]` int32 of (where, values by name)."""
+  def _fields(
+    self, rows: list[tuple[str, Mapping[str, Any]]], features: tuple[Feature, ...]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Indices `[len(rows), columns(features)]` int32 and float values of (where, values by name)."""
     values: dict[str, Any] = {"row": range(len(rows))}  # a frame without fields has rows, too
     for feature in features:
       read, kind = _reader(feature)
       column = [_told(f"{where}[{feature.name!r}]", read, given.get(feature.name)) for where, given in rows]
       values[field_column(feature)] = pl.Series(column, dtype=kind)
-    return field_table(pl.DataFrame(values), features, self._vocabularies)
+      if feature.weights:
+        weights = [_weights_of(feature, where, given, own) for (where, given), own in zip(rows, column, strict=True)]
+        values[weights_column(feature)] = pl.Series(weights, dtype=pl.List(pl.Float64))
+    frame = pl.DataFrame(values)
+    return field_table(frame, features, self._vocabularies), field_values(frame, features, self._vocabularies)
 
 
 def _reader(feature: Feature) -> tuple[Callable[[Any], Any], Any]:
   """The function that reads a value of a field, and the column type of its results."""
   if feature.numeric:
-    return number_of, pl.Float64
+    return functools.partial(number_of, least=0.0 if feature.refuses_negative else None), pl.Float64
   return (_texts_of, pl.List(pl.String)) if feature.max_values > 1 else (text_of, pl.String)
 
 
@@ -213,6 +233,14 @@ def _told(where: str, read: Callable[[Any], _Read], value: Any) -> _Read:
     return read(value)
   except ValueError as error:
     raise UserError(f"{where}: {error}") from None
+
+
+def _weights_of(feature: Feature, where: str, given: Mapping[str, Any], values: list[str | None] | None) -> list[float]:
+  """The weights of the values of a list, as long."""
+  if isinstance(given.get(feature.name), (set, frozenset)):
+    raise UserError(f"{where}[{feature.name!r}]: a set, which has no order; {feature.weights!r} are weights of a list")
+  read = functools.partial(weights_of, count=len(values or ()))
+  return _told(f"{where}[{feature.weights!r}]", read, given.get(feature.weights))
 
 
 def _texts_of(value: Any) -> list[str | None] | None:

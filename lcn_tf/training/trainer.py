@@ -199,6 +199,7 @@ def _compiled(
     deduplicate=not config.jit_compile,
     catalogues={d: record_set.catalogue(d) for d in DOMAINS},
     contents={d: record_set.vectors(d) for d in DOMAINS},
+    item_values={d: record_set.item_values(d) for d in DOMAINS},
     pretrained=pretrained,
     restored=restored,
   )

@@ -13,22 +13,23 @@ from lcn_tf.data.sources import synthetic
 from tests.shipped.workspace import succeeds
 
 BARE = {"target": {"max_length": 24}, "source": {"max_length": 32}, "candidates": 8}
+PRICE = {"name": "price", "kind": "numeric", "standardise": True, "log1p": True}
 EVERYTHING = {
   "user_fields": [
     "user_id",
     "segment",
-    {"name": "hobbies", "max_values": 2},
+    {"name": "hobbies", "max_values": 2, "weights": "hobby_weights"},
     {"name": "age", "kind": "numeric", "buckets": 4},
   ],
-  "context_fields": ["hour", "page", {"name": "price", "kind": "numeric"}],
+  "context_fields": ["hour", "page", PRICE],
   "target": {
     "item_fields": [
       {"name": "author", "vocabulary": "author"},
-      {"name": "genres", "vocabulary": "genre", "max_values": 3},
-      {"name": "pages", "kind": "numeric", "buckets": 5},
+      {"name": "genres", "vocabulary": "genre", "max_values": 3, "weights": "genre_weights"},
+      {"name": "pages", "kind": "numeric", "buckets": 5, "standardise": True, "clip": [2, None]},
     ],
     "item_vectors": [{"name": "text", "width": 6}, {"name": "picture", "width": 3, "dtype": "float16"}],
-    "cross_fields": ["dwell", "action", {"name": "price", "kind": "numeric"}],
+    "cross_fields": ["dwell", "action", PRICE],
     "max_length": 24,
   },
   "source": {
@@ -73,12 +74,15 @@ def write_log(folder):
   )
   number = pl.col("item_id").rank("dense").cast(pl.Int64)
   genres = pl.concat_list((number % 7).cast(pl.String), (number % 3).cast(pl.String))
+  shares = pl.concat_list(number % 4, pl.lit(0.5))
   text, picture = ([[float(i % (k + 2)) for k in range(width)] for i in range(80)] for width in (6, 3))
   vectors = [pl.Series("text", [None, *text[1:]], pl.List(pl.Float32)), pl.Series("picture", picture)]
-  items = tables.items.with_columns(*vectors, genres=pl.when(number % 10 > 0).then(genres), pages=number % 13 * 1.5)
+  lists = {"genres": pl.when(number % 10 > 0).then(genres), "genre_weights": pl.when(number % 10 > 0).then(shares)}
+  items = tables.items.with_columns(*vectors, **lists, pages=number % 13 * 1.5)
   users = (
     tables.users.with_row_index("n")
     .with_columns(hobbies=pl.concat_list(pl.col("n") % 4, pl.col("n") % 9), age=(20 + pl.col("n") % 50).cast(pl.String))
+    .with_columns(hobby_weights=pl.concat_list(pl.col("n") % 2, pl.col("n") % 3))
     .drop("n")
   )
   for name, table in (("interactions", interactions), ("items", items), ("users", users)):
@@ -139,7 +143,11 @@ def request_of(schema, interactions, items):
   assert histories["target"]
   assert histories["source"]
   known = items.filter(pl.col("domain") == "target")["item_id"].to_list()[:5]
-  profile = {"user_id": user, "segment": "0", "hobbies": [1, 2], "age": 31.5} if "user_fields" in schema else {}
+  profile = (
+    {"user_id": user, "segment": "0", "hobbies": [1, 2], "hobby_weights": [2, 0.5], "age": 31.5}
+    if "user_fields" in schema
+    else {}
+  )
   context = {"hour": 3, "page": "1", "price": 4.2} if "context_fields" in schema else {}
   return {"time": now, "candidates": [*known, "never met"], "user": profile, "context": context, **histories}
 

@@ -23,6 +23,7 @@ def write_run(path: str | pathlib.Path, experiment: Experiment, record_set: Reco
     seed=experiment.train.seed,
     catalogues=catalogues,
     contents=contents,
+    item_values={d: record_set.item_values(d) for d in DOMAINS},
   )
   tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(run / "checkpoints" / "best"), 1).save(1)
   return model

@@ -243,6 +243,8 @@ def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame
     vocabulary.frame().write_parquet(folder / "vocabularies" / f"{name}.parquet")
   for d in DOMAINS:
     np.save(folder / "catalogue" / f"{d}.npy", indexed.mapping.catalogues[d])
+    if indexed.mapping.item_values[d].shape[1]:
+      np.save(folder / "catalogue" / f"{d}_values.npy", indexed.mapping.item_values[d])
     for name, vectors in indexed.mapping.vectors[d].items():
       np.save(folder / "catalogue" / f"{d}.{name}.npy", vectors)
     indexed.mapping.items[d].write_parquet(folder / "items" / f"{d}.parquet")

@@ -11,7 +11,7 @@ from lcn_tf.data.build.indexing import Indexed
 from lcn_tf.data.build.negatives import ItemLog, sample_negatives
 from lcn_tf.data.build.requests import CandidateColumns, EventColumns, record_spans
 from lcn_tf.data.build.shards import Plan, UserLog
-from lcn_tf.data.id_mapping import field_sources, field_table
+from lcn_tf.data.id_mapping import field_sources, field_table, field_values
 from lcn_tf.data.record_set import SPLITS
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema
 
@@ -23,8 +23,8 @@ class Past:
   """What candidates of one domain need of the log before the part that they are of.
 
   Attributes:
-    behaviours: Newest behaviours of the part's users, ordered by user, then time: `user`, `item`, `timestamp` and
-      `cross_<j>`.
+    behaviours: Newest behaviours of the part's users, ordered by user, then time: `user`, `item`, `timestamp`,
+      `cross_<j>` and `value_<j>`.
     interactions: Interactions of each item `[items]` int64.
     training: Interactions of each item that trained `[items]` int64.
   """
@@ -50,7 +50,7 @@ def user_log(
     met: Per domain, whether an item is known from other records' training, bool `[items]`.
     past: Per domain, the log before; None = there is none.
   """
-  log = UserLog(indexed.user_fields, {}, {}, {}, {})
+  log = UserLog(indexed.user_fields, indexed.user_values, {}, {}, {}, {})
   everyone = np.arange(len(indexed.users) + 2)
   splits: dict[DomainName, np.ndarray] = {}
   shortage = 0
@@ -66,7 +66,8 @@ def user_log(
       past[d].behaviours if past else None,
     )
     log.behaviour_offsets[d] = np.searchsorted(owners, everyone)
-    context = field_table(rows, schema.context_fields, indexed.mapping.vocabularies)
+    fields = (rows, schema.context_fields, indexed.mapping.vocabularies)
+    context = (field_table(*fields), field_values(*fields))
     rng = np.random.default_rng([records.seed, number])
     shown = rows["split"].is_not_null() if d == "target" else (rows["split"] == _TRAIN) & records.source_records
     row, splits[d], log.candidates[d], not_found = _candidates(
@@ -94,15 +95,16 @@ def _behaviours(
     done["item"].to_numpy(),
     done["timestamp"].to_numpy(),
     field_table(done, cross_fields, indexed.mapping.vocabularies),
+    field_values(done, cross_fields, indexed.mapping.vocabularies),
   )
   sources = field_sources(done, cross_fields)
   if past is None:
     return users, events, sources, splits
   users = np.concatenate([past["user"].to_numpy(), users]).astype(np.int64)
-  cross = past.select(f"cross_{j}" for j in range(events.cross.shape[1])).to_numpy()
+  cross = _before(past, "cross", events.cross)
   items = np.concatenate([past["item"].to_numpy(), events.items])
   times = np.concatenate([past["timestamp"].to_numpy(), events.times])
-  events = EventColumns(items, times, np.concatenate([cross.reshape(len(past), events.cross.shape[1]), events.cross]))
+  events = EventColumns(items, times, cross, _before(past, "value", events.values))
   # statistics count what the part brings alone
   splits = np.concatenate([np.full(len(past), len(SPLITS)), splits])
   sources = [np.append(np.zeros(len(past), own.dtype), own) for own in sources]
@@ -110,6 +112,12 @@ def _behaviours(
   # two runs in order: a stable sort merges them
   order = np.argsort(users * (times.max(initial=0) - first + 1) + (times - first), kind="stable")
   return users[order], events[order], [own[order] for own in sources], splits[order]
+
+
+def _before(past: pl.DataFrame, name: str, own: np.ndarray) -> np.ndarray:
+  """The columns `<name>_<j>` of `past`, and the rows of `own` below, of as many columns."""
+  columns = past.select(f"{name}_{j}" for j in range(own.shape[1])).to_numpy()
+  return np.concatenate([columns.reshape(len(past), own.shape[1]), own])
 
 
 def _behaviour_splits(rows: pl.DataFrame) -> np.ndarray:
@@ -120,7 +128,7 @@ def _behaviour_splits(rows: pl.DataFrame) -> np.ndarray:
 
 def _candidates(
   rows: pl.DataFrame,
-  context: np.ndarray,
+  context: tuple[np.ndarray, ...],
   labels: Labels,
   shown: np.ndarray,
   met: np.ndarray,
@@ -131,7 +139,7 @@ def _candidates(
 
   Args:
     rows: All interactions of the domain in the order of time.
-    context: Context fields of the rows, `[rows, F]`.
+    context: Context fields of the rows, indices `[rows, F]` and float values `[rows, V]`.
     labels: Rule that makes candidates and labels of the rows.
     shown: Rows that may be candidates by their split, bool `[rows]`.
     met: Items of the domain's catalogue that are known besides those of the training part, bool `[items]`.
@@ -171,7 +179,13 @@ def _candidates(
   groups, _ = np.nonzero(kept)
   row = shown[groups]
   candidates = CandidateColumns(
-    grouped[kept].astype(np.int32), times[row], context[row], label[kept], weights[row].astype(np.float32), groups
+    grouped[kept].astype(np.int32),
+    times[row],
+    context[0][row],
+    label[kept],
+    weights[row].astype(np.float32),
+    groups,
+    context[1][row],
   )
   return row, split[row], candidates, int((drawn == 0).sum())
 

@@ -80,9 +80,14 @@ def _blank(table: pl.DataFrame, schema: Schema) -> pl.DataFrame:
   """No rows, and the columns of the log that a table of the state is of."""
   prefix = "field:"
   empty = table.clear().rename({name: name.removeprefix(prefix) for name in table.columns if name.startswith(prefix)})
-  vectors = {v.name for d in DOMAINS for v in schema.domain(d).item_vectors}
-  lists = [pl.Series(name, [], pl.List(pl.Float32)) for name in sorted(vectors) if "item_id" in table.columns]
-  return empty.with_columns(lists)
+  empty = empty.drop(name for name in empty.columns if name.startswith("weights:"))
+  if "item_id" in table.columns:
+    own = [schema.domain(d) for d in DOMAINS]
+    names = {v.name for domain in own for v in domain.item_vectors}
+    names |= {f.weights for domain in own for f in domain.item_fields}
+  else:
+    names = {f.weights for f in schema.user_fields}
+  return empty.with_columns(pl.Series(name, [], pl.List(pl.Float32)) for name in sorted(names - {""}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,18 @@ import polars as pl
 
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.vocabulary import build_buckets, build_vocabulary, count_values, extend_vocabulary, total_counts
-from lcn_tf.data.id_mapping import NULL, IdMapping, ValueTable, column_of, field_column, field_table
-from lcn_tf.schema import DOMAINS, PADDING, UNKNOWN_ITEM, DomainName, Feature, ItemVector, Schema, columns
+from lcn_tf.data.id_mapping import NULL, IdMapping, ValueTable, column_of, field_column, field_table, field_values
+from lcn_tf.schema import (
+  DOMAINS,
+  PADDING,
+  UNKNOWN_ITEM,
+  DomainName,
+  Feature,
+  ItemVector,
+  Schema,
+  columns,
+  value_columns,
+)
 
 _ITEM = ["domain", "item_id"]
 
@@ -23,6 +33,7 @@ class Indexed:
     users: Everybody who has an index, `user`, `user_id`; in the order of the index.
     active: Those of them who have interactions.
     user_fields: `[users + 1, P]`; row 0 is padding, rows of users without interactions are zeros.
+    user_values: Float values of these, `[users + 1, V]`.
     users_without_profile: Active users who are not in the users file.
     mapping: Id mapping.
     unknown_items: Per domain, how many items of the interactions are not in the catalogue.
@@ -32,6 +43,7 @@ class Indexed:
   users: pl.DataFrame
   active: pl.DataFrame
   user_fields: np.ndarray
+  user_values: np.ndarray
   users_without_profile: int
   mapping: IdMapping
   unknown_items: dict[DomainName, int]
@@ -112,17 +124,18 @@ def new_mapping(checked: raw.Checked, counts: Counts, schema: Schema, seed: int)
     schema: Fields and vocabularies.
     seed: Seed of the out-of-vocabulary hash.
   """
-  buckets = {feature.vocabulary: feature.buckets for feature in schema.features() if feature.numeric}
+  numeric = {feature.vocabulary: feature for feature in schema.features() if feature.numeric}
   vocabularies = {
-    name: build_buckets(name, counted, buckets[name])
-    if name in buckets
+    name: build_buckets(name, counted, numeric[name])
+    if name in numeric
     else build_vocabulary(name, counted, schema.vocabularies[name], seed)
     for name, counted in counts.values.items()
   }
   items = {d: _ranked(checked.items.filter(pl.col("domain") == d), counts.items[d]) for d in DOMAINS}
   rows = {d: _with_rows(items[d]) for d in DOMAINS}
   vectors = {d: {f.name: _vectors(items[d], f) for f in schema.domain(d).item_vectors} for d in DOMAINS}
-  return IdMapping(rows, _catalogues(items, schema, vocabularies), vocabularies, vectors)
+  values = _item_values(items, schema, vocabularies)
+  return IdMapping(rows, _catalogues(items, schema, vocabularies), vocabularies, vectors, values)
 
 
 def extended_mapping(
@@ -164,7 +177,8 @@ def extended_mapping(
     rows[d] = _with_rows(everything.join(counted, on="item_id", how="left", maintain_order="left"))
     in_rows = everything.join(fresh.filter(pl.col("domain") == d), on="item_id", how="left", maintain_order="left")
     vectors[d] = {f.name: _vectors(in_rows, f, earlier.vectors[d][f.name]) for f in schema.domain(d).item_vectors}
-  return IdMapping(rows, _catalogues(items, schema, vocabularies), vocabularies, vectors)
+  values = _item_values(items, schema, vocabularies)
+  return IdMapping(rows, _catalogues(items, schema, vocabularies), vocabularies, vectors, values)
 
 
 def _ranked(items: pl.DataFrame, met: pl.DataFrame) -> pl.DataFrame:
@@ -192,6 +206,14 @@ def _catalogues(
     known = field_table(items[d], features, vocabularies)
     catalogues[d] = np.concatenate([padding, unknown[np.newaxis].astype(np.int32), known])
   return catalogues
+
+
+def _item_values(
+  items: dict[DomainName, pl.DataFrame], schema: Schema, vocabularies: dict[str, ValueTable]
+) -> dict[DomainName, np.ndarray]:
+  """Of every domain `[2 + items, value_columns]`, zeros for padding and the unknown item."""
+  known = {d: field_values(items[d], schema.catalogue_features(d), vocabularies) for d in DOMAINS}
+  return {d: np.pad(values, [(UNKNOWN_ITEM + 1, 0), (0, 0)]) for d, values in known.items()}
 
 
 def _vectors(items: pl.DataFrame, vector: ItemVector, earlier: np.ndarray | None = None) -> np.ndarray:
@@ -247,6 +269,8 @@ def index(
   profiles = _profiles(active, checked)
   user_fields = np.zeros((len(users) + 1, columns(schema.user_fields)), np.int32)
   user_fields[active["user"].to_numpy()] = field_table(profiles, schema.user_fields, mapping.vocabularies)
+  user_values = np.zeros((len(users) + 1, value_columns(schema.user_fields)), np.float32)
+  user_values[active["user"].to_numpy()] = field_values(profiles, schema.user_fields, mapping.vocabularies)
 
   rows = pl.concat(
     mapping.items[d].select(pl.lit(d).alias("domain"), "item_id", pl.col("row").alias("item")) for d in DOMAINS
@@ -266,6 +290,7 @@ def index(
     users,
     active,
     user_fields,
+    user_values,
     profiles["profile"].null_count(),
     mapping,
     {d: missing.filter(pl.col("domain") == d)["item_id"].n_unique() for d in DOMAINS},

@@ -7,6 +7,7 @@ import polars as pl
 
 from lcn_tf.data.build import parquet
 from lcn_tf.data.build.values import EXACT, MILLISECONDS
+from lcn_tf.data.field_values import weights_column
 from lcn_tf.data.id_mapping import field_column
 from lcn_tf.errors import UserError, nearest
 from lcn_tf.schema import DOMAINS, Domain, Feature, ItemVector, Schema
@@ -26,7 +27,7 @@ class RawTable:
     self.files = source.files if source and len(source.files) > 1 else ()
     self.unreadable = source.unreadable if source else {}
     self.vague = source.vague if source else parquet.vague([raw], [name])
-    self.unfit: list[tuple[str, pl.Series, str]] = []  # column, rows, reason
+    self.unfit: list[tuple[str, pl.Series, str]] = []  # column (or what of it, see `_keys`), rows, reason
     self.frame = pl.DataFrame({ROW: pl.int_range(len(raw), dtype=pl.Int64, eager=True)}).with_columns(
       reason=pl.lit(None, pl.String)
     )
@@ -129,6 +130,32 @@ class RawTable:
     self.unfit.append((feature.name, bad, f"{feature.name} is not a finite number"))
     self.add(field_column(feature), numbers)
 
+  def field_values(self, feature: Feature) -> None:
+    """Adds the weights of a field's values; notes which rows hold none, or a number that has no standardised value.
+
+    The column of the field has been read.
+    """
+    if feature.refuses_negative:
+      negative = (self.frame[field_column(feature)] < 0).fill_null(False)
+      self.unfit.append((_log_key(feature), negative, f"{feature.name} is below 0, which log1p does not take"))
+    if not feature.weights:
+      return
+    column = self.column(feature.weights, f"the weights of {feature.name!r}")
+    if column.dtype == pl.Null:  # no row has any
+      column = column.cast(pl.List(pl.Float64))
+    inner = column.dtype.inner if isinstance(column.dtype, pl.List | pl.Array) else None
+    if not isinstance(inner, pl.DataType) or not (inner.is_numeric() or inner == pl.Null):
+      raise self.wrong_type(column, f"lists of numbers (the weights of {feature.name!r})")
+    lists, values = column.cast(pl.List(pl.Float64)), self.raw[feature.name]
+    nested = isinstance(values.dtype, pl.List | pl.Array)
+    size = values.cast(pl.List(pl.String)).list.len().fill_null(0) if nested else values.is_not_null().cast(pl.UInt32)
+    sound = lists.list.eval(_is_weight(pl.element()).fill_null(False)).list.all().fill_null(True)
+    bad = ~sound | (lists.list.len().fill_null(0) != size)
+    name = weights_column(feature)
+    reason = f"{feature.weights} is not one finite number of at least 0 for each of {feature.name}"
+    self.unfit.append((name, bad, reason))
+    self.add(name, lists)
+
   def vector(self, vector: ItemVector) -> None:
     """Adds a vector of the items as lists of float32; notes which rows hold what is none."""
     column = self.column(vector.name, "a vector of the items of the schema")
@@ -145,17 +172,17 @@ class RawTable:
 
   def reject_unfit(self, schema: Schema) -> None:
     """Rejects rows whose numbers or vectors are none, if a field of the row's domain reads them."""
-    of_all = {f.name for f in (*schema.user_fields, *schema.context_fields)}
+    of_all = _keys((*schema.user_fields, *schema.context_fields))
     for name, bad, reason in self.unfit:
       readers = [d for d in DOMAINS if name in of_all or name in self._columns_of(schema.domain(d))]
       own = pl.col("domain").is_in(readers) if "domain" in self.frame.columns else pl.lit(True)
       self.reject(pl.lit(bad) & own, reason)
 
   def _columns_of(self, domain: Domain) -> set[str]:
-    """Columns of this table that a domain's items or behaviours read."""
+    """What a domain's items or behaviours read of this table: columns, and the `unfit` of their float values."""
     if self.kind == "items":
-      return {f.name for f in domain.item_fields} | {v.name for v in domain.item_vectors}
-    return {f.name for f in domain.cross_fields}
+      return _keys(domain.item_fields) | {v.name for v in domain.item_vectors}
+    return _keys(domain.cross_fields)
 
   def reject(self, bad: pl.Expr, reason: str) -> None:
     """Marks rows; the first reason of a row stays. A null condition is no reason."""
@@ -178,6 +205,20 @@ class RawTable:
     ends = np.cumsum([count for _, count in self.files])
     names = pl.Series("file", [name for name, _ in self.files])
     return names.gather(np.searchsorted(ends, rows.to_numpy(), side="right")).alias("file")
+
+
+def _keys(features: tuple[Feature, ...]) -> set[str]:
+  """What fields read: their columns, their weights, and logarithms of a column."""
+  weights = {weights_column(f) for f in features if f.weights}
+  return {f.name for f in features} | weights | {_log_key(f) for f in features if f.refuses_negative}
+
+
+def _log_key(feature: Feature) -> str:
+  return f"log1p:{feature.name}"
+
+
+def _is_weight(number: pl.Expr) -> pl.Expr:
+  return number.is_finite() & (number >= 0)
 
 
 def _plain(column: pl.Series) -> pl.Series | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lcn_tf.data.records import History, Request
+from lcn_tf.data.records import History, Request, no_values
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 
@@ -17,14 +17,16 @@ class EventColumns:
     items: Catalogue rows `[E]` int32.
     times: Seconds `[E]` int64.
     cross: Vocabulary indices of the domain's cross fields `[E, J]` int32.
+    values: Float values of these `[E, V]` float32.
   """
 
   items: np.ndarray
   times: np.ndarray
   cross: np.ndarray
+  values: np.ndarray = dataclasses.field(default_factory=no_values)
 
   def __getitem__(self, part: slice | np.ndarray) -> "EventColumns":
-    return EventColumns(self.items[part], self.times[part], self.cross[part])
+    return EventColumns(self.items[part], self.times[part], self.cross[part], self.values[part])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,7 @@ class CandidateColumns:
     labels, weights: `[C]` float32.
     groups: `[C]` int64. Neighbours with the same number stay in one record where they fit: a positive and its sampled
       negatives. Candidates of one group share their time.
+    values: Float values of the context fields `[C, V]` float32.
   """
 
   items: np.ndarray
@@ -46,8 +49,9 @@ class CandidateColumns:
   labels: np.ndarray
   weights: np.ndarray
   groups: np.ndarray
+  values: np.ndarray = dataclasses.field(default_factory=no_values)
 
-  def __getitem__(self, part: slice | np.ndarray) -> "CandidateColumns":
+  def __getitem__(self, part: slice) -> "CandidateColumns":
     return CandidateColumns(
       self.items[part],
       self.times[part],
@@ -55,6 +59,7 @@ class CandidateColumns:
       self.labels[part],
       self.weights[part],
       self.groups[part],
+      self.values[part],
     )
 
 
@@ -103,6 +108,7 @@ def make_request(
   behaviours: Mapping[DomainName, EventColumns],
   candidates: CandidateColumns,
   schema: Schema,
+  user_values: np.ndarray,
 ) -> Request:
   """The record of `candidates`, which are those of one span of `record_spans`.
 
@@ -112,6 +118,7 @@ def make_request(
     behaviours: All of the user's, per domain.
     candidates: `[N]`, chronological.
     schema: Says how much of a history a record holds.
+    user_values: `[V]`.
   """
   histories = {}
   for d in DOMAINS:
@@ -119,7 +126,8 @@ def make_request(
     older = log.times.searchsorted(candidates.times, "left")
     end = int(older[-1])
     kept = log[max(end - schema.capacity(d), 0) : end]
-    histories[d] = History(kept.items[::-1], kept.times[::-1], kept.cross[::-1], (end - older).astype(np.int32))
+    newest_first = (kept.items[::-1], kept.times[::-1], kept.cross[::-1])
+    histories[d] = History(*newest_first, (end - older).astype(np.int32), kept.values[::-1])
   return Request(
     user,
     user_fields,
@@ -129,6 +137,8 @@ def make_request(
     candidates.labels,
     candidates.weights,
     **histories,
+    user_values=user_values,
+    context_values=candidates.values,
   )
 
 
@@ -138,6 +148,7 @@ def user_requests(
   behaviours: Mapping[DomainName, EventColumns],
   candidates: CandidateColumns,
   schema: Schema,
+  user_values: np.ndarray | None = None,
 ) -> list[Request]:
   """One user's records of one split and candidate domain.
 
@@ -147,9 +158,11 @@ def user_requests(
     behaviours: All of the user's behaviours per domain, whatever the split: a candidate sees only older ones.
     candidates: The user's candidates of one split and domain.
     schema: Schema of the records.
+    user_values: Float values of the user fields `[V]`; None if they have none.
   """
+  values = no_values() if user_values is None else user_values
   times = {d: behaviours[d].times for d in DOMAINS}
   return [
-    make_request(user, user_fields, behaviours, candidates[start:stop], schema)
+    make_request(user, user_fields, behaviours, candidates[start:stop], schema, values)
     for start, stop in record_spans(candidates.times, candidates.groups, times, schema)
   ]

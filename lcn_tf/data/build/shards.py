@@ -16,7 +16,7 @@ import tqdm
 from lcn_tf import processes
 from lcn_tf.data.build.requests import CandidateColumns, EventColumns, make_request
 from lcn_tf.data.record_set import Part, Shard, SplitName, ends, sha256
-from lcn_tf.data.records import encode
+from lcn_tf.data.records import encode, layout
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 PARALLEL_FROM = 60_000  # records; below, starting processes takes longer than it saves
@@ -28,6 +28,7 @@ class UserLog:
 
   Attributes:
     fields: Vocabulary indices of the user fields `[users, P]`; row = index of the user.
+    values: Float values of the user fields `[users, V]` float32.
     behaviours: Per domain.
     behaviour_offsets: Per domain: user u owns positions `offsets[u] .. offsets[u + 1] - 1`.
     candidates: Per domain of the candidates.
@@ -39,6 +40,7 @@ class UserLog:
   """
 
   fields: np.ndarray
+  values: np.ndarray
   behaviours: dict[DomainName, EventColumns]
   behaviour_offsets: dict[DomainName, np.ndarray]
   candidates: dict[DomainName, CandidateColumns]
@@ -148,10 +150,12 @@ def _write(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str,
   options = tf.io.TFRecordOptions("GZIP", compression_level=1) if compression == "gzip" else None
   candidates = log.candidates[job.domain]
   path = folder / job.file
+  stored = layout(schema)
   with tf.io.TFRecordWriter(str(path), options) as writer:
     for user, start, stop in job.spans.tolist():
-      request = make_request(user, log.fields[user], log.of_user(user), candidates[start:stop], schema)
-      writer.write(encode(request, schema))
+      own = candidates[start:stop]
+      request = make_request(user, log.fields[user], log.of_user(user), own, schema, log.values[user])
+      writer.write(encode(request, schema, stored))
   counted = int((job.spans[:, 2] - job.spans[:, 1]).sum())
   return describe(path, job.file, len(job.spans), counted)
 
@@ -202,6 +206,7 @@ def _work(job: _Job) -> Shard:
 
 def _save(folder: pathlib.Path, log: UserLog) -> None:
   np.save(folder / "fields.npy", log.fields)
+  np.save(folder / "values.npy", log.values)
   for d in DOMAINS:
     np.save(folder / f"{d}.behaviours.npy", log.behaviour_offsets[d])
     np.save(folder / f"{d}.candidates.npy", log.candidate_offsets[d])
@@ -220,6 +225,7 @@ def _load(folder: pathlib.Path) -> UserLog:
 
   return UserLog(
     array("fields"),
+    array("values"),
     {d: EventColumns(*fields(EventColumns, f"{d}.behaviours")) for d in DOMAINS},
     {d: array(f"{d}.behaviours") for d in DOMAINS},
     {d: CandidateColumns(*fields(CandidateColumns, f"{d}.candidates")) for d in DOMAINS},

@@ -1,7 +1,7 @@
 """The state of a log: what records of its next part need of everything before.
 
 state/state.json               version, number of the part, newest second, dtypes of ids
-state/behaviours.<d>.parquet   user, item, timestamp, cross_0...: each user's newest, oldest first
+state/behaviours.<d>.parquet   user, item, timestamp, cross_0..., value_0...: each user's newest, oldest first
 state/items.<d>.parquet        item_id, interactions, and the fields as the log had them, in the catalogue's order
 state/users.parquet            user_id, trained, profile, and the fields as the log had them, in the order of the index
 state/values.<name>.parquet    value, count, last: every value of a vocabulary that any training interaction had
@@ -36,7 +36,8 @@ class State:
   Attributes:
     part: Number of the newest part; 0 = records that extend no others.
     newest: Newest second of the log.
-    behaviours: Per domain, `user`, `item`, `timestamp` and `cross_<j>`, ordered by user, then time.
+    behaviours: Per domain, `user`, `item`, `timestamp`, `cross_<j>` and `value_<j>` (float values of the cross
+      fields), ordered by user, then time.
     interactions: Per domain, interactions of the rows of the catalogue `[items]` int64, of whatever split.
     items: `domain`, `item_id` and the item fields of `Checked.items`.
     users: `user_id`, `trained` (training interactions) and `profile` (bool), and the other fields of `Checked.users`.
@@ -147,8 +148,9 @@ def _newest(events: EventColumns, offsets: np.ndarray, length: int, newest: int)
   stops = offsets[1:] - np.bincount(owners[events.times == newest], minlength=len(offsets) - 1)
   kept = np.arange(len(owners)) >= stops[owners] - length
   cross = {f"cross_{j}": events.cross[kept, j] for j in range(events.cross.shape[1])}
+  values = {f"value_{j}": events.values[kept, j] for j in range(events.values.shape[1])}
   columns = {"user": owners[kept].astype(np.int32), "item": events.items[kept], "timestamp": events.times[kept]}
-  return pl.DataFrame(columns | cross)
+  return pl.DataFrame(columns | cross | values)
 
 
 def _users(indexed: Indexed, checked: raw.Checked, counts: Counts, earlier: State | None) -> pl.DataFrame:

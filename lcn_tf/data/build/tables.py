@@ -40,14 +40,15 @@ class RawTables:
 @dataclasses.dataclass(frozen=True)
 class Checked:
   """Input without its bad rows. Ids are integers or strings, fields are strings or lists of strings, numeric fields
-  floats, vectors of items lists of floats.
+  floats, vectors of items and weights lists of floats.
 
   Attributes:
     interactions: `row`, `user_id`, `item_id`, `domain`, `timestamp` (int64 seconds), `weight` (float), `label` (float,
       null = no candidate; absent for sampled labels), `split` (a name, null = no candidate; absent unless a column
       splits), and the cross and context fields under `field_column`.
-    items: `item_id`, `domain`, and the item fields and vectors under `field_column`; no key twice.
-    users: `user_id` and the user fields, under `field_column`; empty if there is no file.
+    items: `item_id`, `domain`, the item fields and vectors under `field_column`, and weights under `weights_column`; no
+      key twice.
+    users: `user_id`, and the user fields likewise; empty if there is no file.
     rejected: `table`, `file` (null if it was none), `row` (of the table), `reason`, and the row's keys as strings.
   """
 
@@ -184,15 +185,21 @@ def _read_columns(
   interactions.weight(labels.kind != "sampled")
   for feature in {f.name: f for d in DOMAINS for f in schema.domain(d).cross_fields + schema.context_fields}.values():
     interactions.field(feature, "a cross or context field of the schema")
+  for feature in (*schema.context_fields, *(f for d in DOMAINS for f in schema.domain(d).cross_fields)):
+    interactions.field_values(feature)
   item_fields = [f for d in DOMAINS for f in schema.domain(d).item_fields]
   # The two domains may hold different numbers of values of the same column.
   for feature in {f.name: f for f in sorted(item_fields, key=lambda f: f.max_values)}.values():
     items.field(feature, "an item field of the schema")
+  for feature in {(f.name, f.weights, f.refuses_negative): f for f in item_fields}.values():
+    items.field_values(feature)
   for vector in {v.name: v for d in DOMAINS for v in schema.domain(d).item_vectors}.values():
     items.vector(vector)
   for feature in schema.user_fields:
     if feature.name == "user_id" or users:
-      (users or interactions).field(feature, "a user field of the schema")
+      table = users or interactions
+      table.field(feature, "a user field of the schema")
+      table.field_values(feature)
     else:
       raise UserError(f"schema.user_fields: {feature.name!r} is read from the users file, but there is none (--users)")
 

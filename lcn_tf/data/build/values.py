@@ -43,11 +43,15 @@ def text_of(value: Any) -> str | None:
   raise ValueError(f"{value!r} is no text, number or truth value")
 
 
-def number_of(value: Any) -> float | None:
+def number_of(value: Any, least: float | None = None) -> float | None:
   """The number that a value of a numeric field is; None for a missing one.
 
+  Args:
+    value: Value.
+    least: Smallest number that the field takes; None = it takes any.
+
   Raises:
-    ValueError: It is no finite number, and no text of one.
+    ValueError: It is no finite number and no text of one, or is less than `least`.
   """
   if value is None:
     return None
@@ -59,7 +63,29 @@ def number_of(value: Any) -> float | None:
       number = float(value)
   if number is None or not math.isfinite(number):
     raise ValueError(f"{value!r} is no finite number")
+  if least is not None and number < least:
+    raise ValueError(f"{value!r} is below {least:g}, which log1p does not take")
   return number
+
+
+def weights_of(value: Any, count: int) -> list[float]:
+  """The weights of the values of a list.
+
+  Args:
+    value: Numbers, or one number; None = none.
+    count: Length of the list.
+
+  Raises:
+    ValueError: They are not `count` finite numbers of at least 0.
+  """
+  given = [] if value is None else list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
+  try:
+    numbers = [number_of(one, least=0.0) for one in given if not isinstance(one, str)]
+  except ValueError:
+    numbers = []
+  if len(given) != count or len(numbers) != count or None in numbers:
+    raise ValueError(f"{value!r} is not {count} finite numbers of at least 0, one for each value of the list")
+  return [number for number in numbers if number is not None]
 
 
 def id_of(value: Any) -> str | None:

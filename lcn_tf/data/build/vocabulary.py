@@ -3,8 +3,9 @@
 import numpy as np
 import polars as pl
 
+from lcn_tf.data.field_values import Scale
 from lcn_tf.data.id_mapping import BucketTable, ValueTable
-from lcn_tf.schema import Vocabulary
+from lcn_tf.schema import Feature, Vocabulary
 
 
 def total_counts(counted: list[pl.DataFrame], dtype: type[pl.DataType] = pl.String) -> pl.DataFrame:
@@ -71,23 +72,24 @@ def extend_vocabulary(table: ValueTable, totals: pl.DataFrame, part: int, declar
   return ValueTable(table.name, values, counts, table.oov, table.seed)
 
 
-def build_buckets(name: str, counts: pl.DataFrame, buckets: int) -> BucketTable:
+def build_buckets(name: str, counts: pl.DataFrame, feature: Feature) -> BucketTable:
   """The buckets of all numeric fields that share them: each has about as many training interactions as the others.
 
   Args:
     name: Name of the vocabulary.
     counts: Columns `value` (numbers) and `count`, see `total_counts`.
-    buckets: Largest number of buckets.
+    feature: One of the fields, which says how many buckets there are at most, and how numbers are standardised.
   """
   kept = counts.sort("value")
   values, numbers = kept["value"].to_numpy(), kept["count"].to_numpy()
   below = np.cumsum(numbers) - numbers  # training interactions with smaller values
-  wanted = numbers.sum() * np.arange(1, buckets) / buckets
+  wanted = numbers.sum() * np.arange(1, feature.buckets) / feature.buckets
   # the value nearest to each quantile from above; a bucket below the smallest value would be empty
   starts = np.unique(np.searchsorted(below, wanted, "left"))
   edges = values[starts[(starts > 0) & (starts < len(values))]]
   per_bucket = np.bincount(np.searchsorted(edges, values, "right"), numbers, len(edges) + 1).astype(np.int64)
-  return BucketTable(name, pl.Series([str(-np.inf), *map(str, edges.tolist())]), pl.Series(per_bucket))
+  scale = Scale.of(values, numbers, feature) if feature.standardise else None
+  return BucketTable(name, pl.Series([str(-np.inf), *map(str, edges.tolist())]), pl.Series(per_bucket), scale=scale)
 
 
 def count_values(column: pl.Series, weights: pl.Series, max_values: int) -> pl.DataFrame:

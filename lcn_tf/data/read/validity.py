@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from lcn_tf.data import records
+from lcn_tf.data.field_values import least_values, value_groups
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
 FAILED = "invalid record"  # heads every assertion of `assert_valid`
@@ -43,6 +44,8 @@ def problem(request: records.Request, schema: Schema, domain: DomainName) -> str
       where, _, kind = what.rpartition(", ")
       where = f"{where} {row}: " if where else ""
       return f"{where}{kind} {name!r}: index {values[row, column]}, allowed are 0 to {limits[column] - 1}."
+  if wrong := _wrong_value(request, schema):
+    return wrong
   for row in np.flatnonzero(~np.isfinite(request.labels) | ~np.isfinite(request.weights) | (request.weights < 0))[:1]:
     return f"candidate {row}: label {request.labels[row]}, weight {request.weights[row]}."
   for d in DOMAINS:
@@ -87,6 +90,9 @@ def assert_valid(
   check(tf.stack([tf.reduce_all(agree) for agree in sizes_agree]), "a feature's size")
   check((counts["N"] >= 1) & (counts["N"] <= schema.candidates), "the number of candidates")
   check(batch["user"] >= 1, "the user")
+  for name, (_, group) in value_groups(schema).items():
+    sound = tf.math.is_finite(batch[name]) & (batch[name] >= least_values(group))
+    check(sound, f"a value of {name}")
   finite = tf.math.is_finite(batch["label"]) & tf.math.is_finite(batch["weight"]) & (batch["weight"] >= 0)
   check(finite, "a label or weight")
   ids = {"candidate": (batch["candidate_items"], counts["N"], domain)}
@@ -111,6 +117,20 @@ def assert_valid(
     check((first >= 0) & ((newest < batch["candidate_times"]) | ~sees), f"what a candidate sees of its {d} history")
   holds = tf.stack(list(checked.values()))
   tf.debugging.Assert(tf.reduce_all(holds), [FAILED, tf.boolean_mask(list(checked), ~holds)])
+
+
+def _wrong_value(request: records.Request, schema: Schema) -> str | None:
+  """The first float value of a record that is none."""
+  found = {"user_values": request.user_values[np.newaxis], "candidate_values": request.context_values}
+  found |= {f"{d}_values": request.history(d).values for d in DOMAINS}
+  for name, (_, features) in value_groups(schema).items():
+    least = least_values(features)
+    names = [feature.name for feature in features for _ in range(feature.value_columns)]
+    for row, column in np.argwhere(~np.isfinite(found[name]) | (found[name] < least))[:1]:
+      bound = " of at least 0" if least[column] == 0 else ""
+      value = found[name][row, column]
+      return f"{name} {row}: value {value} of {names[column]!r}, allowed are finite numbers{bound}."
+  return None
 
 
 def _limits(fields: tuple[Feature, ...], schema: Schema) -> np.ndarray:

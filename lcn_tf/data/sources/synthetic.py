@@ -56,7 +56,7 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
                     impressions only: for `oracle`, no feature), dwell (0..4, longer where an interest is met), price if
                     `options.price_effect` (log-normal, of target impressions only)
       items         author (of `ITEMS_PER_AUTHOR` items of one topic), topic if `options.topic_field`, content if
-                    `options.content_width`
+                    `options.content_width`, tags and tag_weights if `options.tags`
       users         segment (means nothing)
       notes         oracle_auc, blind_auc, target_auc over all target impressions; target_impressions, click_rate
 
@@ -142,6 +142,15 @@ def _item_table(domain: DomainName, items: _Items, options: Synthetic, seed: int
     noise = np.random.default_rng([seed, 2, ord(domain[0])]).normal(size=(len(index), options.content_width))
     content = (of_topics[items.topic] + noise).astype(np.float32)
     table = table.with_columns(pl.Series("content", content, pl.Array(pl.Float32, options.content_width)))
+  if options.tags:
+    random = np.random.default_rng([seed, 4, ord(domain[0])])
+    others = random.integers(options.topics, size=(len(index), options.tags - 1))
+    weights = np.append(np.ones((len(index), 1)), random.random(others.shape) / options.tags, axis=1).round(3)
+    tags = np.append(items.topic[:, np.newaxis], others, axis=1)
+    table = table.with_columns(
+      pl.Series("tags", tags.tolist(), pl.List(pl.Int64)),
+      pl.Series("tag_weights", weights.tolist(), pl.List(pl.Float64)),
+    )
   return table
 
 

@@ -14,7 +14,7 @@ from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.models.embedder import RequestEmbedding
-from lcn_tf.schema import DOMAINS, Schema
+from lcn_tf.schema import DOMAINS, Feature, Schema
 from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
 from tests.data import logs
 
@@ -34,6 +34,7 @@ SCHEMA = {
 
 
 NUMERIC = {"name": "price", "kind": "numeric"}
+NUMERIC_FIELD = Feature(name="price", kind="numeric", buckets=4)
 
 
 def log_of(seed=0):
@@ -68,7 +69,7 @@ def records(tmp_path_factory):
 
 def test_buckets_lie_between_quantiles_and_equal_numbers_share_one():
   counted = [pl.DataFrame({"value": [1.0, 4.0], "count": [4, 1]}), pl.DataFrame({"value": [2.0, 3.0, 4.0], "count": 1})]
-  table = build_buckets("price", total_counts(counted, pl.Float64), 4)
+  table = build_buckets("price", total_counts(counted, pl.Float64), NUMERIC_FIELD)
   # of 8 interactions 4 have 1: the second and the third of four equal parts begin with 2
   assert table.frame().rows() == [(2, "-inf", 4), (3, "2.0", 2), (4, "4.0", 2)]
   assert table.size == 5
@@ -77,7 +78,7 @@ def test_buckets_lie_between_quantiles_and_equal_numbers_share_one():
 
 def test_a_field_without_a_training_value_has_one_bucket():
   nothing = pl.DataFrame({"value": [None], "count": [3]}, {"value": pl.Float64, "count": pl.Int64})
-  table = build_buckets("price", total_counts([nothing], pl.Float64), 4)
+  table = build_buckets("price", total_counts([nothing], pl.Float64), NUMERIC_FIELD)
   assert table.frame().rows() == [(2, "-inf", 0)]
   assert table.indices(pl.Series([5.0, None])).tolist() == [2, 1]
 
@@ -86,7 +87,8 @@ def test_a_field_without_a_training_value_has_one_bucket():
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=60), st.integers(2, 8))
 def test_buckets_keep_the_order_and_are_about_equally_full(values, buckets):
   counted = pl.DataFrame({"value": values, "count": 1}).group_by("value").agg(pl.col("count").sum())
-  table = build_buckets("price", total_counts([counted], pl.Float64), buckets)
+  field = NUMERIC_FIELD.model_copy(update={"buckets": buckets})
+  table = build_buckets("price", total_counts([counted], pl.Float64), field)
   found = table.indices(pl.Series(np.sort(values)))
   assert (np.diff(found) >= 0).all()
   assert (found >= 2).all()
@@ -250,7 +252,7 @@ def test_a_column_of_vectors_that_holds_none_is_told(tmp_path):
     ),
     (
       {"context_fields": [NUMERIC], "user_fields": [{"name": "age", "vocabulary": "price"}]},
-      "'price' is of fields that differ in kind or buckets: age, price",
+      "'price' is of fields that differ in kind, buckets, standardise, log1p or clip: age, price",
     ),
     (
       {"context_fields": [NUMERIC], "target": {"cross_fields": [{"name": "price", "vocabulary": "other"}]}},

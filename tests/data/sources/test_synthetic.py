@@ -217,3 +217,15 @@ def test_the_oracle_of_a_time_range_counts_its_impressions_only(tables):
 def test_impossible_options_are_refused(options):
   with pytest.raises(pydantic.ValidationError, match=r"interests|items"):
     Synthetic(**options)
+
+
+def test_tags_of_an_item_are_its_topic_and_others_of_less_weight(tables):
+  options = Synthetic(users=800, topic_field=True, tags=3)
+  tagged = synthetic.generate(options, seed=1)
+  assert tagged.interactions.equals(tables.interactions)
+  assert tagged.items.drop("tags", "tag_weights").equals(tables.items)
+  assert tagged.items["tags"].list.first().equals(tables.items["topic"], check_names=False)
+  weights = np.array(tagged.items["tag_weights"].to_list())
+  assert weights.shape == (800, 3)
+  assert (weights[:, 0] == 1).all()
+  assert 0 <= weights[:, 1:].min() < weights[:, 1:].max() < 0.5

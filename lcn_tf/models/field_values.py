@@ -1,0 +1,56 @@
+"""What a model keeps for the float values of fields: those of the items, and a vector per standardised field.
+
+A schema whose fields have no float values gives none of either.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import tensorflow as tf
+
+from lcn_tf.models.lookups import Handles, Lookups
+from lcn_tf.schema import DomainName, Feature, Schema, value_columns
+
+AddWeight = Callable[..., tf.Variable]
+
+
+def item_values(add_weight: AddWeight, schema: Schema, domains: Iterable[DomainName]) -> dict[DomainName, tf.Variable]:
+  """Variables for the float values of the item fields, `[items, value_columns]`, by domain; they are not trained.
+
+  Args:
+    add_weight: Method of the layer that keeps them.
+    schema: Schema with sizes.
+    domains: Domains whose items are read.
+  """
+  columns = {d: value_columns(schema.catalogue_features(d)) for d in domains}
+  frozen = {"initializer": "zeros", "trainable": False, "experimental_autocast": False}
+  return {
+    d: add_weight(f"item_values/{d}", [schema.domain(d).items, width], **frozen)
+    for d, width in columns.items()
+    if width
+  }
+
+
+def slopes(add_weight: AddWeight, schema: Schema, widths: Mapping[str, int], key: str) -> dict[str, tf.Variable]:
+  """Vectors `[width]` that standardised values are multiplied by, by the name of the table.
+
+  They begin as zeros, as if there were buckets alone.
+
+  Args:
+    add_weight: Method of the layer that keeps them.
+    schema: Schema.
+    widths: Widths of the embedding tables, by name.
+    key: Ending that a table of keys has after the name of its vocabulary.
+  """
+  return {
+    table: add_weight(f"slope/{table}", [width], initializer="zeros")
+    for table, width in widths.items()
+    if schema.standardised(table.removesuffix(key))
+  }
+
+
+def field_lookups(
+  plan: Lookups, features: tuple[Feature, ...], batch: Mapping[str, tf.Tensor], indices: str, values: str
+) -> Handles:
+  """Handles of a batch's fields, from the names of the tensors of their indices and of their float values."""
+  floats = batch[values] if value_columns(features) else None
+  return plan.add(features, tf.cast(batch[indices], tf.int64), floats)
