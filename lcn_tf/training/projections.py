@@ -79,11 +79,13 @@ class RefreshProjections(keras.callbacks.Callback):
   Args:
     every: Steps between two refreshes, counted from the job's first; 0: at the end of every epoch (that is, at the
       beginning of the next). The first step of a job always begins fresh.
+    first: Steps that the optimizer had done before the job's first one.
   """
 
-  def __init__(self, every: int = 0):
+  def __init__(self, every: int = 0, first: int = 0):
     super().__init__()
     self._every = every
+    self._first = first
 
   def set_model(self, model: Any) -> None:
     super().set_model(model)
@@ -105,7 +107,7 @@ class RefreshProjections(keras.callbacks.Callback):
       self._refresh()
 
   def _done(self) -> int:
-    return int(self.model.optimizer.iterations.numpy())
+    return int(self.model.optimizer.iterations.numpy()) - self._first
 
   def _refresh(self) -> None:
     if self._projector.keeps:
