@@ -28,7 +28,7 @@ def tables(share, seed=0, size=500, count=24):
   )
   items = logs.items(
     count,
-    category=pl.concat_str(pl.lit("c"), pl.col("item_id") // 5),
+    category=pl.when(pl.col("item_id") % 7 != 4).then(pl.concat_str(pl.lit("c"), pl.col("item_id") // 5)),
     tags=pl.concat_list(
       pl.concat_str(pl.lit("t"), pl.col("item_id") % 5), pl.concat_str(pl.lit("t"), pl.col("item_id") // 3)
     ),
