@@ -14,6 +14,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
+from lcn_tf.pretraining.run import content_vectors
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
 from lcn_tf.training.checkpoint_contents import CheckpointContents
@@ -47,7 +48,8 @@ class WarmStart:
       DamagedError: The checkpoint lacks a weight, or holds one of another shape.
     """
     contents, tables = CheckpointContents(self.checkpoint, model), model.vocabularies()
-    optimizers = getattr(getattr(model, "optimizer", None), "optimizers", []) if self.slots else []
+    trained = getattr(model, "optimizer", None)
+    optimizers = trained.optimizers if trained and self.slots else []
     carried = False
     for variable in model.warm_variables():
       vocabulary = tables.get(variable.ref(), "")
@@ -61,7 +63,13 @@ class WarmStart:
     for number, optimizer in enumerate(optimizers if carried else []):
       # bias corrections belong to the moments
       optimizer.iterations.assign(contents.iterations(number))
-    self._log(sorted(set(tables.values())), contents.iterations(0) if carried else 0)
+    state = ""
+    if trained:
+      steps = contents.iterations(0) if carried else 0
+      state = f", and with the optimizers' state after {steps} steps" if carried else ", and with new optimizers"
+    new = {name: self.growth.new_rows(name) for name in sorted(set(tables.values()))}
+    told = ", ".join(f"{count} of {name}" for name, count in new.items() if count)
+    logging.info("begins with the weights of %s%s%s", self.checkpoint, state, f"; new values: {told}" if told else "")
 
   def _weights(self, variable: tf.Variable, vocabulary: str, contents: CheckpointContents) -> np.ndarray:
     value, expected = contents.weight(variable), list(variable.shape)
@@ -74,21 +82,11 @@ class WarmStart:
       )
     return self.growth.weights(vocabulary, value) if vocabulary else value
 
-  def _log(self, vocabularies: list[str], iterations: int) -> None:
-    new = {name: self.growth.new_rows(name) for name in vocabularies}
-    told = ", ".join(f"{count} of {name}" for name, count in new.items() if count)
-    logging.info(
-      "begins with the weights of %s%s and with %s",
-      self.checkpoint,
-      f" (new values: {told})" if told else "",
-      f"the optimizers' state after {iterations} steps" if iterations else "new optimizers",
-    )
-
   def hand_on_vectors(self, experiment: Experiment, folder: pathlib.Path) -> None:
     """Writes the run's frozen item vectors to the job's folder, for records of another id mapping.
 
-    Nothing is done where the job's model searches with none, the experiment names a folder of its own, or the run's
-    vectors are of other settings. The job makes or copies vectors then.
+    Nothing is done where the job's model searches with none, the experiment names a folder or a vector of the items, or
+    the run's vectors are of other settings. The job makes or copies vectors then.
     """
     if found := self._vectors(experiment):
       found.save(folder)
@@ -99,7 +97,7 @@ class WarmStart:
   def _vectors(self, experiment: Experiment) -> Pretrained | None:
     config, kinds = experiment.model.pretraining, needs_pretrained(experiment.model, restored=True)
     source = self.run.path / "pretrained"
-    if self.growth.same or not kinds or config.path or not Pretrained.there(source):
+    if self.growth.same or not kinds or config.path or config.item_vector or not Pretrained.there(source):
       return None
     found = Pretrained.open(source, self.run.record_set.fingerprint)
     fits = found.holds(kinds) and found.made_with(config.settings("clusters" in kinds))
@@ -140,8 +138,10 @@ def grown_model(run: Run, record_set: RecordSet) -> RequestModel:
   _check_schema(run, record_set, str(run.path))
   warm = WarmStart(run, run.whole_checkpoint(), Growth(run.record_set, record_set), slots=False)
   config = run.experiment.model.model_copy(update={"crp": None})
-  pretrained = None
-  if needs_pretrained(config, restored=True):
+  pretrained, kinds = None, needs_pretrained(config, restored=True)
+  if kinds and config.pretraining.item_vector:
+    pretrained = content_vectors(config.pretraining, record_set, kinds)
+  elif kinds:
     pretrained = warm.growth.pretrained(Pretrained.open(run.path / "pretrained"))
   model = build_model(
     record_set.record_schema,

@@ -103,8 +103,9 @@ def _open(experiment: Experiment, tables: RawTables, folder: pathlib.Path) -> "_
     needs = ("target", "source")
   parts = cut(tables, experiment.walk, experiment.records.labels, needs, start)
   this = _Walk(experiment, tables, folder, parts)
-  this.check_log()
-  if start is None:
+  if start is not None:
+    this.check_log()
+  else:
     formats.write_sealed(folder / _CUT, {"start": parts.starts[0], "base_rows": parts.rows(0)})
   formats.write_checked(file, config_lib.dump(experiment))
   return this
@@ -151,8 +152,7 @@ class _Walk:
     walked = {
       number: found["rows"] for number in range(1, 1 + len(self.cut.starts)) if (found := self.finished(number))
     }
-    if (self.folder / _CUT).is_file():
-      walked[0] = formats.read_sealed(self.folder / _CUT)["base_rows"]
+    walked[0] = formats.read_sealed(self.folder / _CUT)["base_rows"]
     for number, rows in sorted(walked.items()):
       if rows != self.cut.rows(number):
         what = f"period {number}" if number else "the base"

@@ -164,13 +164,13 @@ def test_frozen_item_vectors_and_clusters_are_handed_on_by_item(run, half, whole
     np.testing.assert_array_equal(found.vectors[d][:2], old.vectors[d][:2])
 
 
-@pytest.mark.parametrize("change", ["same records", "other settings", "path", "no reader"])
+@pytest.mark.parametrize("change", ["same records", "other settings", "path", "item_vector", "no reader"])
 def test_vectors_that_the_job_makes_or_copies_itself_are_not_handed_on(change, run, half, whole, tmp_path):
   tree = run.experiment.model_dump(mode="json", by_alias=True)
   if change == "other settings":
     tree["model"]["pretraining"]["window"] = 3
-  if change == "path":
-    tree["model"]["pretraining"]["path"] = "elsewhere"
+  if change in ("path", "item_vector"):
+    tree["model"]["pretraining"][change] = "elsewhere"
   if change == "no reader":
     tree["model"] |= {"extractor": "none", "options": {}}
   later = half if change == "same records" else whole
