@@ -31,7 +31,7 @@ class WarmStart:
     run: Earlier run.
     checkpoint: Path of its checkpoint, whole.
     growth: Rows of the job's id mapping by those of the run's.
-    slots: Whether the state of the optimizers is carried, too.
+    slots: True if the state of the optimizers is carried, too.
   """
 
   run: Run

@@ -124,7 +124,7 @@ class _Walk:
     experiment: Effective experiment.
     tables: Whole log.
     folder: Folder.
-    cut: Where the parts of the log begin.
+    cut: Parts of the log.
   """
 
   experiment: Experiment

@@ -166,6 +166,7 @@ def test_other_optimizers_and_those_that_are_not_asked_for_begin_anew(adagrad, w
     )
 
 
+@pytest.mark.config
 def test_a_killed_job_on_a_grown_log_ends_with_the_weights_of_an_unbroken_one(adagrad, whole, tmp_path):
   run = shutil.copytree(adagrad, tmp_path / "earlier")
   settings = COMMON | {"preset": "twin", "replicas": 2, "validate": False, "checkpoint_every": 1}
