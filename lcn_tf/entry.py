@@ -56,6 +56,19 @@ def define_records(values: flags.FlagValues) -> flags.FlagHolder[str]:
   return flags.DEFINE_string("records", None, help, required=True, flag_values=values)
 
 
+def define_log(values: flags.FlagValues) -> tuple[flags.FlagHolder[str | None], ...]:
+  """Defines the flags --interactions, --items and --users, the files of a log."""
+  interactions = (
+    "Interactions, a Parquet file or a folder of them. Without the flag the log is the one that the config names."
+  )
+  items = (
+    "Items, a Parquet file or a folder of them. Required with --interactions, unless --extend finds no new items there."
+  )
+  users = "Users, a Parquet file or a folder of them. Without the flag the log has no profiles of users."
+  named = {"interactions": interactions, "items": items, "users": users}
+  return tuple(flags.DEFINE_string(name, None, help, flag_values=values) for name, help in named.items())
+
+
 def define_split(values: flags.FlagValues, default: str = "test") -> flags.FlagHolder[str]:
   """Defines the flag --split."""
   help = "Split of the records to read: train, validation or test."

@@ -37,31 +37,14 @@ from collections.abc import Sequence
 from absl import flags
 
 from lcn_tf import config, entry
-from lcn_tf.data.build import tables
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.sources import log
 from lcn_tf.errors import UserError
 
 _FLAGS = flags.FlagValues()
 _CONFIG = entry.define_config(_FLAGS)
 _OUTPUT = entry.define_output(_FLAGS, "Folder for the record set. It is made if it does not exist.")
-_INTERACTIONS = flags.DEFINE_string(
-  "interactions",
-  None,
-  "Interactions, a Parquet file or a folder of them. Without the flag the log is the one that the config names.",
-  flag_values=_FLAGS,
-)
-_ITEMS = flags.DEFINE_string(
-  "items",
-  None,
-  "Items, a Parquet file or a folder of them. Required with --interactions, unless --extend finds no new items there.",
-  flag_values=_FLAGS,
-)
-_USERS = flags.DEFINE_string(
-  "users",
-  None,
-  "Users, a Parquet file or a folder of them. Without the flag the log has no profiles of users.",
-  flag_values=_FLAGS,
-)
+_INTERACTIONS, _ITEMS, _USERS = entry.define_log(_FLAGS)
 _STRICT = flags.DEFINE_bool(
   "strict",
   False,
@@ -92,25 +75,12 @@ def main(argv: Sequence[str]) -> None:
   if _LIKE.value and _EXTEND.value:
     raise UserError("--like and --extend exclude each other: --extend takes the id mapping over, too")
   like, extend = (RecordSet.open(flag.value) if flag.value else None for flag in (_LIKE, _EXTEND))
-  made = _tables(experiment.records)
+  made = log.read(experiment.records, _INTERACTIONS.value, _ITEMS.value, _USERS.value, begins=not _EXTEND.value)
   # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong file
   from lcn_tf.analysis import records_page
   from lcn_tf.data.build import builder
 
   builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like, records_page.render, extend)
-
-
-def _tables(records: config.Records) -> tables.RawTables:
-  """The raw tables of the files that the flags name, or of the data set that the config names."""
-  if _INTERACTIONS.value and (_ITEMS.value or _EXTEND.value):
-    return tables.read(_INTERACTIONS.value, _ITEMS.value, _USERS.value)
-  if _INTERACTIONS.value or _ITEMS.value or _USERS.value:
-    raise UserError("--interactions and --items belong together (and --users to them); with --extend --items may lack")
-  if records.interactions == "files":
-    raise UserError("records.interactions is 'files', so --interactions and --items (and --users) must say which")
-  from lcn_tf.data.sources import public
-
-  return public.prepare(records)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from lcn_tf.config.reading import assign, difference, override, read_tree, valid
 from lcn_tf.config.records import NOT_CONTENTS, Labels, Records, Split, Synthetic
 from lcn_tf.config.train import Train, patience_is_over
 from lcn_tf.config.types import Count, Positive, Rate, Share
+from lcn_tf.config.walk import Walk
 
 __all__ = [
   "CRP",
@@ -36,6 +37,7 @@ __all__ = [
   "Split",
   "Synthetic",
   "Train",
+  "Walk",
   "assign",
   "difference",
   "differs",

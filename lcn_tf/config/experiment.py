@@ -10,6 +10,7 @@ from lcn_tf.config.model import Model
 from lcn_tf.config.reading import difference, override, read_tree, validated
 from lcn_tf.config.records import NOT_CONTENTS, Records
 from lcn_tf.config.train import Train
+from lcn_tf.config.walk import Walk
 from lcn_tf.errors import nearest
 from lcn_tf.schema import DOMAINS, Schema, Strict
 
@@ -27,6 +28,8 @@ class Experiment(Strict):
   """Architecture."""
   train: Train = Train()
   """Training job."""
+  walk: Walk = Walk()
+  """Training along a log, for `pipelines.walk`."""
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Experiment":

@@ -39,6 +39,9 @@ class Train(Strict):
   tells apart. SIM's frozen vectors are always compared in float32."""
   jit_compile: bool = False
   """Compilation with XLA."""
+  validates: bool = pydantic.Field(True, alias="validate")
+  """Validation after every epoch, with the validation split of the records. Without it no such split is needed, no
+  epoch is the best, training does not stop early, and the last epoch is the one that is exported and evaluated."""
   early_stopping: Count = 2
   """Epochs without a better validation AUC after which the job stops; 0 = never."""
   early_stopping_after: Count = 0
@@ -60,8 +63,11 @@ class Train(Strict):
   keep_checkpoints: Positive = 2
   """Newest checkpoints that stay in `checkpoints/last`. `pipelines.consistency --stale_checkpoint` reads older ones."""
   warm_start: str = ""
-  """Run folder of the same model whose best weights the job begins with; its records are the same, or were built
-  `--like` these. The optimizer begins anew. Empty = random weights."""
+  """Run folder of the same model whose best weights the job begins with. The schema of its records is the same; where
+  vocabularies differ, rows are carried by value. Empty = random weights."""
+  warm_start_slots: bool = True
+  """Use of the state of the run's optimizers (moments, accumulators and numbers of steps) by `warm_start`. Without it,
+  and with another preset than the run's, the optimizers begin anew."""
   seed: Count = 0
   """Seed of weights, order of the records and dropout."""
 

@@ -63,6 +63,15 @@ class ValueTable:
     found = frame.join(known, on="value", how="left", maintain_order="left")["index"]
     return found.fill_null(null).to_numpy().astype(np.int32)
 
+  def rows_of(self, later: "ValueTable") -> np.ndarray:
+    """The row here of every row of a later vocabulary of the same kind: `[later.size]` int64, -1 for a new value.
+
+    Padding and the out-of-vocabulary rows are the same in both.
+    """
+    shared = np.arange(1 + self.oov)
+    found = pl.DataFrame({"value": later.values}).join(self._table, on="value", how="left", maintain_order="left")
+    return np.concatenate([shared, found["index"].fill_null(-1).to_numpy()]).astype(np.int64)
+
   def frame(self) -> pl.DataFrame:
     """Columns `index`, `value`, `count`; padding and the out-of-vocabulary rows have no value and are not listed."""
     return self._table.select("index", "value").with_columns(self.counts.alias("count"))
@@ -94,6 +103,10 @@ class BucketTable(ValueTable):
     """
     found = 1 + self.oov + np.searchsorted(self._edges, values.fill_null(0.0).to_numpy(), "right")
     return np.where(values.is_null().to_numpy(), null, found).astype(np.int32)
+
+  def rows_of(self, later: ValueTable) -> np.ndarray:
+    """The row here of every row of later buckets: `[later.size]` int64. It is the bucket of their lower edge."""
+    return np.concatenate([np.arange(1 + self.oov), self.indices(later.values.cast(pl.Float64))]).astype(np.int64)
 
   def frame(self) -> pl.DataFrame:
     """As `ValueTable.frame`; with a scale its `mean` and `deviation`, too, the same in every row."""

@@ -28,6 +28,11 @@ class EmbeddingTables(keras.layers.Layer):
     scale: Factor of the initial values that `init` draws.
     starts: Initial values, `[size, width]`, of the tables that do not begin with random ones, by vocabulary.
     frozen: Vocabularies whose tables are not trained.
+    vocabularies: Vocabulary of each table that is not called by its own, by the name of the table.
+
+  Attributes:
+    tables: Tables by name.
+    vocabularies: Vocabulary of each table by name. A warm start carries rows by the values of the vocabulary.
   """
 
   def __init__(
@@ -40,10 +45,12 @@ class EmbeddingTables(keras.layers.Layer):
     scale: float = 1.0,
     starts: Mapping[str, np.ndarray] | None = None,
     frozen: Collection[str] = (),
+    vocabularies: Mapping[str, str] | None = None,
     **kwargs: Any,
   ):
     super().__init__(**kwargs)
     self.deduplicate = deduplicate
+    self.vocabularies = {name: (vocabularies or {}).get(name, name) for name in sizes}
     self.tables = {}
     for name, size in sizes.items():
       width = widths[name]

@@ -180,6 +180,15 @@ class RequestModel(tfrs.Model):
     frozen = {v.ref(): v for layer in layers for v in layer.non_trainable_variables}
     return [*self.trainable_variables, *frozen.values()]
 
+  def vocabularies(self) -> dict[Any, str]:
+    """The vocabulary of every variable that has a row per value of one, by the variable's reference.
+
+    These are the embedding tables of all layers. Tables of vocabularies that the schema does not have are left out.
+    """
+    layers = [part for part in self.submodules if isinstance(part, EmbeddingTables)]
+    named = ((table.ref(), layer.vocabularies[name]) for layer in layers for name, table in layer.tables.items())
+    return {reference: vocabulary for reference, vocabulary in named if vocabulary in self.schema.vocabularies}
+
   def age_variables(self) -> list[tf.Variable]:
     """The embeddings of ages. Their gradients have a row once for each behaviour of that age."""
     return list(self.embedder.recency.values())

@@ -104,8 +104,9 @@ class RequestEmbedding(keras.layers.Layer):
       key = name + _KEY
       sizes[key], unknown[key], widths[key] = sizes[name], unknown[name], key_dim
     frozen = [item_vocabulary(d) for d in domains] if config.init_from == "pretrained_frozen" else []
+    keys = {name + _KEY: name for name in keyed}
     self.tables = EmbeddingTables(
-      sizes, unknown, widths, config.init, deduplicate, config.init_scale, starts or {}, frozen, name="tables"
+      sizes, unknown, widths, config.init, deduplicate, config.init_scale, starts or {}, frozen, keys, name="tables"
     )
     self.catalogues = {
       d: self.add_weight(

@@ -14,6 +14,7 @@ from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.data.request_spec import at_least_one_column, request_spec
 from lcn_tf.errors import DamagedError
+from lcn_tf.schema import Schema
 from lcn_tf.serving.checks import checked
 
 DESCRIPTION = "assets.extra/lcn_tf.json"
@@ -29,6 +30,16 @@ def newest_version(folder: pathlib.Path) -> pathlib.Path | None:
 def digest(checkpoint: str) -> str:
   """Digest of a checkpoint: of its index, which holds a checksum of every tensor."""
   return hashlib.sha256(pathlib.Path(f"{checkpoint}.index").read_bytes()).hexdigest()[:16]
+
+
+def rank_function(model: keras.Model, schema: Schema) -> Any:
+  """The function `rank` of a model: it takes the tensors of `request_spec`, and returns `probability` `[B, N]`."""
+
+  def rank(**request: tf.Tensor) -> dict[str, tf.Tensor]:
+    valid = checked(request, schema)
+    return {"probability": tf.sigmoid(model(at_least_one_column(valid), training=False))}
+
+  return tf.function(rank, autograph=False).get_concrete_function(**request_spec(schema))
 
 
 def save(
@@ -49,13 +60,9 @@ def save(
     checkpoint: Path of the checkpoint that the weights come from; empty if there is none.
   """
 
-  def rank(**request: tf.Tensor) -> dict[str, tf.Tensor]:
-    valid = checked(request, record_set.record_schema)
-    return {"probability": tf.sigmoid(model(at_least_one_column(valid), training=False))}
-
   module = tf.Module()
   module.weights = list(model.variables)
-  signature = tf.function(rank, autograph=False).get_concrete_function(**request_spec(record_set.record_schema))
+  signature = rank_function(model, record_set.record_schema)
   output = files.make(output)
   needs = sum(v.shape.num_elements() * v.dtype.size for v in model.variables) + record_set.id_mapping_bytes()
   with (

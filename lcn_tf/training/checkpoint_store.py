@@ -107,15 +107,7 @@ class Store:
 
   def whole(self, number: int) -> bool:
     """Whether a checkpoint is there, and all that it holds can be read."""
-    try:
-      reader = tf.train.load_checkpoint(self.path(number))
-      for name in reader.get_variable_to_shape_map():
-        reader.get_tensor(name)
-      return True
-    except Exception as error:
-      if storage.failure(error):
-        raise
-      return False
+    return unreadable(self.path(number)) is None
 
   def clean(self) -> None:
     """Removes the unfinished files of a killed process; the caller holds the folder."""
@@ -146,6 +138,19 @@ def read(checkpoint: tf.train.Checkpoint, path: str, partly: bool = False) -> st
   try:
     status = checkpoint.read(path)
     (status.expect_partial() if partly else status).assert_existing_objects_matched()
+    return None
+  except Exception as error:
+    if storage.failure(error):
+      raise
+    return one_line(error)
+
+
+def unreadable(path: str) -> str | None:
+  """Why a checkpoint, or one of its tensors, cannot be read; None if all can."""
+  try:
+    reader = tf.train.load_checkpoint(path)
+    for name in reader.get_variable_to_shape_map():
+      reader.get_tensor(name)
     return None
   except Exception as error:
     if storage.failure(error):

@@ -105,8 +105,8 @@ class Checkpoints(keras.callbacks.Callback):
 
   def _save(self, kind: Kind) -> None:
     number, keep = int(self.model.optimizer.iterations.numpy()), self._keep if kind == "last" else 1
-    slots = self.model.optimizer.variables() if kind == "last" else []
-    needs = sum(v.shape.num_elements() * v.dtype.size for v in [*self.model.variables, *slots])
+    variables = [*self.model.variables, *self.model.optimizer.variables()]
+    needs = sum(v.shape.num_elements() * v.dtype.size for v in variables)
     self._stores[kind].save(self._contents[kind], number, keep, needs)
 
   def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:

@@ -36,10 +36,12 @@ class CostRecord(keras.callbacks.Callback):
     progress: Position of the job.
     candidates: Mean number of real candidates of a step.
     resumed: True if the job goes on from a checkpoint. False: the file starts anew.
+    first: Number of steps that the optimizer had done before the first one of the job.
   """
 
-  def __init__(self, folder: pathlib.Path, progress: Progress, candidates: float, resumed: bool):
+  def __init__(self, folder: pathlib.Path, progress: Progress, candidates: float, resumed: bool, first: int = 0):
     super().__init__()
+    self._first = first
     self._file = folder / FILE
     self._progress = progress
     self._candidates = candidates
@@ -93,7 +95,7 @@ class CostRecord(keras.callbacks.Callback):
       self._memory = max(self._memory, peak_memory_bytes())
     found = {
       "seconds": self._seconds,
-      "steps": int(self.model.optimizer.iterations.numpy()),
+      "steps": int(self.model.optimizer.iterations.numpy()) - self._first,
       "epochs": int(self._progress.epoch),
       "candidates_per_second": self._rate,
       "parameters": parameters(self.model),

@@ -19,7 +19,11 @@ def run_job(
 
   Returns:
     Contents of `run_dir/metrics.json`; {} for workers that are not the chief.
+
+  Raises:
+    UserError: The records have no test split; or as `train`.
   """
+  record_set.part("test")  # before hours of training
   run = pathlib.Path(run_dir)
   metrics: dict[str, Any] = {}
 

@@ -79,11 +79,13 @@ class RefreshProjections(keras.callbacks.Callback):
   Args:
     every: Steps between two refreshes, counted from the first step of the job; 0 = the end of every epoch. The first
       step of a job always begins fresh.
+    first: Number of steps that the optimizer had done before the first one of the job.
   """
 
-  def __init__(self, every: int = 0):
+  def __init__(self, every: int = 0, first: int = 0):
     super().__init__()
     self._every = every
+    self._first = first
 
   def set_model(self, model: Any) -> None:
     super().set_model(model)
@@ -105,7 +107,7 @@ class RefreshProjections(keras.callbacks.Callback):
       self._refresh()
 
   def _done(self) -> int:
-    return int(self.model.optimizer.iterations.numpy())
+    return int(self.model.optimizer.iterations.numpy()) - self._first
 
   def _refresh(self) -> None:
     if self._projector.keeps:

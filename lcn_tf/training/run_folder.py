@@ -4,9 +4,9 @@ import collections
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 from tensorflow import keras
@@ -23,6 +23,8 @@ from lcn_tf.training import checkpoint_store
 from lcn_tf.training.checkpoint_store import Store
 from lcn_tf.training.cost import FILE as TRAINING
 from lcn_tf.training.cost import read as read_costs
+
+_Read = TypeVar("_Read")
 
 EXPERIMENT = "experiment.yaml"
 # of `train`: settings that a job may have changed when it goes on
@@ -67,7 +69,7 @@ class Run:
       UserError: There is no checkpoint yet.
       DamagedError: None can be read.
     """
-    return self._readable(self._served(), training=False)
+    return self._readable(self.model_of)
 
   def model_of(self, checkpoint: str) -> RequestModel:
     """A new model for inference with a checkpoint's weights.
@@ -75,33 +77,38 @@ class Run:
     Raises:
       DamagedError: The checkpoint cannot be read.
     """
-    return self._model(self._served(), checkpoint, training=False)
+    keras.mixed_precision.set_global_policy("float32")
+    config = self._served()
+    pretrained = Pretrained.open(self.path / "pretrained") if needs_pretrained(config, restored=True) else None
+    schema = self.record_set.record_schema
+    model = build_model(schema, config, pretrained=pretrained, training=False, restored=True)
+    reason = checkpoint_store.read(tf.train.Checkpoint(model=model), checkpoint, partly=True)
+    if reason:
+      raise _damaged(checkpoint, reason)
+    return model
 
-  def weights(self) -> dict[str, list[np.ndarray]]:
-    """The best trainable weights, those of training alone and frozen tables among them, in the host's memory.
-
-    Returns:
-      Weights by name, a list each: two models side by side use each name twice, in the order of the models.
+  def whole_checkpoint(self) -> str:
+    """The path of the first of `checkpoints` all of whose tensors can be read.
 
     Raises:
       UserError: There is no checkpoint yet.
       DamagedError: None can be read.
     """
-    with tf.device("CPU:0"):
-      model, _ = self._readable(self.experiment.model, training=True)
-    by_name = collections.defaultdict(list)
-    for variable in model.warm_variables():
-      by_name[variable.name].append(variable.numpy())
-    return dict(by_name)
+
+    def check(path: str) -> None:
+      if reason := checkpoint_store.unreadable(path):
+        raise _damaged(path, reason)
+
+    return self._readable(check)[1]
 
   def _served(self) -> Model:
     # serving needs no CRP: its heads vanish (LCN, section 3.4)
     return self.experiment.model.model_copy(update={"crp": None})
 
-  def _readable(self, config: Model, training: bool) -> tuple[RequestModel, str]:
-    """A new model with the first of `checkpoints` that can be read, and the path of that checkpoint."""
+  def _readable(self, read: Callable[[str], _Read]) -> tuple[_Read, str]:
+    """The result of `read` for the first of `checkpoints` that it does not refuse, and the path of that checkpoint."""
     found = self.checkpoints()
-    if not Store(self.path, "best").numbers():
+    if self.experiment.train.validates and not Store(self.path, "best").numbers():
       logging.warning(
         "%s: no epoch is the best one: none is finished, or validation cannot tell which; the last checkpoint, %s, is "
         "taken",
@@ -111,23 +118,15 @@ class Run:
     damaged = []
     for path in found:
       try:
-        return self._model(config, path, training), path
+        return read(path), path
       except DamagedError as error:
         logging.warning("%s", error)
         damaged.append(str(error))
     raise DamagedError("\n".join(damaged))
 
-  def _model(self, config: Model, checkpoint: str, training: bool) -> RequestModel:
-    keras.mixed_precision.set_global_policy("float32")
-    pretrained = Pretrained.open(self.path / "pretrained") if needs_pretrained(config, restored=True) else None
-    schema = self.record_set.record_schema
-    model = build_model(schema, config, pretrained=pretrained, training=training, restored=True)
-    reason = checkpoint_store.read(tf.train.Checkpoint(model=model), checkpoint, partly=True)
-    if reason:
-      raise DamagedError(
-        f"{checkpoint}: damaged, or of another model: {reason}. Take it from a backup, or train again."
-      )
-    return model
+
+def _damaged(checkpoint: str, reason: str) -> DamagedError:
+  return DamagedError(f"{checkpoint}: damaged, or of another model: {reason}. Take it from a backup, or train again.")
 
 
 def read_run(run_dir: str | pathlib.Path) -> Run:

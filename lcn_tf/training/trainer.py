@@ -30,10 +30,10 @@ from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.preemption import LeaveOnSigterm, at_sigterm
 from lcn_tf.training.progress import Progress
 from lcn_tf.training.projections import RefreshProjections
-from lcn_tf.training.run_folder import Run, open_run
+from lcn_tf.training.run_folder import open_run
 from lcn_tf.training.strategy import device_names, make_strategy
 from lcn_tf.training.streams import StepSize, training_stream, validation_stream
-from lcn_tf.training.warm_start import earlier_run
+from lcn_tf.training.warm_start import WarmStart, earlier_run
 from lcn_tf.training.workers import Workers
 
 
@@ -86,7 +86,9 @@ def train(
   warn_of_other_settings(experiment.records, record_set)
   check_model(record_set.record_schema, experiment.model, experiment.train.jit_compile)
   record_set.part("train")
-  if reason := record_set.part("validation").undefined():
+  if not experiment.train.validates:
+    logging.info("train.validate is false: training does not stop early, and its last epoch is the one that counts")
+  elif reason := record_set.part("validation").undefined():
     logging.warning("the validation split of %s: %s", record_set.path, reason)
   # the checkpoints of a job that was begun hold all that it goes on with
   warm = earlier_run(experiment, record_set) if experiment.train.warm_start and not begun(run_dir) else None
@@ -117,14 +119,13 @@ def _train(
   run: pathlib.Path,
   own: pathlib.Path,
   callbacks: tuple[keras.callbacks.Callback, ...],
-  warm: Run | None,
+  warm: WarmStart | None,
 ) -> Job:
   config, strategy = experiment.train, workers.strategy
-  weights = warm.weights() if warm else {}  # before this job's model is made: two do not fit beside each other
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
   size = StepSize.of(config, record_set, strategy.num_replicas_in_sync)
   restored = warm is not None or begun(run)
-  pretrained = _begin(experiment, record_set, workers, run, restored)
+  pretrained = _begin(experiment, record_set, workers, run, restored, warm)
   with strategy.scope():
     model = _compiled(experiment, record_set, pretrained, restored)
   _log_job(experiment, size, model, workers)
@@ -143,19 +144,21 @@ def _train(
   )
   checkpoints.set_model(model)
   resumed = checkpoints.restore()
-  for variable in model.warm_variables() if weights and not resumed else []:
-    variable.assign(weights[variable.name].pop(0))
+  if warm and not resumed:
+    warm.carry(model)
+  first = int(model.optimizer.iterations.numpy()) - int(progress.epoch) * size.steps - int(progress.step)
   part = record_set.part("train")
-  cost = CostRecord(own, progress, size.requests * part.candidates / max(part.records, 1), resumed)
+  cost = CostRecord(own, progress, size.requests * part.candidates / max(part.records, 1), resumed, first)
   cost.set_model(model)
   if not _ended(experiment, run, progress, checkpoints) and workers.chief:
     (run / "metrics.json").unlink(missing_ok=True)  # of weights that will no longer be the last
 
   history = History(own, progress)
+  validation = validation_stream(record_set, config, size, strategy.num_replicas_in_sync)
   own_callbacks = (
     StopOnNaN(),
-    RefreshProjections(experiment.model.projection_refresh),
-    Validation(validation_stream(record_set, config, size, strategy.num_replicas_in_sync), workers),
+    RefreshProjections(experiment.model.projection_refresh, first),
+    *([Validation(validation, workers)] if config.validates else []),
     history,
     checkpoints,
     Curves(own / "tensorboard", history, progress),
@@ -175,13 +178,20 @@ def _train(
 
 
 def _begin(
-  experiment: Experiment, record_set: RecordSet, workers: Workers, run: pathlib.Path, restored: bool
+  experiment: Experiment,
+  record_set: RecordSet,
+  workers: Workers,
+  run: pathlib.Path,
+  restored: bool,
+  warm: WarmStart | None,
 ) -> Pretrained | None:
   """Opens the run folder; returns the item vectors, if the model searches or begins with them."""
   with workers.chief_first():
     # a wrong experiment is refused before the folder holds it
     if workers.chief:
       open_run(experiment, record_set, run)
+      if warm:
+        warm.hand_on_vectors(experiment, run / "pretrained")
     if kinds := needs_pretrained(experiment.model, restored):
       return item_vectors(experiment, record_set, run / "pretrained", kinds)
   return None

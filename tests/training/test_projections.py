@@ -1,5 +1,7 @@
 """What a search keeps of the model for a while: the refresh, the rhythm of it, checkpoints and exports with it."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -260,3 +262,16 @@ def test_an_auxiliary_model_of_what_cannot_have_one_is_refused():
   model = {"extractor": "twin", "options": {"projections": "cached"}, "auxiliary_seed": 3}
   with pytest.raises(UserError, match=r"auxiliary_seed and options\.projections 'cached' are two ways of searching"):
     from_tree({"name": "x", "schema": {}, "model": model}, "x")
+
+
+def test_a_job_whose_optimizer_counts_on_begins_fresh_and_counts_its_own_steps(monkeypatch):
+  """A warm start takes the number of steps of the earlier run."""
+  refreshed = []
+  monkeypatch.setattr(RefreshProjections, "_refresh", lambda self: refreshed.append(self._steps))
+  callback, iterations = RefreshProjections(every=3, first=4), tf.Variable(4)
+  callback.model = types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=iterations))
+  callback.on_train_begin()
+  for batch in range(4):
+    iterations.assign_add(1)
+    callback.on_train_batch_end(batch)
+  assert refreshed == [0, 3]

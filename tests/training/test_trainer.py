@@ -42,6 +42,7 @@ from tests.support.record_sets import (
   write_record_set,
   write_shard,
 )
+from tests.support.runs import weights_of
 
 # what the default suite resumes; .ci/run resumes all
 RESUMED = ("average_pooling",)
@@ -239,12 +240,12 @@ def old(trained, tmp_path):
 
 def test_a_job_may_begin_with_the_weights_of_another_run(old, later, tmp_path):
   run = read_run(old)
-  old, begins, again = run.weights(), Begins(), Begins()
+  old, begins, again = weights_of(run), Begins(), Begins()
   served = [v.name for v in run.best()[0].trainable_variables]
   assert set(served) < set(old), "CRP's weights stay behind"
   experiment = tiny_experiment(warm_start=str(run.path), seed=7, epochs=2)
   with pytest.raises(KeyboardInterrupt):
-    train(experiment, later, tmp_path / "new", (begins, Stop(4 + 1)))
+    train(experiment, later, tmp_path / "new", (begins, Stop(4 + 4 + 1)))
   assert [name for name, _ in begins.weights] == served
   for name, value in begins.weights:
     np.testing.assert_array_equal([value], old[name], err_msg=name)
@@ -273,13 +274,23 @@ def test_a_model_with_an_auxiliary_one_beside_it_may_begin_with_the_weights_of_b
 def test_a_warm_start_that_does_not_fit_is_refused_before_the_run_begins(old, later, tiny_set, tmp_path):
   warm = {"epochs": 1, "warm_start": str(old)}
   right = tiny_experiment(**warm)
+  schema = later.record_schema
+  schema = schema.model_copy(update={"target": schema.target.model_copy(update={"max_length": 5})})
+  tree = right.model_dump(mode="json", by_alias=True)
+  tree["schema"]["target"]["max_length"] = 5
+  shorter = config.from_tree(tree, "shorter")
   cases = [
     (
       tiny_experiment("average_pooling", **warm),
       later,
       r"old holds another model: model\.extractor is 'average_pooling' in the config, 'none' in the run",
     ),
-    (right, later.model_copy(update={"fingerprint": "other"}), r"train\.warm_start: .*old was trained with the schema"),
+    (
+      shorter,
+      later.model_copy(update={"fingerprint": "other", "record_schema": schema}),
+      r"train\.warm_start: .*old was trained with the schema and vocabularies .*, and another schema: "
+      r"schema\.target\.max_length is 5 in the records, 8 in the run",
+    ),
     (right, tiny_set, r"old has learned from clicks up to \d+, but the validation split of .* begins at \d+"),
     (tiny_experiment(epochs=1, warm_start=str(tmp_path)), later, r"no run here"),
   ]
