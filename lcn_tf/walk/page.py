@@ -8,7 +8,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from lcn_tf.pages import figures
-from lcn_tf.pages.table_page import Page, Table, line_style
+from lcn_tf.pages.table_page import Page, Table
 
 _METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "Logloss", "calibration": "Calibration, predicted / observed"}
 _NEW = {"new_auc": "AUC on items that are new in the period", "later_auc": "AUC on items that are new since the base"}
@@ -43,7 +43,7 @@ def _curves(days: pl.DataFrame, column: str, title: str) -> str:
     for index, model in enumerate(models):
       mine = days.filter(pl.col("model") == model)
       values = mine[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-      axes.plot(mine["period"].to_numpy(), values, marker="o", markersize=3.5, label=model, **line_style(index))
+      axes.plot(mine["period"].to_numpy(), values, marker="o", markersize=3.5, label=model, **figures.line_style(index))
     axes.set(xlabel="period", title=title)
     axes.margins(y=0.2)
     if len(models) > 1:
