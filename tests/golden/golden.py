@@ -11,12 +11,15 @@ import hashlib
 import json
 import pathlib
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
+from tensorflow import keras
 
 from lcn_tf import config
+from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.evaluation import evaluate
 from lcn_tf.training.export_run import export_run
@@ -30,7 +33,9 @@ STEPS = 10
 LOG = {"users": 160, "target_items": 60, "source_items": 60, "topics": 8, "interests": 3, "source_only": 1}
 LOG |= {"target_only": 1, "target_length": 40, "source_length": 60}
 RECORDS = [f"records.synthetic.{name}={value}" for name, value in LOG.items()]
+KILLED = 3  # the step whose checkpoint a killed job goes on from
 TRAIN = [f"train.steps_per_epoch={STEPS}", "train.epochs=1", "train.global_batch_size=128", "train.learning_rate=0.02"]
+TRAIN += [f"train.checkpoint_every={KILLED}"]
 
 
 def build(folder: pathlib.Path) -> RecordSet:
@@ -40,16 +45,28 @@ def build(folder: pathlib.Path) -> RecordSet:
   return RecordSet.open(folder)
 
 
-def numbers(file: pathlib.Path, records: RecordSet, run: pathlib.Path) -> dict[str, Any]:
+def experiment(file: pathlib.Path) -> Experiment:
+  """A synthetic experiment on the records of `build`, ten steps long."""
+  return config.load(str(file), [*RECORDS, *TRAIN])
+
+
+def numbers(
+  file: pathlib.Path, records: RecordSet, run: pathlib.Path, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> dict[str, Any]:
   """Trains an experiment for ten steps and scores the test split with its export.
+
+  Args:
+    file: Config of the experiment.
+    records: Record set of `build`.
+    run: Run folder.
+    callbacks: Callbacks that watch the training.
 
   Returns:
     `losses`, `predictions` (number, mean, deviation and a sum with unequal weights of the probabilities), and `digest`
     of all of these to the last bit.
   """
-  experiment = config.load(str(file), [*RECORDS, *TRAIN])
   losses = Losses()
-  train(experiment, records, run, (losses,))
+  train(experiment(file), records, run, (losses, *callbacks))
   evaluate(export_run(run, run / "export"), records, "test", run / "test", bootstrap=0)
   scored = pl.read_parquet(run / "test" / "predictions.parquet")
   probability = scored["probability"].to_numpy().astype(np.float64)

@@ -22,8 +22,6 @@ from lcn_tf.data.read import diagnosis
 from lcn_tf.data.record_set import RecordSet, check_schema, warn_of_other_settings
 from lcn_tf.data.records import encode
 from lcn_tf.errors import UserError
-from lcn_tf.interest import EXTRACTORS
-from lcn_tf.models.networks import NETWORKS
 from lcn_tf.training import callbacks, job, preemption, trainer
 from lcn_tf.training.callbacks import ProgressLog
 from lcn_tf.training.export_run import exported
@@ -33,7 +31,6 @@ from lcn_tf.training.strategy import make_strategy
 from lcn_tf.training.trainer import train
 from tests.support.callbacks import Copy, Losses, Stop
 from tests.support.experiments import small_experiment, tiny_experiment
-from tests.support.networks import network_experiment
 from tests.support.record_sets import (
   described_again,
   random_request,
@@ -43,9 +40,6 @@ from tests.support.record_sets import (
   write_shard,
 )
 from tests.support.runs import weights_of
-
-# what the default suite resumes; .ci/run resumes all
-RESUMED = ("average_pooling",)
 
 # of the runs that many tests begin with
 EXPERIMENT = tiny_experiment(learning_rate=0.002, early_stopping=0)
@@ -68,26 +62,16 @@ def expect_weights(job, unbroken):
     np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
 
 
-@pytest.mark.parametrize(
-  "system",
-  [
-    pytest.param(name, marks=[] if name in RESUMED else pytest.mark.config)
-    for name in (*EXTRACTORS, *(name for name in NETWORKS if name != "ctr"))
-  ],
-)
-def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(system, record_set, tmp_path):
-  if system in EXTRACTORS:
-    experiment = small_experiment(system, crp=system in ("lap", *RESUMED), checkpoint_every=1)
-  else:
-    experiment = network_experiment(system, checkpoint_every=1, epochs=2)
+def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(record_set, tmp_path):
+  """Of all systems: tests/golden/test_golden.py."""
+  experiment = small_experiment("average_pooling", crp=True, checkpoint_every=1)
   kill = Copy(3, tmp_path / "unbroken", tmp_path / "broken")
   unbroken = train(experiment, record_set, tmp_path / "unbroken", (kill,)).model
   job = train(experiment, record_set, tmp_path / "broken")
   assert job.steps == 8 - 3
-  absolute = 1e-7 if system in ("lap", *RESUMED) else 1e-6
   for one, other in zip(unbroken.variables, job.model.variables, strict=True):
     if "catalogue" not in one.name and one.shape.rank:
-      np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=absolute, err_msg=one.name)
+      np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
 
 
 def test_a_killed_job_drops_what_an_unbroken_one_would_have_dropped(tiny_set, tmp_path):
