@@ -49,8 +49,8 @@ def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   experiment = config.load(_CONFIG.value, _SET.value)
   tables = log.read(experiment.records, _INTERACTIONS.value, _ITEMS.value, _USERS.value)
-  # TensorFlow takes seconds to load: not for --help, a wrong flag, a wrong config or a wrong file
-  from lcn_tf.walk.walk import walk
+  with entry.loading():
+    from lcn_tf.walk.walk import walk
 
   print(walk(experiment, tables, _RUN_DIR.value, _EXPORT.value, _BOOTSTRAP.value))
 
