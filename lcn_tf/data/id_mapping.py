@@ -118,6 +118,8 @@ class BucketTable(ValueTable):
 
 def oov_index(value: str, oov: int, seed: int = 0) -> int:
   """The row, 1..oov, of a value that is out of vocabulary: the same on every machine and in every version."""
+  if oov == 1:
+    return 1
   digest = hashlib.blake2b(value.encode(), digest_size=8, key=str(seed).encode()).digest()
   return 1 + int.from_bytes(digest, "little") % oov
 

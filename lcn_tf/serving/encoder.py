@@ -1,9 +1,9 @@
 """From the ids and values of a service to the tensors of the signature `rank`."""
 
-import dataclasses
+import collections
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,47 +24,12 @@ from lcn_tf.data.id_mapping import (
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns, value_columns
+from lcn_tf.serving.history_reader import Seen, newest, told
+from lcn_tf.serving.requests import Behaviour, BehaviourColumns, RankRequest
+
+__all__ = ["Behaviour", "BehaviourColumns", "RankRequest", "RequestEncoder"]
 
 USER_ID = "user_id"
-
-
-@dataclasses.dataclass(frozen=True)
-class Behaviour:
-  """One behaviour of a user.
-
-  Attributes:
-    item_id: Item id as in the interactions that the records were built from.
-    timestamp: Seconds; fractions are cut off, as in records.
-    fields: Values of the domain's cross fields by name; a missing one is out of vocabulary.
-  """
-
-  item_id: int | str
-  timestamp: float
-  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class RankRequest:
-  """One user and the items to rank for them at one moment.
-
-  Attributes:
-    time: Unix time of the request, seconds; fractions are cut off. Only strictly older behaviours are seen.
-    candidates: Item ids of the target domain `[N]`.
-    user: Values of the user fields by name, `user_id` among them if it is one, and weights by the name of their column.
-    context: Values of the context fields by name, the same for all candidates.
-    target: Behaviours of the user in the target domain. Of two in one second the later one of the list is newer.
-    source: Behaviours of the user in the source domain, with the same rule.
-  """
-
-  time: float
-  candidates: Sequence[int | str]
-  user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  target: Sequence[Behaviour] = ()
-  source: Sequence[Behaviour] = ()
-
-  def history(self, domain: DomainName) -> Sequence[Behaviour]:
-    return self.target if domain == "target" else self.source
 
 
 class RequestEncoder:
@@ -99,11 +64,20 @@ class RequestEncoder:
       for d, items in items_of(record_set).items()
     }
 
-  def encode(self, requests: Sequence[RankRequest]) -> dict[str, np.ndarray]:
+  def encode(
+    self, requests: Sequence[RankRequest], counts: collections.Counter[str] | None = None
+  ) -> dict[str, np.ndarray]:
     """The tensors of `lcn_tf.data.request_spec.request_spec`, B = len(requests).
 
     N is that of the longest list of candidates, L that of the longest history that is seen, at most the schema's
-    `max_length`. Padding is 0, and the model's result for padded candidates has no meaning.
+    `max_length`. Padding is 0, and the model's result for padded candidates has no meaning. Of a longer history the
+    newest behaviours are kept, and ids and values of the others are not read.
+
+    Args:
+      requests: Requests, each of one user.
+      counts: Counter to add to; None = nothing is counted. "candidates" and "<domain>" count items, "<group>.<field>"
+        the rows of a field, and each of these with " unknown" behind it those that the records do not know. A missing
+        value counts as unknown.
 
     Raises:
       UserError: A request has a field that is not in the schema, or a time or value that cannot be read. The message
@@ -112,23 +86,18 @@ class RequestEncoder:
     size, width = len(requests), max((len(r.candidates) for r in requests), default=0)
     items = np.zeros((size, width), np.int32)
     times = np.zeros((size, width), np.int64)
-    seen: dict[DomainName, list[list[_Seen]]] = {d: [] for d in DOMAINS}
+    seen: dict[DomainName, list[Seen]] = {d: [] for d in DOMAINS}
+    names = {d: self._names(self._schema.domain(d).cross_fields) for d in DOMAINS}
     for b, request in enumerate(requests):
       where = f"requests[{b}]"
-      self._check_names(where, request)
-      now = _told(f"{where}.time", seconds_of, request.time)
-      items[b, : len(request.candidates)] = [self._row("target", item) for item in request.candidates]
+      now = told(f"{where}.time", seconds_of, request.time)
+      items[b, : len(request.candidates)] = self._rows_of("target", request.candidates)
       times[b, : len(request.candidates)] = now
       for d in DOMAINS:
-        seen[d].append(self._seen(request, d, now, where))
-    users = [(f"requests[{b}].user", request.user) for b, request in enumerate(requests)]
-    contexts = [(f"requests[{b}].context", request.context) for b, request in enumerate(requests)]
-    user, user_values = self._fields(users, self._schema.user_fields)
-    real = (items > 0)[..., np.newaxis]
-    context, context_values = (
-      np.where(real, part[:, np.newaxis], np.zeros(1, part.dtype))
-      for part in self._fields(contexts, self._schema.context_fields)
-    )
+        length = self._schema.domain(d).max_length
+        seen[d].append(newest(request.history(d), now, length, names[d], f"{where}.{d}"))
+    user, user_values = self._of_users(requests)
+    context, context_values = self._of_candidates(requests, items > 0)
     tensors = {
       "user_fields": user,
       "candidate_items": items,
@@ -139,50 +108,76 @@ class RequestEncoder:
     for d in DOMAINS:
       history, values[f"{d}_values"] = self._history(d, seen[d], width)
       tensors |= history
+    if counts is not None:
+      self._count(tensors, counts)
     return tensors | {name: values[name] for name in value_groups(self._schema)}
 
-  def _check_names(self, where: str, request: RankRequest) -> None:
-    schema = self._schema
-    given = [("user", request.user, schema.user_fields), ("context", request.context, schema.context_fields)]
-    for d in DOMAINS:
-      fields = schema.domain(d).cross_fields
-      given += [(f"{d}[{i}].fields", behaviour.fields, fields) for i, behaviour in enumerate(request.history(d))]
-    for part, values, fields in given:
-      names = [*(field.name for field in fields), *(field.weights for field in fields if field.weights)]
-      wrong = [name for name in values if name not in names and not (part == "user" and name == USER_ID)]
-      if wrong:
-        raise unknown(f"{where}.{part}", "field", wrong[0], names)
+  def _names(self, fields: tuple[Feature, ...]) -> list[str]:
+    """Names that values may have."""
+    return [*(field.name for field in fields), *(field.weights for field in fields if field.weights)]
 
-  def _row(self, domain: DomainName, item: int | str) -> int:
-    key = id_of(item)
-    return UNKNOWN_ITEM if key is None else self._rows[domain].get(key, UNKNOWN_ITEM)
+  def _of_users(self, requests: Sequence[RankRequest]) -> tuple[np.ndarray, np.ndarray]:
+    """The user fields `[B, P]` and their float values."""
+    known = self._names(self._schema.user_fields)
+    rows = []
+    for b, request in enumerate(requests):
+      where = f"requests[{b}].user"
+      _check_names(where, request.user, [*known, USER_ID], known)
+      rows.append((where, request.user))
+    return self._fields(rows, self._schema.user_fields)
 
-  def _seen(self, request: RankRequest, domain: DomainName, now: int, where: str) -> list["_Seen"]:
-    """The newest behaviours that are older than the request, newest first."""
-    older = []
-    for i, behaviour in enumerate(request.history(domain)):
-      at = f"{where}.{domain}[{i}]"
-      time = _told(f"{at}.timestamp", seconds_of, behaviour.timestamp)
-      if time < now:
-        older.append(_Seen(f"{at}.fields", self._row(domain, behaviour.item_id), time, behaviour.fields))
-    # from the back, so that the later one of a second comes first
-    newest_first = sorted(reversed(older), key=lambda one: -one.time)
-    return newest_first[: self._schema.domain(domain).max_length]
+  def _of_candidates(self, requests: Sequence[RankRequest], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The context fields `[B, N, F]` and their float values; zeros where there is no candidate."""
+    fields = self._schema.context_fields
+    known = self._names(fields)
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    places = np.zeros(real.shape, np.int64)  # the row of each candidate
+    for b, request in enumerate(requests):
+      where = f"requests[{b}].context"
+      if isinstance(request.context, Mapping):
+        places[b] = len(rows)
+        rows.append((where, request.context))
+      else:
+        if len(request.context) != len(request.candidates):
+          raise UserError(
+            f"{where}: {len(request.context)} mappings, and there are {len(request.candidates)} candidates"
+          )
+        places[b, : len(request.context)] = len(rows) + np.arange(len(request.context))
+        rows += [(f"{where}[{n}]", one) for n, one in enumerate(request.context)]
+    for where, given in rows:
+      _check_names(where, given, known, known)
+    own, values = self._fields(rows, fields)
+    if not rows:
+      return np.zeros((*real.shape, own.shape[1]), own.dtype), np.zeros((*real.shape, values.shape[1]), values.dtype)
+    there = real[..., np.newaxis]
+    return (np.where(there, part[places], np.zeros(1, part.dtype)) for part in (own, values))  # type: ignore[return-value]
 
-  def _history(
-    self, domain: DomainName, seen: list[list["_Seen"]], candidates: int
-  ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+  def _rows_of(self, domain: DomainName, ids: Sequence[Any]) -> list[int]:
+    """The catalogue row of every id."""
+    get = self._rows[domain].get
+    kinds = set(map(type, ids))
+    texts = ids if kinds <= {str} else map(str if kinds <= {int} else id_of, ids)
+    return [row or UNKNOWN_ITEM for row in map(get, texts)]
+
+  def _history(self, domain: DomainName, seen: list[Seen], candidates: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The tensors of a history, and the float values of its cross fields."""
-    length = np.array([len(behaviours) for behaviours in seen], np.int32)
+    length = np.array([len(behaviours.times) for behaviours in seen], np.int32)
     real = np.arange(length.max(initial=0)) < length[:, np.newaxis]
-    flat = [behaviour for behaviours in seen for behaviour in behaviours]
     fields = self._schema.domain(domain).cross_fields
     items, times = np.zeros(real.shape, np.int32), np.zeros(real.shape, np.int64)
     cross = np.zeros((*real.shape, columns(fields)), np.int32)
     values = np.zeros((*real.shape, value_columns(fields)), np.float32)
-    items[real] = [one.row for one in flat]
-    times[real] = [one.time for one in flat]
-    cross[real], values[real] = self._fields([(one.where, one.fields) for one in flat], fields)
+    for b, behaviours in enumerate(seen):
+      count = length[b]
+      items[b, :count] = self._rows_of(domain, behaviours.item_ids)
+      times[b, :count] = behaviours.times
+      first = 0
+      for column, feature in enumerate(fields):
+        given = behaviours.fields.get(feature.name) or [None] * count
+        where = functools.partial(behaviours.place, feature.name)
+        cross[b, :count, column], own = self._column(feature, given, where)
+        values[b, :count, first : first + own.shape[1]] = own
+        first += own.shape[1]
     tensors: dict[str, np.ndarray] = {
       f"{domain}_items": items,
       f"{domain}_times": times,
@@ -192,6 +187,19 @@ class RequestEncoder:
     }
     return tensors, values
 
+  def _column(
+    self, feature: Feature, given: Sequence[Any], where: Callable[[int], str]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Indices `[K]` int32 and float values `[K, 0 | 1]` of a field with one value each."""
+    table = self._vocabularies[feature.vocabulary]
+    if isinstance(table, _Lookup):
+      return table.rows(given, where), np.zeros((len(given), 0), np.float32)
+    read, kind = _reader(feature)
+    numbers = [told(where(i), read, value) for i, value in enumerate(given)]
+    frame = pl.DataFrame({field_column(feature): pl.Series(numbers, dtype=kind)})
+    values = field_values(frame, (feature,), self._vocabularies)
+    return field_table(frame, (feature,), self._vocabularies)[:, 0], values
+
   def _fields(
     self, rows: list[tuple[str, Mapping[str, Any]]], features: tuple[Feature, ...]
   ) -> tuple[np.ndarray, np.ndarray]:
@@ -199,13 +207,40 @@ class RequestEncoder:
     values: dict[str, Any] = {"row": range(len(rows))}  # a frame without fields has rows, too
     for feature in features:
       read, kind = _reader(feature)
-      column = [_told(f"{where}[{feature.name!r}]", read, given.get(feature.name)) for where, given in rows]
+      column = [told(f"{where}[{feature.name!r}]", read, given.get(feature.name)) for where, given in rows]
       values[field_column(feature)] = pl.Series(column, dtype=kind)
       if feature.weights:
         weights = [_weights_of(feature, where, given, own) for (where, given), own in zip(rows, column, strict=True)]
         values[weights_column(feature)] = pl.Series(weights, dtype=pl.List(pl.Float64))
     frame = pl.DataFrame(values)
     return field_table(frame, features, self._vocabularies), field_values(frame, features, self._vocabularies)
+
+  def _count(self, tensors: Mapping[str, np.ndarray], counts: collections.Counter[str]) -> None:
+    """Adds what is there, and what of it is unknown."""
+    real = {"candidates": tensors["candidate_items"] > 0} | {d: tensors[f"{d}_items"] > 0 for d in DOMAINS}
+    for name, mask in real.items():
+      items = tensors["candidate_items" if name == "candidates" else f"{name}_items"]
+      counts[name] += int(mask.sum())
+      counts[f"{name} unknown"] += int((items == UNKNOWN_ITEM).sum())
+    schema = self._schema
+    everyone = np.ones(len(tensors["user_fields"]), bool)
+    groups = [("user", "user_fields", schema.user_fields, everyone)]
+    groups += [("context", "candidate_context", schema.context_fields, real["candidates"])]
+    groups += [(d, f"{d}_cross", schema.domain(d).cross_fields, real[d]) for d in DOMAINS]
+    for group, tensor, features, mask in groups:
+      first = 0
+      for feature in features:
+        own = tensors[tensor][mask][:, first : first + feature.max_values]
+        first += feature.max_values
+        known = own > schema.vocabularies[feature.vocabulary].oov
+        counts[f"{group}.{feature.name}"] += len(own)
+        counts[f"{group}.{feature.name} unknown"] += int((~known.any(axis=1)).sum())
+
+
+def _check_names(where: str, given: Mapping[str, Any], allowed: Sequence[str], known: Sequence[str]) -> None:
+  wrong = [name for name in given if name not in allowed]
+  if wrong:
+    raise unknown(where, "field", wrong[0], known)
 
 
 def _reader(feature: Feature) -> tuple[Callable[[Any], Any], Any]:
@@ -215,32 +250,12 @@ def _reader(feature: Feature) -> tuple[Callable[[Any], Any], Any]:
   return (_texts_of, pl.List(pl.String)) if feature.max_values > 1 else (text_of, pl.String)
 
 
-class _Seen(NamedTuple):
-  """A behaviour that the request's candidates see."""
-
-  where: str
-  row: int
-  time: int
-  fields: Mapping[str, Any]
-
-
-_Read = TypeVar("_Read")
-
-
-def _told(where: str, read: Callable[[Any], _Read], value: Any) -> _Read:
-  """The result of `read` for a value; the message of its error begins with the place."""
-  try:
-    return read(value)
-  except ValueError as error:
-    raise UserError(f"{where}: {error}") from None
-
-
 def _weights_of(feature: Feature, where: str, given: Mapping[str, Any], values: list[str | None] | None) -> list[float]:
   """The weights of the values of a list, as long."""
   if isinstance(given.get(feature.name), (set, frozenset)):
     raise UserError(f"{where}[{feature.name!r}]: a set, which has no order; {feature.weights!r} are weights of a list")
   read = functools.partial(weights_of, count=len(values or ()))
-  return _told(f"{where}[{feature.weights!r}]", read, given.get(feature.weights))
+  return told(f"{where}[{feature.weights!r}]", read, given.get(feature.weights))
 
 
 def _texts_of(value: Any) -> list[str | None] | None:
@@ -258,8 +273,20 @@ class _Lookup(ValueTable):
     return {value: row for row, value in enumerate(self.values, start=1 + self.oov)}
 
   def indices(self, values: pl.Series, null: int = NULL) -> np.ndarray:
-    rows = [
-      null if value is None else self._index.get(value) or oov_index(value, self.oov, self.seed)
-      for value in values.cast(pl.String)
-    ]
+    rows = [null if value is None else self._row(value) for value in values.cast(pl.String)]
     return np.array(rows, np.int32)
+
+  def rows(self, values: Sequence[Any], where: Callable[[int], str]) -> np.ndarray:
+    """The index of every value as a request has it, `[len(values)]` int32."""
+    get = self._index.get
+    kinds = set(map(type, values))
+    plain = values if kinds <= {str} else map(str, values) if kinds <= {int} else [None] * len(values)
+    found = list(map(get, plain))
+    for i, row in enumerate(found):
+      if row is None:
+        text = told(where(i), text_of, values[i]) if values[i] is not None else None
+        found[i] = NULL if text is None else self._row(text)
+    return np.array(found, np.int32)
+
+  def _row(self, text: str) -> int:
+    return self._index.get(text) or oov_index(text, self.oov, self.seed)

@@ -1,3 +1,6 @@
+import collections
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
@@ -6,7 +9,7 @@ from lcn_tf.data.build import builder, tables
 from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import UserError
-from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
+from lcn_tf.serving.encoder import Behaviour, BehaviourColumns, RankRequest, RequestEncoder
 from tests.data import logs
 
 SCHEMA = {
@@ -286,3 +289,103 @@ def test_whatever_a_request_holds_it_is_encoded_or_told_with_its_place(case, tri
       assert spec.shape.is_compatible_with(tensors[name].shape), name
   assert all(message.startswith("requests[") for message in messages)
   assert 0.1 * trials < len(messages) < 0.9 * trials
+
+
+def _columns(behaviours, as_array=False):
+  """The same behaviours column by column."""
+  names = {name for behaviour in behaviours for name in behaviour.fields}
+  columns = BehaviourColumns(
+    [b.item_id for b in behaviours],
+    [b.timestamp for b in behaviours],
+    {name: [b.fields.get(name) for b in behaviours] for name in sorted(names)},
+  )
+  if not as_array:
+    return columns
+  fields = {name: np.array(values) for name, values in columns.fields.items()}
+  return BehaviourColumns(np.array(columns.item_ids), np.array(columns.timestamps), fields)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_history_in_any_order_and_of_any_length_is_cut_to_what_is_newest(case, seed):
+  """More behaviours than the schema keeps (9 and 20), several in a second, some not older than the request."""
+  records, _, _ = case
+  rng = np.random.default_rng(seed)
+  ids = pl.read_parquet(records.path / "items" / "source.parquet")["item_id"].to_list()
+
+  def behaviours(count):
+    times = rng.integers(0, 40, count)
+    return [Behaviour(ids[rng.integers(12)], int(time), {"place": int(rng.integers(0, 6))}) for time in times]
+
+  history = {"target": behaviours(60), "source": behaviours(60)}
+  if seed % 2:
+    history = {d: sorted(own, key=lambda one: one.timestamp) for d, own in history.items()}
+  tensors = RequestEncoder(records).encode([RankRequest(35, [ids[0]], **history)])
+  lookup = RequestEncoder(records)
+  for d, length in (("target", 9), ("source", 20)):
+    older = [(one.timestamp, place, one) for place, one in enumerate(history[d]) if one.timestamp < 35]
+    wanted = [one for _, _, one in sorted(older, key=lambda entry: entry[:2], reverse=True)[:length]]
+    alone = lookup.encode([RankRequest(one.timestamp + 1, [], **{d: [one]}) for one in wanted])
+    np.testing.assert_array_equal(tensors[f"{d}_times"][0], [one.timestamp for one in wanted])
+    np.testing.assert_array_equal(tensors[f"{d}_items"][0], alone[f"{d}_items"][:, 0])
+    np.testing.assert_array_equal(tensors[f"{d}_cross"][0], alone[f"{d}_cross"][:, 0])
+  for as_array in (False, True):
+    columns = {d: _columns(own, as_array) for d, own in history.items()}
+    for name, tensor in lookup.encode([RankRequest(35, [ids[0]], **columns)]).items():
+      np.testing.assert_array_equal(tensor, tensors[name], err_msg=name)
+
+
+def test_every_candidate_may_have_a_context_of_its_own(case):
+  encoder = RequestEncoder(case[0])
+  one = [
+    encoder.encode([RankRequest(9, [0], context={"place": place})])["candidate_context"][0, 0, 0] for place in (3, 2)
+  ]
+  requests = [RankRequest(9, [0, 1], context=[{"place": 3}, {"place": 2}]), RankRequest(9, [0], context={"place": 2})]
+  context = encoder.encode(requests)["candidate_context"][..., 0]
+  np.testing.assert_array_equal(context, [one, [one[1], 0]])
+  with pytest.raises(UserError, match=r"^requests\[0\]\.context: 1 mappings, and there are 2 candidates"):
+    encoder.encode([RankRequest(9, [0, 1], context=[{"place": 3}])])
+  with pytest.raises(UserError, match=r"^requests\[0\]\.context\[1\]: .*'plce'"):
+    encoder.encode([RankRequest(9, [0, 1], context=[{}, {"plce": 3}])])
+
+
+def test_unknown_ids_and_values_are_counted(case):
+  records, _, _ = case
+  known = pl.read_parquet(records.path / "items" / "target.parquet")["item_id"].to_list()
+  request = RankRequest(
+    20,
+    [known[0], "nobody's", known[1]],
+    {"user_id": 1, "likes": ["no such"]},
+    [{"place": 1}, {}, {"place": 77}],
+    source=[Behaviour(known[0], 3, {"place": 1}), Behaviour("x", 4, {"place": 99}), Behaviour("late", 20)],
+  )
+  counts = collections.Counter()
+  encoder = RequestEncoder(records)
+  encoder.encode([request], counts)
+  expected = {"candidates": 3, "candidates unknown": 1, "source": 2, "source unknown": 1}
+  expected |= {"user.user_id": 1, "user.likes": 1, "user.likes unknown": 1}
+  expected |= {"context.place": 3, "context.place unknown": 2, "source.place": 2, "source.place unknown": 1}
+  assert +counts == expected
+  encoder.encode([request], counts)
+  assert +counts == {name: 2 * count for name, count in expected.items()}
+
+
+@pytest.mark.parametrize(
+  ("columns", "message"),
+  [
+    ({"item_ids": [1]}, r"^requests\[0\]\.source: 'item_ids' has 1 values, and timestamps has 2"),
+    ({"fields": {"place": [1]}}, r"^requests\[0\]\.source: 'place' has 1 values, and timestamps has 2"),
+    ({"fields": {"plce": [1, 2]}}, r"^requests\[0\]\.source\.fields: .*'plce'.*place"),
+    ({"timestamps": [1, "2"]}, r"^requests\[0\]\.source\.timestamps\[1\]: '2' is no moment"),
+    ({"timestamps": [True, 2]}, r"^requests\[0\]\.source\.timestamps\[0\]: True is no moment"),
+    ({"timestamps": [1, 2**70]}, r"^requests\[0\]\.source\.timestamps\[1\]: \d+ is no moment.*milliseconds\?"),
+    ({"timestamps": [1, 10**400]}, r"^requests\[0\]\.source\.timestamps\[1\]: \d+ is no moment"),
+    ({"timestamps": np.array([1.0, np.nan])}, r"^requests\[0\]\.source\.timestamps\[1\]: .*nan.* is no moment"),
+    ({"timestamps": np.array([-1, 3])}, r"^requests\[0\]\.source\.timestamps\[0\]: .*-1.* is no moment"),
+    ({"timestamps": np.array([1.7e12, 3])}, r"timestamps\[0\]: .* is no moment: .*milliseconds\?$"),
+    ({"fields": {"place": [object(), 2]}}, r"^requests\[0\]\.source\.fields\['place'\]\[0\]: <object .* is no text"),
+  ],
+)
+def test_columns_that_cannot_be_read_are_told_with_their_place(case, columns, message):
+  right = BehaviourColumns([0, 1], [1, 2], {"place": [1, 2]})
+  with pytest.raises(UserError, match=message):
+    RequestEncoder(case[0]).encode([RankRequest(9, [0], source=dataclasses.replace(right, **columns))])
