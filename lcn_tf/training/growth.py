@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse
 
-from lcn_tf.data.id_mapping import NULL, items_of, vocabularies_of
+from lcn_tf.data.id_mapping import NULL, BucketTable, ValueTable, items_of, vocabularies_of
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS, DomainName, item_vocabulary
@@ -52,9 +52,23 @@ class Growth:
     self.same = earlier.fingerprint == later.fingerprint
 
   @functools.cached_property
+  def _tables(self) -> tuple[dict[str, ValueTable], dict[str, ValueTable]]:
+    return vocabularies_of(self._earlier), vocabularies_of(self._later)
+
+  @functools.cached_property
   def _rows(self) -> dict[str, np.ndarray]:
-    before, now = vocabularies_of(self._earlier), vocabularies_of(self._later)
+    before, now = self._tables
     return {name: vocabulary.rows_of(now[name]) for name, vocabulary in before.items()}
+
+  def rescaling(self, vocabulary: str) -> tuple[float, float]:
+    """(a, b) such that the earlier standardised value of a number is a times the later one plus b."""
+    before, now = (tables[vocabulary] for tables in self._tables)
+    assert isinstance(before, BucketTable)
+    assert isinstance(now, BucketTable)
+    if not before.scale or not now.scale or not before.scale.deviation:
+      return 1.0, 0.0  # the earlier values were all 0: nothing was learned of them
+    deviation = before.scale.deviation
+    return now.scale.deviation / deviation, (now.scale.mean - before.scale.mean) / deviation
 
   def earlier_size(self, vocabulary: str) -> int:
     """Rows of the earlier vocabulary."""

@@ -10,10 +10,12 @@ from absl import logging
 from tensorflow import keras
 
 from lcn_tf.config import Experiment, difference
+from lcn_tf.data.id_mapping import NULL
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
+from lcn_tf.models.embedder import RequestEmbedding
 from lcn_tf.pretraining.run import content_vectors
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
@@ -48,12 +50,16 @@ class WarmStart:
       DamagedError: The checkpoint lacks a weight, or holds one of another shape.
     """
     contents, tables = CheckpointContents(self.checkpoint, model), model.vocabularies()
+    standardised = _standardised(model)
     trained = getattr(model, "optimizer", None)
     optimizers = trained.optimizers if trained and self.slots else []
     carried = False
     for variable in model.warm_variables():
       vocabulary = tables.get(variable.ref(), "")
-      variable.assign(self._weights(variable, vocabulary, contents))
+      weights = self._weights(variable, vocabulary, contents)
+      if variable.ref() in standardised and not self.growth.same:
+        weights = self._rescaled(weights, *standardised[variable.ref()], contents)
+      variable.assign(weights)
       for number, optimizer in enumerate(optimizers):
         for name in optimizer.get_slot_names():
           slot, value = _slot(optimizer, variable, name), contents.slot(number, variable, name)
@@ -81,6 +87,24 @@ class WarmStart:
         "needed: it is of another model, or of another version of it. Train the run again."
       )
     return self.growth.weights(vocabulary, value) if vocabulary else value
+
+  def _rescaled(
+    self, value: np.ndarray, vocabulary: str, slope: tf.Variable | None, contents: CheckpointContents
+  ) -> np.ndarray:
+    """A slope, or the table that is added to, for another mean and deviation: numbers keep their embeddings.
+
+    Args:
+      value: Earlier slope, or carried table.
+      vocabulary: Vocabulary of both.
+      slope: Slope of the table; None = `value` is a slope.
+      contents: Checkpoint.
+    """
+    factor, shift = self.growth.rescaling(vocabulary)
+    if slope is None:
+      return value * np.float32(factor)
+    moved = value.copy()
+    moved[NULL + 1 :] += np.float32(shift) * self._weights(slope, "", contents)
+    return moved
 
   def hand_on_vectors(self, experiment: Experiment, folder: pathlib.Path) -> None:
     """Writes the run's frozen item vectors to the job's folder, for records of another id mapping.
@@ -148,6 +172,7 @@ def grown_model(run: Run, record_set: RecordSet) -> RequestModel:
     config,
     catalogues={d: record_set.catalogue(d) for d in DOMAINS},
     contents={d: record_set.vectors(d) for d in DOMAINS},
+    item_values={d: record_set.item_values(d) for d in DOMAINS},
     pretrained=pretrained,
     restored=True,
   )
@@ -210,6 +235,16 @@ def _learned(job: Experiment, run: Experiment) -> tuple[dict[str, Any], dict[str
   if asked["crp"] is None:
     there["crp"] = None
   return asked, there
+
+
+def _standardised(model: RequestModel) -> dict[Any, tuple[str, tf.Variable | None]]:
+  """The vocabulary of each slope by its reference; by that of the table that it is of, the vocabulary and the slope."""
+  found: dict[Any, tuple[str, tf.Variable | None]] = {}
+  for part in model.submodules:
+    for name, slope in part.slopes.items() if isinstance(part, RequestEmbedding) else ():
+      vocabulary = part.tables.vocabularies[name]
+      found |= {slope.ref(): (vocabulary, None), part.tables.tables[name].ref(): (vocabulary, slope)}
+  return found
 
 
 def _slot(optimizer: Any, variable: tf.Variable, name: str) -> tf.Variable | None:

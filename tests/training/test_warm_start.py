@@ -5,10 +5,12 @@ import logging
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 import tensorflow as tf
 from tensorflow import keras
 
+from lcn_tf import config
 from lcn_tf.data.id_mapping import vocabularies_of
 from lcn_tf.errors import DamagedError, UserError
 from lcn_tf.training.export_run import export_run
@@ -16,7 +18,9 @@ from lcn_tf.training.growth import Growth
 from lcn_tf.training.run_folder import read_run
 from lcn_tf.training.trainer import train
 from lcn_tf.training.warm_start import earlier_run, grown_model
+from tests.data import value_logs
 from tests.support.callbacks import Copy
+from tests.support.runs import write_run
 from tests.training import growing
 
 PER_USER = {"split": {"kind": "per_user"}}
@@ -242,3 +246,50 @@ def test_without_validation_no_such_split_is_needed_and_the_last_epoch_counts(ha
   warm = growing.experiment(warm_start=str(run), validate=False)
   assert earlier_run(warm, read_run(run).record_set).checkpoint.endswith("last/ckpt-6")
   assert "no epoch is the best" not in caplog.text
+
+
+def written(path, records):
+  """A run folder of a model with random slopes and tables; returns the run and the model."""
+  model = {"extractor": "none", "embedding": {"dim": 4, "cross_dim": 3}, "item_dim": 5}
+  tree = {"name": "values", "schema": value_logs.SCHEMA, "model": model, "train": {"global_batch_size": 4}}
+  made = write_run(path, config.from_tree(tree, "test"), records)
+  rng = np.random.default_rng(0)
+  for variable in (*made.embedder.slopes.values(), *made.embedder.tables.tables.values()):
+    variable.assign(rng.normal(size=variable.shape))
+  tf.train.CheckpointManager(tf.train.Checkpoint(model=made), str(path / "checkpoints" / "best"), 1).save(1)
+  return read_run(path), made
+
+
+def test_a_grown_model_has_the_values_of_new_items(tmp_path):
+  log, items = value_logs.log_of(), value_logs.items_of()
+  first = value_logs.build(tmp_path, log.filter(pl.col("timestamp") < 60), items.filter(pl.col("item_id") < 9))
+  rest, split = log.filter(pl.col("timestamp") >= 60), {"split": {"kind": "all_train"}}
+  later = value_logs.build(tmp_path, rest, items, name="later", records=split, extend=first)
+  run, model = written(tmp_path / "run", first)
+  grown = grown_model(run, later)
+  values = later.item_values("target")
+  assert np.any(values[len(first.item_values("target")) :])
+  np.testing.assert_array_equal(grown.embedder.item_values["target"], values)
+  np.testing.assert_array_equal(grown.embedder.slopes["price"], model.embedder.slopes["price"])
+
+
+def test_a_number_keeps_its_embedding_though_mean_and_deviation_change(tmp_path):
+  log = value_logs.log_of()
+  first = value_logs.build(tmp_path, log)
+  later = value_logs.build(tmp_path, log.with_columns(price=pl.col("price") * 3 + 1), name="later")
+  run, model = written(tmp_path / "run", first)
+  grown = grown_model(run, later)
+  before, now = (vocabularies_of(one)["price"] for one in (first, later))
+  assert before.scale.mean + 0.5 < now.scale.mean
+  numbers = pl.Series(np.linspace(0, 30, 50))
+  bucket = now.indices(numbers)
+  edges = now.values.cast(pl.Float64).to_numpy().clip(-1e300)
+  table, slope = (model.embedder.tables.tables["price"].numpy(), model.embedder.slopes["price"].numpy())
+  earlier = (
+    table[before.indices(pl.Series(edges[bucket - 2]))] + before.scale(numbers.to_numpy())[:, np.newaxis] * slope
+  )
+  table, slope = (grown.embedder.tables.tables["price"].numpy(), grown.embedder.slopes["price"].numpy())
+  np.testing.assert_allclose(
+    table[bucket] + now.scale(numbers.to_numpy())[:, np.newaxis] * slope, earlier, rtol=1e-4, atol=1e-5
+  )
+  np.testing.assert_array_equal(table[:2], model.embedder.tables.tables["price"].numpy()[:2])
