@@ -108,17 +108,7 @@ class RequestEmbedding(keras.layers.Layer):
     self.tables = EmbeddingTables(
       sizes, unknown, widths, config.init, deduplicate, config.init_scale, starts or {}, frozen, keys, name="tables"
     )
-    self.catalogues = {
-      d: self.add_weight(
-        f"catalogue/{d}",
-        [schema.domain(d).items, columns(schema.catalogue_features(d))],
-        # int64, since TensorFlow keeps int32 variables on the host
-        dtype=tf.int64,
-        initializer="zeros",
-        trainable=False,
-      )
-      for d in domains
-    }
+    self.catalogues = {d: self._empty_catalogue(d) for d in domains}
     self.item_values = item_values(self.add_weight, schema, domains)
     self.slopes = slopes(self.add_weight, schema, widths, _KEY)
     self.recency = {
@@ -140,6 +130,12 @@ class RequestEmbedding(keras.layers.Layer):
         if pretrained.clusters:
           self.clusters[d] = self._frozen(f"clusters/{d}", pretrained.clusters[d], tf.int64)
     self.projections = {d: keras.layers.Dense(item_dim, use_bias=False, name=f"item/{d}") for d in domains if item_dim}
+
+  def _empty_catalogue(self, domain: DomainName) -> tf.Variable:
+    """Variable for the indices of a domain's items, `[items, columns]`."""
+    shape = [self.schema.domain(domain).items, columns(self.schema.catalogue_features(domain))]
+    # int64, since TensorFlow keeps int32 variables on the host
+    return self.add_weight(f"catalogue/{domain}", shape, tf.int64, initializer="zeros", trainable=False)
 
   def _empty_contents(self, domain: DomainName) -> dict[str, tf.Variable]:
     """Variables for the frozen vectors of a domain's items, `[items, width]` by name."""

@@ -33,7 +33,7 @@ from lcn_tf.data.build.shards import Plan, write_parts
 from lcn_tf.data.build.splits import Divided, divide
 from lcn_tf.data.build.state import State, next_state, write_state
 from lcn_tf.data.build.statistics import statistics
-from lcn_tf.data.id_mapping import fingerprint, id_mapping_of
+from lcn_tf.data.id_mapping import IdMapping, fingerprint, id_mapping_of
 from lcn_tf.data.record_set import Part, RecordSet, SplitName, check_schema
 from lcn_tf.data.statistics import FILE, Statistics
 from lcn_tf.errors import UserError
@@ -97,8 +97,7 @@ def build(
     plans = plan_records(log, splits, schema)
     check_split(plans, part.divided, records, alone=bool(other))
 
-    sizes = {name: table.size for name, table in indexed.mapping.vocabularies.items()}
-    sized = with_sizes(schema, sizes, {d: len(indexed.mapping.catalogues[d]) for d in DOMAINS})
+    sized = _sized(schema, indexed.mapping)
     parts = write_parts(
       folder, log, plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
     )
@@ -206,6 +205,11 @@ def _next_part(tables: raw.RawTables, schema: Schema, records: Records, strict: 
     renumbered(earlier, grown.mapping, schema),
     joined.notes | {"part": earlier.state.part + 1, "extends": earlier.record_set.fingerprint},
   )
+
+
+def _sized(schema: Schema, mapping: IdMapping) -> Schema:
+  sizes = {name: table.size for name, table in mapping.vocabularies.items()}
+  return with_sizes(schema, sizes, {d: len(mapping.catalogues[d]) for d in DOMAINS})
 
 
 def _tell_rejected(checked: raw.Checked, strict: bool) -> None:
