@@ -26,6 +26,7 @@ def test_there_are_configs_of_every_data_set():
     "complete_journey",
     "movielens",
     "movielens_rating",
+    "rare",
     "synthetic",
   }
 

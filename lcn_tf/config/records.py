@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from lcn_tf.config.types import Count, Positive, Share
+from lcn_tf.config.types import Count, Positive, Rate, Share
 from lcn_tf.schema import Strict
 
 
@@ -142,6 +142,11 @@ class Synthetic(Strict):
   sparse: bool = False
   """Needle in a haystack: events that follow an interest lie in the oldest half of the time, and the noise is of topics
   that no candidate has. Neither the newest events nor the average of all events say much."""
+  rare: bool = False
+  """Items that come and go: most live for a few days and are met a handful of times, and the newest events are of items
+  that older ones do not know. A log needs many items then."""
+  item_days: Rate = 4.0
+  """Median of the days that an item lives, for `rare`. A few live for months, and one item of each topic stays."""
   target_impressions: Positive = 24
   """Candidates shown to a user in the target domain, in whole sessions."""
   source_impressions: Count = 16
@@ -160,6 +165,11 @@ class Synthetic(Strict):
   """Standard deviation of an item's own log-odds."""
   topic_field: bool = False
   """Field `topic` of every item. Without it models learn topics from ids."""
+  category_topics: Count = 0
+  """Topics of a category, which is a field `category` of every item. The two domains divide the topics in different
+  ways. 0 = there is no such column."""
+  items_per_author: Positive = 4
+  """Items of an author, all of one topic."""
   price_effect: float = pydantic.Field(0.0, ge=0)
   """Amplitude of the log-odds that the number `price` of an impression adds: a sine wave over its quantiles. 0 = there
   is no such column."""

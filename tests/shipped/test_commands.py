@@ -29,7 +29,7 @@ SMALLER = [
   ("ETA,DARE,TWIN,LCN", "LCN", []),
   ("train.epochs=8", "train.epochs=2", []),
 ]
-OTHERS = experiments("amazon", "complete_journey", "movielens_rating", "synthetic_sparse")
+OTHERS = experiments("amazon", "complete_journey", "movielens_rating", "synthetic_sparse", "rare")
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
 
 

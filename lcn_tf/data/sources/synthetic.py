@@ -11,6 +11,9 @@ where q is the quantile of the impression's price,
 so no model ranks impressions better than p itself does (`oracle_auc`), one that knows nothing of the user ranks them by
 popularity(i) (`blind_auc`), and one that knows exactly the interests that the target history shows, by E[p | those, i]
 (`target_auc`; clicks on the other interests enter the target history and may lift a model above it).
+
+With `rare` items live for a few days (`lcn_tf.data.sources.lives`), so most ids that a model is asked about were hardly
+met in training. What stays is a topic's authors, and its categories, which tell some topics apart from others.
 """
 
 from typing import NamedTuple
@@ -22,31 +25,34 @@ from sklearn import metrics
 
 from lcn_tf.config import Synthetic
 from lcn_tf.data.build.tables import RawTables
+from lcn_tf.data.sources import lives
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DomainName
 
 START = 1_600_000_000  # seconds
 DAY = 86_400
-ITEMS_PER_AUTHOR = 4
 DWELLS = 5
 SEGMENTS = 4
 COLUMNS = ("user_id", "item_id", "domain", "timestamp", "label", "probability", "dwell")
 
 
 class _Items(NamedTuple):
-  """The items of one domain, sorted by topic. `weight` is each one's share in what users meet."""
+  """The items of one domain, sorted by topic. `weight` is each one's share in what users meet while it lives."""
 
   topic: np.ndarray
   popularity: np.ndarray
   weight: np.ndarray
+  lives: lives.Lives | None
 
-  def draw(self, topics: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """An item of each of the topics."""
+  def draw(self, topics: np.ndarray, place: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """An item of each of the topics, alive at that time; `place` is random in [0, 1)."""
+    if self.lives:
+      return self.lives.draw(topics, (seconds - START) // DAY, place)
     edges = np.concatenate([[0.0], np.cumsum(self.weight)])
     first = np.searchsorted(self.topic, topics, "left")
     last = np.searchsorted(self.topic, topics, "right")
-    place = edges[first] + random.random(len(topics)) * (edges[last] - edges[first])
-    return np.clip(np.searchsorted(edges, place, "right") - 1, first, last - 1)
+    wanted = edges[first] + place * (edges[last] - edges[first])
+    return np.clip(np.searchsorted(edges, wanted, "right") - 1, first, last - 1)
 
 
 def generate(options: Synthetic, seed: int = 0) -> RawTables:
@@ -55,8 +61,9 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
       interactions  label (1, 0; null = a behaviour that was never a candidate), probability (of a click, of
                     impressions only: for `oracle`, no feature), dwell (0..4, longer where an interest is met), price if
                     `options.price_effect` (log-normal, of target impressions only)
-      items         author (of `ITEMS_PER_AUTHOR` items of one topic), topic if `options.topic_field`, content if
-                    `options.content_width`, tags and tag_weights if `options.tags`
+      items         author (of `options.items_per_author` items of one topic), topic if `options.topic_field`, category
+                    (of some topics) if `options.category_topics`, content if `options.content_width`, tags and
+                    tag_weights if `options.tags`
       users         segment (means nothing)
       notes         oracle_auc, blind_auc, target_auc over all target impressions; target_impressions, click_rate
 
@@ -67,8 +74,8 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
   interests = np.argsort(random.random((options.users, options.topics)), axis=1)[:, : options.interests]
   in_target = interests[:, : options.interests - options.source_only]
   in_source = interests[:, options.target_only :]
-  target = _items(options.target_items, options, random)
-  source = _items(options.source_items, options, random)
+  target = _items("target", options.target_items, options, random, seed)
+  source = _items("source", options.source_items, options, random, seed)
   impressions = _impressions("target", options.target_impressions, target, interests, options, random, seed)
   parts = [
     _history("target", options.target_length, target, in_target, options, random),
@@ -121,22 +128,31 @@ def oracle(tables: RawTables, first_time: int | None = None, last_time: int | No
   return float(metrics.roc_auc_score(rows["label"].to_numpy(), rows["probability"].to_numpy()))
 
 
-def _items(count: int, options: Synthetic, random: np.random.Generator) -> _Items:
+def _items(domain: DomainName, count: int, options: Synthetic, random: np.random.Generator, seed: int) -> _Items:
   """With `sparse`, the second half of the items is of as many further topics, which no candidate has."""
   topics = options.topics * (2 if options.sparse else 1)
   topic = np.arange(count) * topics // count
   weight = random.lognormal(0.0, 0.5, count)
-  return _Items(topic, random.normal(0.0, options.popularity, count), weight / weight.sum())
+  alive = None
+  if options.rare:
+    own = np.random.default_rng([seed, 4, ord(domain[0])])
+    alive = lives.make(topic, weight, options.days + 1, options.item_days, own)  # sessions may end after the last day
+  return _Items(topic, random.normal(0.0, options.popularity, count), weight / weight.sum(), alive)
 
 
 def _item_table(domain: DomainName, items: _Items, options: Synthetic, seed: int) -> pl.DataFrame:
   index = np.arange(len(items.topic))
   in_topic = index - np.searchsorted(items.topic, items.topic, "left")
-  group = pl.Series(in_topic // ITEMS_PER_AUTHOR).cast(pl.String)
+  group = pl.Series(in_topic // options.items_per_author).cast(pl.String)
   author = domain[0] + pl.Series(items.topic).cast(pl.String) + "-" + group
   table = pl.DataFrame({"item_id": _ids(domain, index), "author": author}).with_columns(pl.lit(domain).alias("domain"))
   if options.topic_field:
     table = table.with_columns(pl.Series("topic", items.topic))
+  if options.category_topics:
+    # the domains divide the topics in two ways, so a category of one is none of the other
+    groups = -(-(int(items.topic[-1]) + 1) // options.category_topics)
+    category = items.topic // options.category_topics if domain == "target" else items.topic % groups
+    table = table.with_columns((domain[0] + pl.Series(category).cast(pl.String)).alias("category"))
   if options.content_width:
     of_topics = np.random.default_rng([seed, 1]).normal(size=(2 * options.topics, options.content_width))
     noise = np.random.default_rng([seed, 2, ord(domain[0])]).normal(size=(len(index), options.content_width))
@@ -164,13 +180,15 @@ def _history(
   follows = random.random(len(user)) >= options.noise
   wanted = interests[user, random.integers(interests.shape[1], size=len(user))]
   other = random.integers(options.topics, size=len(user)) + (options.topics if options.sparse else 0)
-  index = items.draw(np.where(follows, wanted, other), random)
+  place = random.random(len(user))
   moment = random.random(len(user)) * np.where(follows & options.sparse, 0.5, 1.0)
+  seconds = _seconds(moment, options)
+  index = items.draw(np.where(follows, wanted, other), place, seconds)
   return pl.DataFrame(
     {
       "user_id": user,
       "item_id": _ids(domain, index),
-      "timestamp": _seconds(moment, options),
+      "timestamp": seconds,
       "dwell": _dwell(follows, random),
     }
   ).with_columns(
@@ -210,7 +228,7 @@ def _impressions(
   wanted = interests[user, random.integers(interests.shape[1], size=len(user))]
   relevant = random.random(len(user)) < options.relevant
   topic = np.where(relevant, wanted, random.integers(options.topics, size=len(user)))
-  index = items.draw(topic, random)
+  index = items.draw(topic, random.random(len(user)), seconds)
   met = interests[user] == topic[:, None]
   interest = np.where(met.any(axis=1), met.argmax(axis=1), -1)
   quantile = None

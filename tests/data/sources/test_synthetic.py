@@ -144,7 +144,7 @@ def test_every_domain_knows_its_items_only(tables):
 def test_an_author_is_of_one_topic(tables):
   authors = tables.items.group_by("author").agg(pl.col("topic").n_unique(), pl.col("domain").n_unique(), pl.len())
   assert authors["topic"].max() == authors["domain"].max() == 1
-  assert authors["len"].max() == synthetic.ITEMS_PER_AUTHOR
+  assert authors["len"].max() == Synthetic().items_per_author
 
 
 def test_topics_are_hidden_unless_asked_for():
