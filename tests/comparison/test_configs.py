@@ -26,6 +26,7 @@ def test_there_is_a_comparison_for_every_table():
     "length",
     "movielens",
     "movielens_rating",
+    "rare",
     "synthetic",
     "synthetic_scarce",
     "synthetic_sparse",

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SPREAD = 1.0  # sigma of the log of a life
+SPREAD = 1.5  # sigma of the log of a life
 
 
 class Lives(NamedTuple):
