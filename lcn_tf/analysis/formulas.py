@@ -180,14 +180,14 @@ def _twin(layer: Any, s: Sizes) -> int:
 
 
 def _twin_implemented(layer: Any, s: Sizes) -> int:
-  """Without the bias of each age bucket, R * C * H once a call, whose sizes the counter does not see."""
   if layer.key == "raw" or layer.projections == "cached":
     raise NotImplementedError
   heads, width = layer.num_heads * layer.head_dim, layer.num_heads
   query = 2 * s.D * heads
   search = width * s.L * (s.D + s.S)
   esu = 2 * width * layer.top_k * s.W + heads * s.W + heads * layer.output_dim
-  return s.N * (query + search + esu)
+  ages = s.R * s.C * width  # the bias of each age bucket, once for all candidates
+  return s.N * (query + search + esu) + ages
 
 
 def _lap(layer: LAP, s: Sizes) -> int:

@@ -179,9 +179,13 @@ class TWIN(Extractor):
     query_BNHX = tf.stop_gradient(query_BNHX)
     candidates, behaviours = tf.nest.map_structure(_constant, (candidates, behaviours))
     keys = self._search_keys(behaviours)
-    shape = tf.shape(query_BNHX, out_type=tf.int64)
-    total, seen = shape[1], tf.shape(behaviours.visible, out_type=tf.int64)[1]
-    chunks = -(-tf.reduce_prod(shape[:3]) * tf.shape(behaviours.items, out_type=tf.int64)[1] // _AT_ONCE)
+    shape, seen = tf.shape(query_BNHX, out_type=tf.int64), tf.shape(behaviours.visible, out_type=tf.int64)[1]
+    total = query_BNHX.shape[1] or shape[1]
+    # sizes that are known before the call choose the way there
+    alphas = _product(query_BNHX.shape[:3], behaviours.items.shape[1])
+    if alphas is None:
+      alphas = tf.reduce_prod(shape[:3]) * tf.shape(behaviours.items, out_type=tf.int64)[1]
+    chunks = -(-alphas // _AT_ONCE)
 
     def at_once() -> tuple[tf.Tensor, tf.Tensor]:
       return union_walk(self._alphas(candidates, behaviours, query_BNHX, keys), behaviours.visible, self.top_k)
@@ -194,16 +198,20 @@ class TWIN(Extractor):
       return union_walk(alphas, visible, self.top_k)
 
     def in_chunks() -> tuple[tf.Tensor, tf.Tensor]:
-      size = -(-total // tf.minimum(chunks, total))
+      least = min if isinstance(chunks, int) and isinstance(total, int) else tf.minimum
+      size = -(-total // least(chunks, total))
       # the last chunk repeats the last candidate
-      places = tf.minimum(tf.range(-(-total // size) * size), total - 1)
+      places = tf.minimum(tf.range(-(-total // size) * size, dtype=tf.int64), total - 1)
       # chunks beside each other would need the memory that they are to save
       kinds = (tf.int64, tf.bool)
       found = tf.map_fn(some, tf.reshape(places, [-1, size]), parallel_iterations=1, fn_output_signature=kinds)
       joined = (tf.reshape(tf.transpose(part, [1, 0, 2, 3]), [shape[0], -1, self.top_k]) for part in found)
       return tuple(part[:, :total] for part in joined)
 
-    indices, valid = tf.cond(chunks <= 1, at_once, in_chunks)
+    if isinstance(chunks, int):
+      indices, valid = at_once() if chunks <= 1 else in_chunks()
+    else:
+      indices, valid = tf.cond(chunks <= 1, at_once, in_chunks)
     for part in (indices, valid):
       part.set_shape([*query_BNHX.shape[:2], self.top_k])
     return indices, valid
@@ -331,6 +339,11 @@ class TWIN(Extractor):
 def walk_order(alphas_BNHL: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
   """Minus the step at which the walk over the heads' rankings meets a behaviour, float32 `[B, N, L]`."""
   return -walk_keys(alphas_BNHL, visible, tf.shape(alphas_BNHL)[-1])
+
+
+def _product(sizes: tf.TensorShape, last: int | None) -> int | None:
+  """The product of all sizes; None if one is not known before the call."""
+  return None if last is None or not sizes.is_fully_defined() else sizes.num_elements() * last
 
 
 def _constant(tensor: tf.Tensor) -> tf.Tensor:
