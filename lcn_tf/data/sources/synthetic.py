@@ -159,7 +159,7 @@ def _item_table(domain: DomainName, items: _Items, options: Synthetic, seed: int
     content = (of_topics[items.topic] + noise).astype(np.float32)
     table = table.with_columns(pl.Series("content", content, pl.Array(pl.Float32, options.content_width)))
   if options.tags:
-    random = np.random.default_rng([seed, 4, ord(domain[0])])
+    random = np.random.default_rng([seed, 5, ord(domain[0])])
     others = random.integers(options.topics, size=(len(index), options.tags - 1))
     weights = np.append(np.ones((len(index), 1)), random.random(others.shape) / options.tags, axis=1).round(3)
     tags = np.append(items.topic[:, np.newaxis], others, axis=1)
