@@ -67,6 +67,23 @@ def test_parse_equals_what_was_encoded(name, seed, count):
   assert_rows_equal(batch, requests, schema, {d: schema.capacity(d) for d in DOMAINS})
 
 
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 4095, 4096, 300_000])
+def test_a_record_is_the_example_that_its_classes_write(length):
+  """Lengths on either side of where a varint takes one more byte."""
+  schema = with_default_sizes(Schema(target={"max_length": 300_000}, candidates=3))
+  rng = np.random.default_rng(0)
+  request = random_request(schema, rng, candidates=2, lengths={"target": length, "source": 3})
+  encoded = records.encode(request, schema)
+  found = tf.train.Example.FromString(encoded)
+  assert set(found.features.feature) == set(records.layout(schema))
+  data = found.features.feature["target_items"].bytes_list.value
+  assert list(data) == [request.target.items.astype("<i4").tobytes()]
+  again = tf.train.Example()
+  again.CopyFrom(found)
+  assert len(encoded) == again.ByteSize() == len(again.SerializeToString())
+  assert tf.train.Example.FromString(again.SerializeToString()) == found
+
+
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_decode_is_the_inverse_of_encode(name):
   schema, rng = SCHEMAS[name], np.random.default_rng(0)
