@@ -260,3 +260,6 @@ def test_a_new_item_has_a_popularity_of_its_own_which_its_clicks_follow():
   assert np.abs(ours["probability"] - theirs["probability"]).mean() > 0.1
   assert abs((ours["label"] - ours["probability"]).mean()) < 0.02
   assert roc_auc_score(ours["label"], ours["probability"]) > roc_auc_score(ours["label"], theirs["probability"]) + 0.05
+  # in the place of the first one's, not on top of it
+  one, other = (np.log(rows["probability"] / (1 - rows["probability"])).std() for rows in (ours, theirs))
+  assert one == pytest.approx(other, rel=0.1)
