@@ -180,6 +180,9 @@ class Synthetic(Strict):
   and `tag_weights`."""
   days: Positive = 100
   """Days of the log."""
+  new_items: float = pydantic.Field(0.0, ge=0, lt=1)
+  """Share of the target items that give way each day to new ones, of the same topic and author and with a popularity of
+  their own. 0 = items stay."""
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Synthetic":

@@ -100,11 +100,10 @@ class RequestEmbedding(keras.layers.Layer):
     unknown = {name: schema.vocabularies[name].oov for name in used}
     self.key_dim = key_dim
     keyed = {f.vocabulary for d in domains for f in schema.catalogue_features(d)} if key_dim else set()
-    for name in sorted(keyed):  # sorted: initial values are drawn in the order of the tables
-      key = name + _KEY
+    keys = {name + _KEY: name for name in sorted(keyed)}  # initial values are drawn in the order of the tables
+    for key, name in keys.items():
       sizes[key], unknown[key], widths[key] = sizes[name], unknown[name], key_dim
     frozen = [item_vocabulary(d) for d in domains] if config.init_from == "pretrained_frozen" else []
-    keys = {name + _KEY: name for name in keyed}
     self.tables = EmbeddingTables(
       sizes, unknown, widths, config.init, deduplicate, config.init_scale, starts or {}, frozen, keys, name="tables"
     )

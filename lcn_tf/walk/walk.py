@@ -254,16 +254,10 @@ class _Walk:
   def _remove(self, number: int) -> None:
     """Removes records and checkpoints of the periods that `walk.keep` does not count, after a period is finished."""
     keep = self.experiment.walk.keep
-    if not keep or number - keep < 0:
-      return
-    for old in range(number - keep + 1):
+    for old in range(number - keep + 1) if keep else ():
       shutil.rmtree(self.records(old), ignore_errors=True)
       checkpoints = self.run(old) / "checkpoints"
-      if (
-        checkpoints.is_dir()
-        and not (checkpoints / "removed.txt").is_file()
-        and (old or not self.experiment.walk.frozen)
-      ):
+      if checkpoints.is_dir() and (old or not self.experiment.walk.frozen):
         (checkpoints / "removed.txt").write_text(_REMOVED.format(keep=keep))
         for kind in ("last", "best"):
           shutil.rmtree(checkpoints / kind, ignore_errors=True)

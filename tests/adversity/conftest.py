@@ -22,3 +22,9 @@ def compared(workspace):  # noqa: F811
   """A comparison that nothing happened to, likewise."""
   workspaces.built(jobs.BUILD_SYNTHETIC, workspace)
   return jobs.timed(f"{jobs.COMPARE} --jobs 2 --output", workspace / "adversity" / "compared", workspace)
+
+
+@pytest.fixture(scope="session")
+def walked(workspace):  # noqa: F811
+  """A walk of two periods."""
+  return jobs.timed(f"{jobs.WALK} --run_dir", workspace / "adversity" / "walked", workspace)

@@ -35,6 +35,10 @@ COMPARE = (
   "python -m pipelines.compare --config configs/compare/synthetic.yaml --records runs/records/synthetic "
   "--only Avg-Pooling,LCN"
 )
+WALK = (
+  "python -m pipelines.walk --config configs/synthetic/average_pooling.yaml --bootstrap 2 --export "
+  "--set train.checkpoint_every=1 --set walk.period=432000 --set walk.periods=2"
+)
 _SECONDS = 600
 # what two unbroken runs do not have in common
 _CLOCK = re.compile(r"seconds|per_second|memory|starts|cores|checksum|latency|version")
@@ -211,6 +215,18 @@ def same_comparison(output: pathlib.Path, other: pathlib.Path) -> None:
     mine = output / cell.relative_to(other)
     assert lasting(mine / "metrics.json") == lasting(cell / "metrics.json")
     assert (mine / "history.csv").read_text() == (cell / "history.csv").read_text()
+
+
+def same_walk(folder: pathlib.Path, other: pathlib.Path) -> None:
+  """Checks that two walks hold the same files, the same scores and models of the same weights."""
+  assert listing(folder) == listing(other)
+  for file in (
+    "days.parquet",
+    *(f"predictions/{n:05d}/{name}.parquet" for n in (1, 2) for name in ("walked", "frozen")),
+  ):
+    assert pl.read_parquet(folder / file).equals(pl.read_parquet(other / file)), file
+  for number in range(3):
+    same_export(folder / f"run/{number:05d}/export", other / f"run/{number:05d}/export")
 
 
 def same_records(records: pathlib.Path, other: pathlib.Path) -> None:

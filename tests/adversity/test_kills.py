@@ -95,6 +95,21 @@ def test_a_comparison_whose_cells_end_with_it(workspace, compared, tmp_path, cam
   print(f"a comparison: {killer.kills} kills of the parent alone, results equal, nothing left")
 
 
+def test_a_walk(workspace, walked, tmp_path, campaign):
+  count, temporary, killer = campaign(1, 10), tmp_path / "temporary", Killer(jobs.seconds_of(walked), 4)
+  while killer.kills < count:
+    run = tmp_path / f"walk_{killer.kills}"
+    command = f"{jobs.WALK} --run_dir {run}"
+    until = min(killer.kills + CHAIN, count)
+    while killer.kills < until and killer(Process(command, workspace, temporary)):
+      pass
+    Process(command, workspace, temporary).succeeds()
+    jobs.same_walk(run, walked)
+    jobs.nothing_left(run, temporary)
+    shutil.rmtree(run)
+  print(f"a walk: {killer.kills} kills, results equal, nothing left")
+
+
 @pytest.mark.parametrize("what", ["build_records", "export", "train"])
 def test_sigterm_ends_with_143_and_leaves_nothing(what, workspace, unbroken, tmp_path, campaign):
   for number, share in enumerate(campaign([0.4], [0.1, 0.4, 0.8])):

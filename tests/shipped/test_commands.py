@@ -29,6 +29,7 @@ SMALLER = [
   ("ETA,DARE,TWIN,LCN", "LCN", []),
   ("LCN,LCN w/o CRP,Avg-Pooling,TWIN", "LCN", []),
   ("train.epochs=8", "train.epochs=2", []),
+  ("walk.periods=10", "walk.periods=2", []),
 ]
 OTHERS = experiments("amazon", "complete_journey", "movielens_rating", "synthetic_sparse", "rare")
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))

@@ -26,6 +26,7 @@ from sklearn import metrics
 from lcn_tf.config import Synthetic
 from lcn_tf.data.build.tables import RawTables
 from lcn_tf.data.sources import lives
+from lcn_tf.data.sources.renewal import Renewal
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DomainName
 
@@ -68,7 +69,8 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
       notes         oracle_auc, blind_auc, target_auc over all target impressions; target_impressions, click_rate
 
   Impressions come in sessions spread over the time after the warm-up. Items of the two domains have ids of their own,
-  't12' and 's7'; users are numbers.
+  't12' and 's7'; users are numbers. With `options.new_items` target items give way to new ones; see
+  `lcn_tf.data.sources.renewal`.
   """
   random = np.random.default_rng(seed)
   interests = np.argsort(random.random((options.users, options.topics)), axis=1)[:, : options.interests]
@@ -83,18 +85,23 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
     impressions,
     _impressions("source", options.source_impressions, source, interests, options, random),
   ]
+  target_items, own = _item_table("target", target, options, seed), target.popularity[impressions["index"].to_numpy()]
+  if options.new_items:
+    renewal = Renewal(target.popularity, options.new_items, options.days, options.popularity, START, seed)
+    impressions, own = renewal.impressions(impressions)
+    parts[0], parts[2], target_items = renewal.behaviours(parts[0]), impressions, renewal.items(target_items)
   tables = RawTables(
     interactions=pl.concat(
       [part.select(*COLUMNS, *({"price"} & set(part.columns))) for part in parts], how="diagonal"
     ).sort("timestamp", maintain_order=True),
-    items=pl.concat([_item_table("target", target, options, seed), _item_table("source", source, options, seed)]),
+    items=pl.concat([target_items, _item_table("source", source, options, seed)]),
     users=pl.DataFrame({"user_id": np.arange(options.users), "segment": random.integers(SEGMENTS, size=options.users)}),
     notes={"data": "synthetic"},
   )
   label = impressions["label"].to_numpy()
   if label.min() == label.max():
     raise UserError("records.synthetic: all target impressions have one label; more users or impressions are needed")
-  popularity = target.popularity[impressions["index"].to_numpy()] + impressions["shift"].to_numpy()
+  popularity = own + impressions["shift"].to_numpy()
   known = _seen_from_target(impressions["interest"].to_numpy(), popularity, options)
   tables.notes.update(
     target_impressions=impressions.height,

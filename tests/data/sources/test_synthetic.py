@@ -229,3 +229,37 @@ def test_tags_of_an_item_are_its_topic_and_others_of_less_weight(tables):
   assert weights.shape == (800, 3)
   assert (weights[:, 0] == 1).all()
   assert 0 <= weights[:, 1:].min() < weights[:, 1:].max() < 0.5
+
+
+def test_every_day_a_share_of_the_target_items_is_new():
+  new, still = (synthetic.generate(Synthetic(users=60, days=40, new_items=share), 3) for share in (0.1, 0.0))
+  # who meets which place when is the same
+  place = pl.col("item_id").str.split(".").list.first()
+  keys = ["user_id", "domain", "timestamp", place]
+  assert new.interactions.select(keys).equals(still.interactions.select(keys))
+  assert set(new.interactions["item_id"]) <= set(new.items["item_id"])
+  assert new.items["item_id"].is_unique().all()
+  turns = new.items.filter(pl.col("domain") == "target").group_by(place).len()["len"].to_numpy() - 1
+  assert turns.sum() == pytest.approx(0.1 * 40 * len(turns), rel=0.2)
+  assert new.items.filter(pl.col("domain") == "source").equals(still.items.filter(pl.col("domain") == "source"))
+  # an item comes once, and stays until the next one of its place comes
+  target = new.interactions.filter(pl.col("domain") == "target").with_columns(place.alias("place"))
+  days = target.group_by("place", "item_id").agg(first=pl.col("timestamp").min(), last=pl.col("timestamp").max())
+  for (_,), items in days.group_by(["place"]):
+    items = items.sort("first")
+    assert (items["last"][:-1].to_numpy() < items["first"][1:].to_numpy()).all()
+  # fields are those of the place
+  fields = new.items.with_columns(place.alias("place")).group_by("place").agg(pl.col("author").n_unique())
+  assert (fields["author"] == 1).all()
+
+
+def test_a_new_item_has_a_popularity_of_its_own_which_its_clicks_follow():
+  new, still = (synthetic.generate(Synthetic(users=200, popularity=2.0, new_items=share), 3) for share in (0.2, 0.0))
+  shown = pl.col("label").is_not_null() & (pl.col("domain") == "target")
+  ours, theirs = (tables.interactions.filter(shown) for tables in (new, still))
+  assert np.abs(ours["probability"] - theirs["probability"]).mean() > 0.1
+  assert abs((ours["label"] - ours["probability"]).mean()) < 0.02
+  assert roc_auc_score(ours["label"], ours["probability"]) > roc_auc_score(ours["label"], theirs["probability"]) + 0.05
+  # in the place of the first one's, not on top of it
+  one, other = (np.log(rows["probability"] / (1 - rows["probability"])).std() for rows in (ours, theirs))
+  assert one == pytest.approx(other, rel=0.1)
