@@ -417,7 +417,7 @@ def test_a_folder_that_is_begun_anew_keeps_no_result_and_exports_its_own_weights
 
 def test_checkpoints_of_an_unknown_experiment_stay_and_are_told(run, tiny_set):
   (run / "experiment.yaml").unlink()
-  with pytest.raises(UserError, match=r"holds checkpoints .*experiment\.yaml is not there"):
+  with pytest.raises(UserError, match=r"holds checkpoints .*experiment\.yaml is missing"):
     train(EXPERIMENT, tiny_set, run)
   assert (run / "checkpoints" / "last").is_dir()
 
