@@ -402,8 +402,12 @@ def _train_once(replicas, target, source):
 
   if replicas == 1:
     return replica_step(tensors(target), tensors(source))
-  step = tf.function(lambda *arguments: strategy.run(replica_step, arguments), autograph=False)
-  result = step(distribute(target), distribute(source))
+
+  def step(*arguments):
+    return strategy.run(replica_step, arguments)
+
+  # a graph of four replicas takes half a minute to make, and one of two shows the same
+  result = (tf.function(step, autograph=False) if replicas == 2 else step)(distribute(target), distribute(source))
   return tf.nest.map_structure(lambda values: strategy.experimental_local_results(values)[0], result)
 
 
