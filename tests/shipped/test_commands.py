@@ -14,6 +14,7 @@ from tests.shipped.workspace import CONFIGS, ROOT, commands, experiments, head_c
 # what costs minutes at the printed size: (part of a command, what it is run with instead, what is added)
 SMALLER = [
   ("tools.benchmark_training", "", ["--steps", "1", "--items", "500", "--seq_len", "60"]),
+  ("tools.benchmark_building", "", ["--interactions", "20000"]),
   ("tools.benchmark_projections", "", ["--items", "500", "--seq_len", "200", "--repeats", "2"]),
   ("pipelines.embedding_map", "", ["--items", "300"]),
   ("pipelines.complexity", "", ["--models", "lap,twin", "--lengths", "60"]),
