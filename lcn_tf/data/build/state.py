@@ -62,11 +62,12 @@ def open_state(record_set: RecordSet) -> State:
     UserError: It has none, or one of another version.
     DamagedError: A file of it is missing, or not what was written.
   """
-  if not record_set.has(_FILE):
+  if not record_set.has(_FILE) and _FILE not in record_set.tables:
     raise UserError(
       f"{record_set.path}: no state to go on from (state/ is missing). Records of --like, of records.state=false and "
       "of older versions have none: build them again"
     )
+  record_set.read(_FILE)  # it is there, and of these records
   facts = formats.read_sealed(record_set.path / _FILE)
   if facts.get("version") != _VERSION:
     raise UserError(

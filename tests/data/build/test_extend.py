@@ -398,8 +398,14 @@ def test_records_without_a_whole_state_are_named(base, tmp_path):
     extend(base, "day", new)
   assert any("behaviours.target" in problem for problem in base.verify_tables())
   formats.write_sealed(base.path / "state" / "state.json", {"version": 9, "part": 0, "newest": 1})
-  with pytest.raises(UserError, match=r"state\.json: version 9, and this program reads 1"):
+  with pytest.raises(DamagedError, match=r"state\.json: damaged: its checksum"):  # of other records
     extend(base, "day", new)
+  base.with_tables().save(base.path)
+  with pytest.raises(UserError, match=r"state\.json: version 9, and this program reads 1"):
+    extend(RecordSet.open(base.path), "day", new)
+  (base.path / "state" / "state.json").unlink()
+  with pytest.raises(DamagedError, match=r"state\.json: no such file"):
+    extend(RecordSet.open(base.path), "day", new)
   none = logs.experiment(FIELDS, labels={"kind": "given"}, split=FIRST, state=False)
   assert not builder.build(none, BASE, tmp_path / "none").has("state")
 
