@@ -79,8 +79,11 @@ class Earlier:
 def _blank(table: pl.DataFrame, schema: Schema) -> pl.DataFrame:
   """No rows, and the columns of the log that a table of the state is of."""
   prefix = "field:"
-  empty = table.clear().rename({name: name.removeprefix(prefix) for name in table.columns if name.startswith(prefix)})
-  empty = empty.drop(name for name in empty.columns if name.startswith("weights:"))
+  fields = [name for name in table.columns if name.startswith(prefix)]
+  keys = [name for name in table.columns if name in ("item_id", "domain", "user_id")]
+  # a field may be a key, too
+  own_names = {name: name.removeprefix(prefix) for name in fields if name.removeprefix(prefix) not in keys}
+  empty = table.clear().select(*keys, *own_names).rename(own_names)
   if "item_id" in table.columns:
     own = [schema.domain(d) for d in DOMAINS]
     names = {v.name for domain in own for v in domain.item_vectors}
