@@ -228,7 +228,7 @@ def grow(joined: Joined, interactions: pl.DataFrame, schema: Schema, rows_for_ne
     rows_for_new: True if new items and values get rows.
   """
   state = joined.earlier.state
-  trained = state.users.filter(pl.col("trained") > 0)["user_id"]
+  trained = state.users.filter(pl.col("trained") > 0).drop("trained", "profile")
   counts = count(interactions, joined.checked, schema, trained)
   totals = add_counts(counts, schema, state.values, state.part + 1)
   mapping = extended_mapping(
