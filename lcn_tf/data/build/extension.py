@@ -12,7 +12,7 @@ from lcn_tf.data.build.candidates import Past
 from lcn_tf.data.build.indexing import Counts, count, extended_mapping
 from lcn_tf.data.build.state import State, open_state
 from lcn_tf.data.id_mapping import IdMapping, ValueTable, id_mapping_of
-from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.record_set import RecordSet, built_by
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
@@ -51,8 +51,10 @@ class Earlier:
       DamagedError: A file of them is missing, or not what was written.
     """
     if record_set.records is not None:
-      there = Records.model_validate(record_set.records)
-      now, then = (rules.model_dump(mode="json", exclude=set(_OF_A_PART)) for rules in (records, there))
+      now, then = (
+        {name: value for name, value in rules.items() if name not in _OF_A_PART}
+        for rules in (records.model_dump(mode="json"), built_by(record_set))
+      )
       if found := difference(now, then, "records", "record set"):
         raise UserError(f"{record_set.path} was built by other rules, which an extension keeps: {found}")
     if records.split.kind == "per_user":

@@ -455,6 +455,12 @@ def test_records_without_a_whole_state_are_named(base, tmp_path):
   assert not builder.build(none, BASE, tmp_path / "none").has("state")
 
 
+def test_a_setting_that_another_version_knew_is_a_difference(base):
+  base.model_copy(update={"records": {**base.records, "strange": 1}}).save(base.path)
+  with pytest.raises(UserError, match=r"was built by other rules, .* records\.strange"):
+    extend(RecordSet.open(base.path), "day", rows((1, 10, "target", 9, 1, "e")))
+
+
 def test_the_same_part_gives_the_same_bytes_and_may_replace_the_records_that_it_extends(base):
   new = [
     rows((1, 12, "target", 9, 1, "e"), (3, 10, "target", 9, 1, "h")),
