@@ -285,18 +285,20 @@ def check_schema(asked: Schema, record_set: RecordSet) -> None:
     )
 
 
+def built_by(record_set: RecordSet) -> dict[str, Any]:
+  """The section `records` that a record set was built by. What an older version did not know has its default."""
+  try:
+    return Records.model_validate(record_set.records).model_dump(mode="json")
+  except pydantic.ValidationError:  # of another version
+    return record_set.records or {}
+
+
 def warn_of_other_settings(asked: Records, record_set: RecordSet) -> None:
   """Warns if other settings than the experiment's built the records: results are compared by them."""
   if record_set.records is None:
     return
-  try:  # what an older version did not know has its default
-    built = Records.model_validate(record_set.records).model_dump(mode="json")
-  except pydantic.ValidationError:
-    built = record_set.records
-  asked_tree, there = (
-    {name: value for name, value in tree.items() if name not in NOT_CONTENTS}
-    for tree in (asked.model_dump(mode="json"), built)
-  )
+  trees = (asked.model_dump(mode="json"), built_by(record_set))
+  asked_tree, there = ({name: value for name, value in t.items() if name not in NOT_CONTENTS} for t in trees)
   found = difference(asked_tree, there, "records", "record set")
   if found:
     logging.warning("%s was built by other settings: %s", record_set.path, found)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from lcn_tf.data.build.values import MILLISECONDS, seconds_of
+from lcn_tf.data.build.values import EXACT, MILLISECONDS, seconds_of
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.serving.requests import Behaviour, BehaviourColumns
 
@@ -77,25 +77,41 @@ def newest(
 
 
 def _of_columns(history: BehaviourColumns, now: int, length: int, fields: Collection[str], where: str) -> Seen:
-  total = len(history.timestamps)
-  for name, column in {"item_ids": history.item_ids, **history.fields}.items():
+  timestamps, item_ids = _positional(history.timestamps), _positional(history.item_ids)
+  columns = {name: _positional(column) for name, column in history.fields.items()}
+  total = len(timestamps)
+  for name, column in [("item_ids", item_ids), *columns.items()]:
     if len(column) != total:
       raise UserError(f"{where}: {name!r} has {len(column)} values, and timestamps has {total}")
-    if name != "item_ids" and name not in fields:
+  for name in columns:
+    if name not in fields:
       raise unknown(f"{where}.fields", "field", name, fields)
-  times = _moments(history.timestamps, lambda i: f"{where}.timestamps[{i}]")
+  times = _moments(timestamps, lambda i: f"{where}.timestamps[{i}]")
   kept = _newest(times, now, length)
 
   def place(name: str, k: int) -> str:
-    columns = {"item_id": ".item_ids", "timestamp": ".timestamps"}
-    return f"{where}{columns.get(name, f'.fields[{name!r}]')}[{kept[k]}]"
+    known = {"item_id": ".item_ids", "timestamp": ".timestamps"}
+    return f"{where}{known.get(name, f'.fields[{name!r}]')}[{kept[k]}]"
 
-  values = {name: _taken(column, kept) for name, column in history.fields.items()}
-  return Seen(_taken(history.item_ids, kept), times[kept], values, place)
+  values = {name: _taken(column, kept) for name, column in columns.items()}
+  return Seen(_taken(item_ids, kept), times[kept], values, place)
 
 
 def _taken(column: Sequence[Any] | np.ndarray, kept: np.ndarray) -> list[Any]:
-  return column[kept].tolist() if isinstance(column, np.ndarray) else [column[i] for i in kept.tolist()]
+  """The values at the positions `kept`, by the rules of single values."""
+  if not isinstance(column, np.ndarray):
+    return [column[i] for i in kept.tolist()]
+  # floats of other sizes and dates say what they are only as NumPy's scalars
+  plain = column.dtype == np.float64 or column.dtype.kind in "iubOUS"
+  return column[kept].tolist() if plain else list(column[kept])
+
+
+def _positional(column: Sequence[Any] | np.ndarray) -> Sequence[Any] | np.ndarray:
+  """The column as what is read by position: a pandas Series is read by its labels. What is masked is None."""
+  if isinstance(column, np.ma.MaskedArray):
+    hidden = np.ma.getmaskarray(column)
+    return [None if gone else value for gone, value in zip(hidden, column.data, strict=True)]
+  return column if isinstance(column, (np.ndarray, list, tuple)) else list(column)
 
 
 def _moments(values: Sequence[Any] | np.ndarray, place: Callable[[int], str]) -> np.ndarray:
@@ -107,9 +123,9 @@ def _moments(values: Sequence[Any] | np.ndarray, place: Callable[[int], str]) ->
     numbers = np.asarray(values) if plain else np.array(values, np.float64)
   except OverflowError:  # a whole number that no float holds
     return np.array([told(place(i), seconds_of, value) for i, value in enumerate(values)], np.int64)
-  wrong = np.flatnonzero(~((numbers >= 0) & (numbers < MILLISECONDS)))
-  if len(wrong):
-    told(place(int(wrong[0])), seconds_of, values[wrong[0]])
+  most = min(MILLISECONDS, EXACT.get(numbers.dtype.name, MILLISECONDS))
+  for i in np.flatnonzero(~((numbers >= 0) & (numbers < most)))[:1].tolist():
+    told(place(i), seconds_of, values[i])
   return np.floor(numbers).astype(np.int64)
 
 

@@ -28,6 +28,8 @@ class Behaviour:
 class BehaviourColumns:
   """Behaviours of a user in one domain, column by column. A long history is read faster like this.
 
+  Columns are read by position, whatever labels they have. What is masked is missing.
+
   Attributes:
     item_ids: Item ids `[L]`, as those of `Behaviour`.
     timestamps: Seconds `[L]`; an array of numbers is fastest.

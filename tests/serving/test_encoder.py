@@ -382,6 +382,13 @@ def test_unknown_ids_and_values_are_counted(case):
     ({"timestamps": np.array([1.0, np.nan])}, r"^requests\[0\]\.source\.timestamps\[1\]: .*nan.* is no moment"),
     ({"timestamps": np.array([-1, 3])}, r"^requests\[0\]\.source\.timestamps\[0\]: .*-1.* is no moment"),
     ({"timestamps": np.array([1.7e12, 3])}, r"timestamps\[0\]: .* is no moment: .*milliseconds\?$"),
+    ({"timestamps": np.ma.array([1, 2], mask=[1, 0])}, r"^requests\[0\]\.source\.timestamps\[0\]: None is no moment"),
+    ({"timestamps": np.array([1, 1.7e9], np.float32)}, r"timestamps\[1\]: .* is a float32, .* not tell seconds"),
+    ({"timestamps": [1, np.float32(1.7e9)]}, r"timestamps\[1\]: .* is a float32, .* not tell seconds"),
+    ({"timestamps": np.array([1, 2], "M8[s]")}, r"timestamps\[0\]: .*1970.* is no moment"),
+    ({"timestamps": np.array([1, 2], "m8[s]")}, r"timestamps\[0\]: .*timedelta.* is no moment"),
+    ({"fields": {"place": np.array([1, 2], "m8[s]")}}, r"fields\['place'\]\[1\]: .*timedelta.* is no text"),
+    ({"fields": {"place": np.array([1, 2], "M8[ns]")}}, r"fields\['place'\]\[1\]: .*1970.* is no text"),
     ({"fields": {"place": [object(), 2]}}, r"^requests\[0\]\.source\.fields\['place'\]\[0\]: <object .* is no text"),
   ],
 )
@@ -389,3 +396,58 @@ def test_columns_that_cannot_be_read_are_told_with_their_place(case, columns, me
   right = BehaviourColumns([0, 1], [1, 2], {"place": [1, 2]})
   with pytest.raises(UserError, match=message):
     RequestEncoder(case[0]).encode([RankRequest(9, [0], source=dataclasses.replace(right, **columns))])
+
+
+class Labelled:
+  """A column that is read by labels, as a pandas Series is; its iterator goes by position."""
+
+  def __init__(self, values):
+    self.values = values
+
+  def __len__(self):
+    return len(self.values)
+
+  def __iter__(self):
+    return iter(self.values)
+
+  def __getitem__(self, label):
+    return self.values[-1 - label]
+
+
+@pytest.mark.parametrize(
+  ("make", "same_as"),
+  [
+    (Labelled, list),
+    (pl.Series, list),
+    (tuple, list),
+    (lambda values: np.array(values, object), list),
+    (lambda values: np.array(values, np.uint64), list),
+    (lambda values: np.array(values, np.float32), lambda values: [np.float32(value) for value in values]),
+    (lambda values: np.ma.array(values, mask=[0] * len(values)), list),
+  ],
+)
+def test_columns_of_any_kind_are_read_as_single_values_are(tmp_path, make, same_as):
+  """Item 2^24 is one that 32-bit floats do not tell from the next one, so it is no id there."""
+  log = logs.random_log(np.random.default_rng(0), 200, span=90).with_columns(place=pl.col("label"))
+  large = pl.col("item_id").replace(1, 2**24)
+  experiment = logs.experiment(
+    {"target": {}, "source": {"cross_fields": ["place"]}, "vocabularies": {"place": {"oov": 99}}},
+    labels={"kind": "given"},
+  )
+  log, items = (f.with_columns(item_id=large) for f in (log, logs.items(12)))
+  encoder = RequestEncoder(builder.build(experiment, tables.RawTables(log, items), tmp_path / "records"))
+  ids, times, places = [3, 2**24, 5, 7], [4, 9, 9, 2], [1, 0, 2**24 + 2, 2]
+  columns = BehaviourColumns(make(ids), make(times), {"place": make(places)})
+  rows = zip(*map(same_as, (ids, times, places)), strict=True)
+  single = [Behaviour(item, time, {"place": place}) for item, time, place in rows]
+  there, wanted = (encoder.encode([RankRequest(50, [0], source=source)]) for source in (columns, single))
+  for name, tensor in wanted.items():
+    np.testing.assert_array_equal(there[name], tensor, err_msg=name)
+
+
+def test_masked_ids_and_values_of_columns_are_missing(case):
+  encoder = RequestEncoder(case[0])
+  masked = np.ma.array([3, 4], mask=[True, True])
+  found = encoder.encode([RankRequest(9, [], source=BehaviourColumns(masked, [1, 2], {"place": masked}))])
+  assert found["source_items"].tolist() == [[1, 1]]
+  assert found["source_cross"].tolist() == [[[1], [1]]]

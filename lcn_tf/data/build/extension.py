@@ -12,7 +12,7 @@ from lcn_tf.data.build.candidates import Past
 from lcn_tf.data.build.indexing import Counts, count, extended_mapping
 from lcn_tf.data.build.state import State, open_state
 from lcn_tf.data.id_mapping import IdMapping, ValueTable, id_mapping_of
-from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.record_set import RecordSet, built_by
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
@@ -51,8 +51,10 @@ class Earlier:
       DamagedError: A file of them is missing, or not what was written.
     """
     if record_set.records is not None:
-      there = Records.model_validate(record_set.records)
-      now, then = (rules.model_dump(mode="json", exclude=set(_OF_A_PART)) for rules in (records, there))
+      now, then = (
+        {name: value for name, value in rules.items() if name not in _OF_A_PART}
+        for rules in (records.model_dump(mode="json"), built_by(record_set))
+      )
       if found := difference(now, then, "records", "record set"):
         raise UserError(f"{record_set.path} was built by other rules, which an extension keeps: {found}")
     if records.split.kind == "per_user":
@@ -79,8 +81,11 @@ class Earlier:
 def _blank(table: pl.DataFrame, schema: Schema) -> pl.DataFrame:
   """No rows, and the columns of the log that a table of the state is of."""
   prefix = "field:"
-  empty = table.clear().rename({name: name.removeprefix(prefix) for name in table.columns if name.startswith(prefix)})
-  empty = empty.drop(name for name in empty.columns if name.startswith("weights:"))
+  fields = [name for name in table.columns if name.startswith(prefix)]
+  keys = [name for name in table.columns if name in ("item_id", "domain", "user_id")]
+  # a field may be a key, too
+  own_names = {name: name.removeprefix(prefix) for name in fields if name.removeprefix(prefix) not in keys}
+  empty = table.clear().select(*keys, *own_names).rename(own_names)
   if "item_id" in table.columns:
     own = [schema.domain(d) for d in DOMAINS]
     names = {v.name for domain in own for v in domain.item_vectors}
@@ -225,7 +230,7 @@ def grow(joined: Joined, interactions: pl.DataFrame, schema: Schema, rows_for_ne
     rows_for_new: True if new items and values get rows.
   """
   state = joined.earlier.state
-  trained = state.users.filter(pl.col("trained") > 0)["user_id"]
+  trained = state.users.filter(pl.col("trained") > 0).drop("trained", "profile")
   counts = count(interactions, joined.checked, schema, trained)
   totals = add_counts(counts, schema, state.values, state.part + 1)
   mapping = extended_mapping(

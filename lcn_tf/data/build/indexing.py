@@ -64,14 +64,17 @@ class Counts:
   values: dict[str, pl.DataFrame]
 
 
-def count(interactions: pl.DataFrame, checked: raw.Checked, schema: Schema, trained: pl.Series | None = None) -> Counts:
+def count(
+  interactions: pl.DataFrame, checked: raw.Checked, schema: Schema, trained: pl.DataFrame | None = None
+) -> Counts:
   """Counts the training interactions, by item, by user and by the values of every field.
 
   Args:
     interactions: Those of the input, with `training`.
     checked: Input, whose items and users say which values those of the interactions have.
     schema: Fields and vocabularies.
-    trained: Users who are counted already, for fields that count each user once. None = nobody.
+    trained: Users who are counted already, with the profiles that they had then, for fields that count each user once:
+      of these users, what has changed counts. None = nobody.
   """
   training = interactions.filter("training")
   values: dict[str, list[pl.DataFrame]] = {name: [] for name in schema.vocabularies}
@@ -86,18 +89,36 @@ def count(interactions: pl.DataFrame, checked: raw.Checked, schema: Schema, trai
   for feature in schema.context_fields:
     values[feature.vocabulary].append(_count(training, feature, _ones(training)))
   users = _counted(training, "user_id")
-  profiles = _profiles(users, checked)
-  first = pl.lit(True) if trained is None else ~pl.col("user_id").is_in(trained.implode())
   for feature in schema.user_fields:
-    # Every user has one id, so a frequency cut of ids can only be about how much a user did.
-    weight = pl.col("count") if feature.name == "user_id" else first.cast(pl.Int64)
-    values[feature.vocabulary].append(_count(profiles, feature, profiles.with_columns(weight=weight)["weight"]))
+    values[feature.vocabulary] += _counts_of_users(users, checked, feature, trained)
   types = {name: pl.Float64 if schema.numeric(name) else pl.String for name in schema.vocabularies}
   return Counts(met, users, {name: total_counts(frames, types[name]) for name, frames in values.items()})
 
 
 def _counted(rows: pl.DataFrame, column: str) -> pl.DataFrame:
   return rows.group_by(column).agg(pl.len().cast(pl.Int64).alias("count"))
+
+
+def _counts_of_users(
+  users: pl.DataFrame, checked: raw.Checked, feature: Feature, trained: pl.DataFrame | None
+) -> list[pl.DataFrame]:
+  """Columns `value` and `count` of a user field; see `count`. A value that has nothing new but is met has count 0."""
+  if feature.name == "user_id":
+    # Every user has one id, so a frequency cut of ids can only be about how much a user did.
+    return [users.select(pl.col("user_id").cast(pl.String).alias("value"), "count")]
+  profiles = _profiles(users, checked)
+  if trained is None:
+    return [_count(profiles, feature, _ones(profiles))]
+  name = field_column(feature)
+  if name not in profiles.columns or name not in trained.columns:
+    return []
+  first = users.join(trained, on="user_id", how="anti")
+  both = trained.select("user_id", pl.col(name).alias("before")).join(checked.users, on="user_id", how="inner")
+  changed = both.filter(pl.col(name).ne_missing(pl.col("before")))
+  if changed[name].dtype == pl.List:
+    changed = changed.with_columns(pl.col(name).list.set_difference(pl.col("before").fill_null([])))
+  found = [_count(rows, feature, _ones(rows)) for rows in (_profiles(first, checked), changed, profiles)]
+  return [*found[:2], found[2].with_columns(count=pl.lit(0, pl.Int64))]
 
 
 def _ones(rows: pl.DataFrame) -> pl.Series:

@@ -3,7 +3,8 @@
 state/state.json               version, number of the part, newest second, dtypes of ids
 state/behaviours.<d>.parquet   user, item, timestamp, cross_0..., value_0...: each user's newest, oldest first
 state/items.<d>.parquet        item_id, interactions, and the fields as the log had them, in the catalogue's order
-state/users.parquet            user_id, trained, profile, and the fields as the log had them, in the order of the index
+state/users.parquet            user_id, trained, profile, and the fields as the log had them, in the order of the index;
+                               then those who have a profile and no index
 state/values.<name>.parquet    value, count, last: every value of a vocabulary that any training interaction had
 state/newest.parquet           the interactions of the newest second, which an export of the next part may repeat
 """
@@ -62,11 +63,12 @@ def open_state(record_set: RecordSet) -> State:
     UserError: It has none, or one of another version.
     DamagedError: A file of it is missing, or not what was written.
   """
-  if not record_set.has(_FILE):
+  if not record_set.has(_FILE) and _FILE not in record_set.tables:
     raise UserError(
       f"{record_set.path}: no state to go on from (state/ is missing). Records of --like, of records.state=false and "
       "of older versions have none: build them again"
     )
+  record_set.read(_FILE)  # it is there, and of these records
   facts = formats.read_sealed(record_set.path / _FILE)
   if facts.get("version") != _VERSION:
     raise UserError(
@@ -158,8 +160,10 @@ def _users(indexed: Indexed, checked: raw.Checked, counts: Counts, earlier: Stat
   if earlier:
     before = earlier.users.select(pl.col("user_id").cast(trained["user_id"].dtype), "trained")
     trained = pl.concat([before, trained]).group_by("user_id").agg(pl.col("trained").sum())
-  users = indexed.users.select("user_id").join(trained, on="user_id", how="left", maintain_order="left")
   profiles = checked.users.with_columns(profile=True).drop(field_column(Feature(name="user_id")), strict=False)
+  numbered = indexed.users.select("user_id")
+  others = profiles.select("user_id").join(numbered, on="user_id", how="anti", maintain_order="left")
+  users = pl.concat([numbered, others]).join(trained, on="user_id", how="left", maintain_order="left")
   users = users.join(profiles, on="user_id", how="left", maintain_order="left")
   return users.with_columns(pl.col("trained").fill_null(0), pl.col("profile").fill_null(False))
 

@@ -12,6 +12,11 @@ MILLISECONDS = 10**11  # seconds of the year 5138, milliseconds of 1973: what is
 EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
 
 
+def _is_integer(value: Any) -> bool:
+  """Whether it is a whole number: no truth value, and no duration, which NumPy counts among integers."""
+  return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
+
+
 def text_of(value: Any) -> str | None:
   """The text that a value of a field is compared by; None for a missing one.
 
@@ -32,7 +37,7 @@ def text_of(value: Any) -> str | None:
     return str(value)
   if isinstance(value, (bool, np.bool_)):
     return str(bool(value)).lower()
-  if isinstance(value, (int, np.integer)):
+  if _is_integer(value):
     return str(int(value))
   if isinstance(value, (float, np.floating)):
     if not abs(float(value)) < EXACT.get(np.dtype(type(value)).name, EXACT["float64"]):  # NaN neither
@@ -58,7 +63,7 @@ def number_of(value: Any, least: float | None = None) -> float | None:
   number = None
   if isinstance(value, str):
     number = pl.Series([value]).cast(pl.Float64, strict=False)[0]
-  elif isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_)):
+  elif _is_integer(value) or isinstance(value, (float, np.floating)):
     with contextlib.suppress(OverflowError):
       number = float(value)
   if number is None or not math.isfinite(number):
@@ -106,11 +111,14 @@ def seconds_of(value: Any) -> int:
   """A moment in whole seconds since 1970.
 
   Raises:
-    ValueError: It is no number, not finite, before 1970, or so late that it is milliseconds.
+    ValueError: It is no number, not finite, before 1970, so late that it is milliseconds, or of a type whose floats of
+      that size are further apart than seconds.
   """
-  if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+  if not (_is_integer(value) or isinstance(value, (float, np.floating))):
     raise ValueError(f"{value!r} is no moment: expected seconds since 1970")
   if not 0 <= value < MILLISECONDS:  # NaN neither
     late = ", and it is of the year 5138 or later: milliseconds?" if value >= MILLISECONDS else ""
     raise ValueError(f"{value!r} is no moment: expected seconds since 1970{late}")
+  if isinstance(value, np.floating) and value >= EXACT.get(np.dtype(type(value)).name, MILLISECONDS):
+    raise ValueError(f"{value!r} is a {np.dtype(type(value)).name}, and these do not tell seconds of that size apart")
   return math.floor(value)

@@ -274,6 +274,51 @@ def test_beyond_the_bound_the_values_met_longest_ago_give_their_rows_away(tmp_pa
   assert [row_of(two, "event", e) for e in "bde"] == [1, 2, 3] or [row_of(two, "event", e) for e in "bde"] == [3, 1, 2]
 
 
+def test_a_profile_may_come_before_its_user(base):
+  one = extend(base, "one", rows((1, 10, "target", 9, 1, "e")), None, users((3, "x"), (4, "z")))
+  two = extend(one, "two", rows((3, 10, "target", 10, 1, "e"), (4, 10, "target", 10, 1, "e")))
+  found = {r.user: r.user_fields.tolist()[1] for r in logs.requests(two, "train")}
+  assert found == {3: row_of(two, "city", "x"), 4: row_of(two, "city", "z")}
+  assert min(found.values()) > 1
+  assert pl.read_parquet(two.path / "users.parquet")["user_id"].to_list() == [1, 2, 3, 4]
+
+
+def test_what_changes_in_a_profile_counts_and_what_is_met_again_stays(tmp_path):
+  schema = {
+    "user_fields": ["user_id", "city", {"name": "likes", "max_values": 2}],
+    "vocabularies": {"city": {"max_known": 2}, "likes": {"min_count": 2}},
+  }
+  likes = {"x": ["a", "b"], "y": ["a", "b"], "z": ["b", "c"]}
+
+  def profiles(*of):
+    return users(*of).with_columns(likes=pl.Series([likes[city] for _, city in of]))
+
+  base = tables.RawTables(
+    pl.concat([BASE.interactions, rows((3, 10, "target", 1, 1, "e"))]), BASE.items, profiles((1, "x"), (3, "y"))
+  )
+  first = builder.build(experiment(FIRST, **(FIELDS | schema)), base, tmp_path / "first")
+  assert [row_of(first, "likes", name) for name in "abc"] == [2, 3, 1]
+  # 3 is met again, 1 is not, and 2 is new
+  one = extend(
+    first, "one", rows((3, 10, "target", 9, 1, "e"), (2, 10, "target", 9, 1, "e")), None, profiles((2, "z")), **schema
+  )
+  assert [row_of(one, "city", name) for name in "xyz"] == [1, 3, 2]
+  # 1 changes, and is not there
+  two = extend(one, "two", rows((3, 10, "target", 10, 1, "e")), None, profiles((1, "z")), **schema)
+  counts = {n: pl.read_parquet(two.path / "state" / f"values.{n}.parquet") for n in ("city", "likes")}
+  assert counts["city"].drop("last").rows() == [("x", 1), ("y", 1), ("z", 2)]
+  assert counts["likes"].drop("last").rows() == [("a", 2), ("b", 3), ("c", 2)]
+  assert row_of(two, "likes", "c") == 4
+
+
+@pytest.mark.parametrize("name", ["item_id", "domain"])
+def test_a_key_of_the_items_may_be_a_field_of_theirs(tmp_path, name):
+  schema = FIELDS | {d: FIELDS[d] | {"item_fields": [name]} for d in DOMAINS}
+  first = builder.build(experiment(FIRST, **schema), BASE, tmp_path / "first")
+  day = extend(first, "day", rows((1, 10, "target", 9, 1, "e")), **schema)
+  np.testing.assert_array_equal(day.catalogue("target"), first.catalogue("target"))
+
+
 def test_without_growth_everything_new_is_unknown_and_histories_go_on(base):
   fresh = items((12, "target", ["z"]))
   new = rows((1, 12, "target", 9, 1, "z"), (1, 10, "target", 10, 1, "e"))
@@ -398,10 +443,22 @@ def test_records_without_a_whole_state_are_named(base, tmp_path):
     extend(base, "day", new)
   assert any("behaviours.target" in problem for problem in base.verify_tables())
   formats.write_sealed(base.path / "state" / "state.json", {"version": 9, "part": 0, "newest": 1})
-  with pytest.raises(UserError, match=r"state\.json: version 9, and this program reads 1"):
+  with pytest.raises(DamagedError, match=r"state\.json: damaged: its checksum"):  # of other records
     extend(base, "day", new)
+  base.with_tables().save(base.path)
+  with pytest.raises(UserError, match=r"state\.json: version 9, and this program reads 1"):
+    extend(RecordSet.open(base.path), "day", new)
+  (base.path / "state" / "state.json").unlink()
+  with pytest.raises(DamagedError, match=r"state\.json: no such file"):
+    extend(RecordSet.open(base.path), "day", new)
   none = logs.experiment(FIELDS, labels={"kind": "given"}, split=FIRST, state=False)
   assert not builder.build(none, BASE, tmp_path / "none").has("state")
+
+
+def test_a_setting_that_another_version_knew_is_a_difference(base):
+  base.model_copy(update={"records": {**base.records, "strange": 1}}).save(base.path)
+  with pytest.raises(UserError, match=r"was built by other rules, .* records\.strange"):
+    extend(RecordSet.open(base.path), "day", rows((1, 10, "target", 9, 1, "e")))
 
 
 def test_the_same_part_gives_the_same_bytes_and_may_replace_the_records_that_it_extends(base):
