@@ -147,8 +147,6 @@ class RequestEncoder:
     for where, given in rows:
       _check_names(where, given, known, known)
     own, values = self._fields(rows, fields)
-    if not rows:
-      return np.zeros((*real.shape, own.shape[1]), own.dtype), np.zeros((*real.shape, values.shape[1]), values.dtype)
     there = real[..., np.newaxis]
     return (np.where(there, part[places], np.zeros(1, part.dtype)) for part in (own, values))  # type: ignore[return-value]
 

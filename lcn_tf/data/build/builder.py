@@ -93,7 +93,7 @@ def build(
     if tables.users is not None:
       check_profiles(indexed, part.checked, tables.names)
     check_negatives(indexed, records)
-    log, splits, shortage = user_log(indexed, schema, records, part.met, part.past)
+    log, splits, shortage = user_log(indexed, schema, records, part.past)
     plans = plan_records(log, splits, schema)
     check_split(plans, part.divided, records, alone=bool(other))
 
@@ -135,7 +135,6 @@ class _Part:
     checked: The tables without rejected rows, with what earlier parts had of items and users.
     divided: Interactions and their splits.
     indexed: Numbers.
-    met: Per domain, whether an item is known from other records' training, bool `[items]`.
     past: Per domain, the log before; None = there is none.
     counts: Training interactions; None = nothing can extend these records.
     totals: Per vocabulary, values of all parts.
@@ -146,7 +145,6 @@ class _Part:
   checked: raw.Checked
   divided: Divided
   indexed: Indexed
-  met: dict[DomainName, np.ndarray]
   past: dict[DomainName, Past] | None = None
   counts: Counts | None = None
   totals: dict[str, pl.DataFrame] = dataclasses.field(default_factory=dict)
@@ -172,12 +170,11 @@ def _numbered(
   if like:
     indexed = index(divided.interactions, checked, schema, users, id_mapping_of(like))
     check_known(indexed, like)
-    return _Part(checked, divided, indexed, {d: indexed.mapping.met(d) for d in DOMAINS})
+    return _Part(checked, divided, indexed)
   counts = count(divided.interactions, checked, schema)
   indexed = index(divided.interactions, checked, schema, users, new_mapping(checked, counts, schema, records.seed))
-  nothing = {d: np.zeros(len(indexed.mapping.catalogues[d]), bool) for d in DOMAINS}
   totals = add_counts(counts, schema) if records.state else {}
-  return _Part(checked, divided, indexed, nothing, counts=counts, totals=totals)
+  return _Part(checked, divided, indexed, counts=counts, totals=totals)
 
 
 def _next_part(tables: raw.RawTables, schema: Schema, records: Records, strict: bool, earlier: Earlier) -> _Part:
@@ -194,15 +191,15 @@ def _next_part(tables: raw.RawTables, schema: Schema, records: Records, strict: 
   grown = grow(joined, divided.interactions, schema, records.grow)
   users = number_users(divided.interactions, earlier.users)
   indexed = index(divided.interactions, checked, schema, users, grown.mapping)
+  state = renumbered(earlier, grown.mapping, schema)
   return _Part(
     checked,
     divided,
     indexed,
-    {d: indexed.mapping.met(d) for d in DOMAINS},
-    past(grown, earlier, indexed.active, schema),
+    past(state, earlier.mapping, grown.mapping, indexed.active),
     grown.counts,
     grown.totals,
-    renumbered(earlier, grown.mapping, schema),
+    state,
     joined.notes | {"part": earlier.state.part + 1, "extends": earlier.record_set.fingerprint},
   )
 

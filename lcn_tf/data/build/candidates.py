@@ -38,7 +38,6 @@ def user_log(
   indexed: Indexed,
   schema: Schema,
   records: Records,
-  met: dict[DomainName, np.ndarray],
   past: dict[DomainName, Past] | None = None,
 ) -> tuple[UserLog, dict[DomainName, np.ndarray], int]:
   """Everybody's behaviours and candidates, and how many sampled negatives could not be found.
@@ -47,7 +46,6 @@ def user_log(
     The log, the split of each candidate (position in `SPLITS`) per domain, and the number of missing negatives.
 
   Args:
-    met: Per domain, whether an item is known from other records' training, bool `[items]`.
     past: Per domain, the log before; None = there is none.
   """
   log = UserLog(indexed.user_fields, indexed.user_values, {}, {}, {}, {})
@@ -71,7 +69,13 @@ def user_log(
     rng = np.random.default_rng([records.seed, number])
     shown = rows["split"].is_not_null() if d == "target" else (rows["split"] == _TRAIN) & records.source_records
     row, splits[d], log.candidates[d], not_found = _candidates(
-      rows, context, records.labels, shown.fill_null(False).to_numpy(), met[d], past[d] if past else None, rng
+      rows,
+      context,
+      records.labels,
+      shown.fill_null(False).to_numpy(),
+      indexed.mapping.met(d),
+      past[d] if past else None,
+      rng,
     )
     log.context_sources[d] = [source[row] for source in field_sources(rows, schema.context_fields)]
     log.candidate_offsets[d] = np.searchsorted(rows["user"].to_numpy()[row], everyone)
@@ -142,7 +146,7 @@ def _candidates(
     context: Context fields of the rows, indices `[rows, F]` and float values `[rows, V]`.
     labels: Rule that makes candidates and labels of the rows.
     shown: Rows that may be candidates by their split, bool `[rows]`.
-    met: Items of the domain's catalogue that are known besides those of the training part, bool `[items]`.
+    met: Items of the domain's catalogue that the training of its id mapping met, bool `[items]`.
     past: Log before the rows; None = there is none.
     rng: Draws the negatives.
 

@@ -1,6 +1,7 @@
 """Records of the next part of a log: what of the input is new, and how it joins what was before."""
 
 import dataclasses
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import polars as pl
@@ -11,12 +12,11 @@ from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.candidates import Past
 from lcn_tf.data.build.indexing import Counts, count, extended_mapping
 from lcn_tf.data.build.state import State, open_state
-from lcn_tf.data.id_mapping import IdMapping, ValueTable, id_mapping_of
+from lcn_tf.data.id_mapping import IdMapping, ValueTable, field_column, id_mapping_of
 from lcn_tf.data.record_set import RecordSet, built_by
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, DomainName, Schema
+from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
-_EVENT = ["domain", "user_id", "item_id", "timestamp"]
 _REPEATED = "repeated row of the records that are extended"
 # of `records`: what a part may have otherwise than the parts before it
 _OF_A_PART = ("interactions", "split", "synthetic", "raw", "shards", "compression", "state", "grow")
@@ -72,27 +72,33 @@ class Earlier:
     """The tables with empty ones in place of those that the part does not bring."""
     items, users = tables.items, tables.users
     if items is None:
-      items = _blank(self.state.items, schema)
+      domains = [schema.domain(d) for d in DOMAINS]
+      vectors = {v.name for domain in domains for v in domain.item_vectors}
+      fields = [field for domain in domains for field in domain.item_fields]
+      items = _blank(self.state.items, ("item_id", "domain"), fields, vectors)
     if users is None and any(feature.name != "user_id" for feature in schema.user_fields):
-      users = _blank(self.state.users.drop("trained", "profile"), schema)
+      users = _blank(self.state.users, ("user_id",), schema.user_fields)
     return dataclasses.replace(tables, items=items, users=users)
 
 
-def _blank(table: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-  """No rows, and the columns of the log that a table of the state is of."""
-  prefix = "field:"
-  fields = [name for name in table.columns if name.startswith(prefix)]
-  keys = [name for name in table.columns if name in ("item_id", "domain", "user_id")]
-  # a field may be a key, too
-  own_names = {name: name.removeprefix(prefix) for name in fields if name.removeprefix(prefix) not in keys}
-  empty = table.clear().select(*keys, *own_names).rename(own_names)
-  if "item_id" in table.columns:
-    own = [schema.domain(d) for d in DOMAINS]
-    names = {v.name for domain in own for v in domain.item_vectors}
-    names |= {f.weights for domain in own for f in domain.item_fields}
-  else:
-    names = {f.weights for f in schema.user_fields}
-  return empty.with_columns(pl.Series(name, [], pl.List(pl.Float32)) for name in sorted(names - {""}))
+def _blank(
+  table: pl.DataFrame, keys: Iterable[str], fields: Iterable[Feature], vectors: Collection[str] = ()
+) -> pl.DataFrame:
+  """No rows, and the columns of the log that a table of the state is of.
+
+  Args:
+    table: Table of the state, with the types of keys and fields.
+    keys: Columns that tell its rows apart.
+    fields: Fields; one that is a key has no column of its own.
+    vectors: Names of vectors, which the state does not keep.
+  """
+  types = {key: table.schema[key] for key in keys}
+  lists = set(vectors)
+  for field in fields:
+    if field.name not in types:
+      types[field.name] = table.schema[field_column(field)]
+    lists |= {field.weights} - {""}
+  return pl.DataFrame(schema=types | {name: pl.List(pl.Float32) for name in sorted(lists)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +191,7 @@ def _repeated(interactions: pl.DataFrame, earlier: Earlier) -> pl.Series:
   state = earlier.state
   old = interactions.filter(pl.col("timestamp") <= state.newest)
   if old.is_empty():
-    return pl.Series("repeated", [False], pl.Boolean).new_from_index(0, len(interactions))
+    return pl.repeat(False, len(interactions), eager=True)
   keys = state.last_second.columns
   same = old.filter(pl.col("timestamp") == state.newest).join(state.last_second, on=keys, how="semi", nulls_equal=True)
   found = [same[raw.ROW]]
@@ -255,25 +261,22 @@ def add_counts(
   return totals
 
 
-def past(grown: Grown, earlier: Earlier, active: pl.DataFrame, schema: Schema) -> dict[DomainName, Past]:
+def past(state: State, before: IdMapping, now: IdMapping, active: pl.DataFrame) -> dict[DomainName, Past]:
   """What the candidates of the part need of the log before.
 
   Args:
-    grown: New id mapping.
-    earlier: Records that are extended.
+    state: State before the part, as `now` numbers it.
+    before: Id mapping of the records that are extended.
+    now: Id mapping of the part.
     active: Users of the part, `user`.
-    schema: Fields.
   """
   found: dict[DomainName, Past] = {}
   for d in DOMAINS:
-    behaviours = earlier.state.behaviours[d].join(active, on="user", how="semi", maintain_order="left")
-    rows = len(grown.mapping.catalogues[d])
-    interactions = np.zeros(rows, np.int64)
-    interactions[: len(earlier.state.interactions[d])] = earlier.state.interactions[d]
-    training = np.zeros(rows, np.int64)
-    items = earlier.mapping.items[d]
-    training[items["row"].to_numpy()] = items["count"].to_numpy()
-    found[d] = Past(_renumbered(behaviours, earlier.mapping, grown.mapping, schema, d), interactions, training)
+    behaviours = state.behaviours[d].join(active, on="user", how="semi", maintain_order="left")
+    interactions, training = np.zeros((2, len(now.catalogues[d])), np.int64)
+    interactions[: len(state.interactions[d])] = state.interactions[d]
+    training[before.items[d]["row"].to_numpy()] = before.items[d]["count"].to_numpy()
+    found[d] = Past(behaviours, interactions, training)
   return found
 
 

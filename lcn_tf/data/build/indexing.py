@@ -20,8 +20,6 @@ from lcn_tf.schema import (
   value_columns,
 )
 
-_ITEM = ["domain", "item_id"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Indexed:

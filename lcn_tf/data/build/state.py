@@ -1,6 +1,6 @@
 """The state of a log: what records of its next part need of everything before.
 
-state/state.json               version, number of the part, newest second, dtypes of ids
+state/state.json               version, number of the part, newest second
 state/behaviours.<d>.parquet   user, item, timestamp, cross_0..., value_0...: each user's newest, oldest first
 state/items.<d>.parquet        item_id, interactions, and the fields as the log had them, in the catalogue's order
 state/users.parquet            user_id, trained, profile, and the fields as the log had them, in the order of the index;
@@ -27,7 +27,6 @@ from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
 _VERSION = 1
 _FILE = "state/state.json"
-_KEYS = ["domain", "user_id", "item_id"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +108,7 @@ def next_state(
     indexed: Numbers of the part.
     checked: Items and users of the part and of before.
     counts: Training interactions of the part.
-    totals: Per vocabulary, `value`, `count` and `last` over all parts.
+    totals: Per vocabulary of categorical fields, `value`, `count` and `last` over all parts.
     log: Behaviours of the users who are active in the part; complete for them.
     schema: Fields and lengths.
     earlier: State before the part; None = the part is the first one.
@@ -139,7 +138,7 @@ def next_state(
     interactions,
     checked.items.drop(vectors, strict=False),
     _users(indexed, checked, counts, earlier),
-    {name: frame for name, frame in totals.items() if not schema.numeric(name)},
+    totals,
     last_second,
   )
 
