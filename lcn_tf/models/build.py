@@ -1,11 +1,13 @@
 """Building of a model with all of its variables."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from lcn_tf.config import Model
+from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.request_spec import example_batch
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.interest import EXTRACTORS
@@ -14,7 +16,7 @@ from lcn_tf.models.id_tables import id_tables
 from lcn_tf.models.networks import NETWORKS
 from lcn_tf.models.separate_search import SeparateSearch
 from lcn_tf.pretraining.vectors import KINDS, Kind, Pretrained
-from lcn_tf.schema import DomainName, Schema
+from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 
 def build_model(
@@ -67,6 +69,19 @@ def build_model(
     model.embedder.set_item_values(domain, values)
   model.build_from(example_batch(schema), training)
   return model
+
+
+def item_tables(record_set: RecordSet) -> dict[str, Any]:
+  """The arguments of `build_model` that hold what records say of items: catalogues, vectors and float values.
+
+  Raises:
+    DamagedError: A file of the records is not what was written.
+  """
+  return {
+    "catalogues": {d: record_set.catalogue(d) for d in DOMAINS},
+    "contents": {d: record_set.vectors(d) for d in DOMAINS},
+    "item_values": {d: record_set.item_values(d) for d in DOMAINS},
+  }
 
 
 def check_model(schema: Schema, config: Model, jit_compile: bool = False) -> None:

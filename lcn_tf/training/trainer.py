@@ -17,10 +17,9 @@ from lcn_tf.config import Experiment
 from lcn_tf.data.read.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet, check_schema, warn_of_other_settings
 from lcn_tf.models.base import RequestModel
-from lcn_tf.models.build import build_model, check_model, needs_pretrained
+from lcn_tf.models.build import build_model, check_model, item_tables, needs_pretrained
 from lcn_tf.pretraining.run import item_vectors
 from lcn_tf.pretraining.vectors import Pretrained
-from lcn_tf.schema import DOMAINS
 from lcn_tf.training.callbacks import ProgressLog, StopOnNaN, Validation
 from lcn_tf.training.checkpoint_store import begun
 from lcn_tf.training.checkpoints import Checkpoints
@@ -154,11 +153,14 @@ def _train(
     (run / "metrics.json").unlink(missing_ok=True)  # of weights that will no longer be the last
 
   history = History(own, progress)
-  validation = validation_stream(record_set, config, size, strategy.num_replicas_in_sync)
+  validation = []
+  if config.validates:
+    stream = validation_stream(record_set, config, size, strategy.num_replicas_in_sync)
+    validation.append(Validation(stream, workers))
   own_callbacks = (
     StopOnNaN(),
     RefreshProjections(experiment.model.projection_refresh, first),
-    *([Validation(validation, workers)] if config.validates else []),
+    *validation,
     history,
     checkpoints,
     Curves(own / "tensorboard", history, progress),
@@ -207,9 +209,7 @@ def _compiled(
     experiment.model,
     seed=config.seed,
     deduplicate=not config.jit_compile,
-    catalogues={d: record_set.catalogue(d) for d in DOMAINS},
-    contents={d: record_set.vectors(d) for d in DOMAINS},
-    item_values={d: record_set.item_values(d) for d in DOMAINS},
+    **item_tables(record_set),
     pretrained=pretrained,
     restored=restored,
   )

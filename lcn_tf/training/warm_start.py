@@ -14,7 +14,7 @@ from lcn_tf.data.id_mapping import NULL
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, UserError
 from lcn_tf.models.base import RequestModel
-from lcn_tf.models.build import build_model, needs_pretrained
+from lcn_tf.models.build import build_model, item_tables, needs_pretrained
 from lcn_tf.models.embedder import RequestEmbedding
 from lcn_tf.pretraining.run import content_vectors
 from lcn_tf.pretraining.vectors import Pretrained
@@ -170,9 +170,7 @@ def grown_model(run: Run, record_set: RecordSet) -> RequestModel:
   model = build_model(
     record_set.record_schema,
     config,
-    catalogues={d: record_set.catalogue(d) for d in DOMAINS},
-    contents={d: record_set.vectors(d) for d in DOMAINS},
-    item_values={d: record_set.item_values(d) for d in DOMAINS},
+    **item_tables(record_set),
     pretrained=pretrained,
     restored=True,
   )

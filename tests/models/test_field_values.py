@@ -12,7 +12,7 @@ from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.metrics.ranking import auc
-from lcn_tf.models.build import build_model
+from lcn_tf.models.build import build_model, item_tables
 from lcn_tf.models.embedder import RequestEmbedding
 from lcn_tf.schema import DOMAINS, Feature, Schema
 from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
@@ -128,12 +128,7 @@ def experiment_of(schema, **model):
 
 
 def model_of(records, experiment):
-  model = build_model(
-    records.record_schema,
-    experiment.model,
-    catalogues={d: records.catalogue(d) for d in DOMAINS},
-    item_values={d: records.item_values(d) for d in DOMAINS},
-  )
+  model = build_model(records.record_schema, experiment.model, **item_tables(records))
   model.compile(optimizer=make_optimizer(model, experiment.train))
   return model
 
