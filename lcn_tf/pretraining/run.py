@@ -16,7 +16,7 @@ from lcn_tf.data.read.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.pretraining.vectors import KINDS, Pretrained
-from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName
 
 _REQUESTS = 256  # records read at a time
 _PENDING = 4_000_000  # behaviours held before repeated ones are dropped
@@ -62,28 +62,20 @@ def vectors_of(
   rows, items = np.unique(events["row"].to_numpy(), return_inverse=True)
   counts = item2vec.cooccurrences(events["user"].to_numpy(), items, len(rows), config.window)
   vectors = item2vec.factorise(item2vec.shifted_ppmi(counts), config.dim, config.seed)
-  seconds = round(time.monotonic() - began, 1)
+  seconds = time.monotonic() - began
   ends = np.cumsum([0] + [record_set.record_schema.domain(d).items for d in DOMAINS])
   parts = {d: slice(ends[number], ends[number + 1]) for number, d in enumerate(DOMAINS)}
   spread = np.zeros((ends[-1], config.dim), np.float32)
   spread[rows] = vectors
-  notes: dict[str, Any] = {
-    "settings": config.settings(clusters=False),
-    "records": {"name": record_set.name, "path": str(record_set.path)},
+  facts = {
     "users": events["user"].n_unique(),
     "behaviours": len(events),
     "last_time": events["time"].max(),
     "pairs": int(counts.nnz),
     "seen": {d: int(np.sum((rows >= part.start) & (rows < part.stop))) for d, part in parts.items()},
-    "with_vector": {d: int(np.any(spread[part] != 0, axis=1).sum()) for d, part in parts.items()},
-    "columns_used": min(config.dim, len(rows) - 1),
-    "seconds": {"vectors": seconds},
   }
-  made = Pretrained({d: spread[part] for d, part in parts.items()}, {}, notes, record_set.fingerprint)
-  if "clusters" in kinds:
-    made = with_clusters(made, config)
-  _log(made.notes)
-  return made
+  by_domain = {d: spread[part] for d, part in parts.items()}
+  return _made(by_domain, min(config.dim, len(rows) - 1), config, record_set, kinds, seconds, facts)
 
 
 def content_vectors(config: Pretraining, record_set: RecordSet, kinds: Collection[str] = KINDS) -> Pretrained:
@@ -117,12 +109,36 @@ def content_vectors(config: Pretraining, record_set: RecordSet, kinds: Collectio
   }
   turned = item2vec.principal(np.concatenate([parts[d] for d in DOMAINS]), config.dim)
   vectors = dict(zip(DOMAINS, np.split(turned, [len(parts["target"])]), strict=True))
+  return _made(vectors, config.dim, config, record_set, kinds, time.monotonic() - began, {})
+
+
+def _made(
+  vectors: dict[DomainName, np.ndarray],
+  columns: int,
+  config: Pretraining,
+  record_set: RecordSet,
+  kinds: Collection[str],
+  seconds: float,
+  facts: dict[str, Any],
+) -> Pretrained:
+  """New vectors with their notes, and with their clusters if `kinds` asks for them.
+
+  Args:
+    vectors: Vectors `[items, P]` per domain.
+    columns: Number of their columns that say something.
+    config: Settings.
+    record_set: Records that they are of.
+    kinds: Names of the tables that are read.
+    seconds: Time that the vectors took.
+    facts: Further notes.
+  """
   notes: dict[str, Any] = {
     "settings": config.settings(clusters=False),
     "records": {"name": record_set.name, "path": str(record_set.path)},
-    "with_vector": {d: int(np.any(vectors[d] != 0, axis=1).sum()) for d in DOMAINS},
-    "columns_used": config.dim,
-    "seconds": {"vectors": round(time.monotonic() - began, 1)},
+    **facts,
+    "with_vector": {d: int(np.any(own != 0, axis=1).sum()) for d, own in vectors.items()},
+    "columns_used": columns,
+    "seconds": {"vectors": round(seconds, 1)},
   }
   made = Pretrained(vectors, {}, notes, record_set.fingerprint)
   if "clusters" in kinds:
