@@ -56,14 +56,18 @@ def define_records(values: flags.FlagValues) -> flags.FlagHolder[str]:
   return flags.DEFINE_string("records", None, help, required=True, flag_values=values)
 
 
-def define_log(values: flags.FlagValues) -> tuple[flags.FlagHolder[str | None], ...]:
-  """Defines the flags --interactions, --items and --users, the files of a log."""
+def define_log(values: flags.FlagValues, extends: bool = False) -> tuple[flags.FlagHolder[str | None], ...]:
+  """Defines the flags --interactions, --items and --users, the files of a log.
+
+  Args:
+    values: Flags of the command.
+    extends: True if the command has a flag --extend.
+  """
   interactions = (
     "Interactions, a Parquet file or a folder of them. Without the flag the log is the one that the config names."
   )
-  items = (
-    "Items, a Parquet file or a folder of them. Required with --interactions, unless --extend finds no new items there."
-  )
+  unless = ", unless --extend finds no new items there" if extends else ""
+  items = f"Items, a Parquet file or a folder of them. Required with --interactions{unless}."
   users = "Users, a Parquet file or a folder of them. Without the flag the log has no profiles of users."
   named = {"interactions": interactions, "items": items, "users": users}
   return tuple(flags.DEFINE_string(name, None, help, flag_values=values) for name, help in named.items())

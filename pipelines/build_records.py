@@ -44,7 +44,7 @@ from lcn_tf.errors import UserError
 _FLAGS = flags.FlagValues()
 _CONFIG = entry.define_config(_FLAGS)
 _OUTPUT = entry.define_output(_FLAGS, "Folder for the record set. It is made if it does not exist.")
-_INTERACTIONS, _ITEMS, _USERS = entry.define_log(_FLAGS)
+_INTERACTIONS, _ITEMS, _USERS = entry.define_log(_FLAGS, extends=True)
 _STRICT = flags.DEFINE_bool(
   "strict",
   False,
@@ -76,9 +76,9 @@ def main(argv: Sequence[str]) -> None:
     raise UserError("--like and --extend exclude each other: --extend takes the id mapping over, too")
   like, extend = (RecordSet.open(flag.value) if flag.value else None for flag in (_LIKE, _EXTEND))
   made = log.read(experiment.records, _INTERACTIONS.value, _ITEMS.value, _USERS.value, begins=not _EXTEND.value)
-  # TensorFlow takes seconds to load: not for --help, a wrong flag or a wrong file
-  from lcn_tf.analysis import records_page
-  from lcn_tf.data.build import builder
+  with entry.loading():
+    from lcn_tf.analysis import records_page
+    from lcn_tf.data.build import builder
 
   builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like, records_page.render, extend)
 
