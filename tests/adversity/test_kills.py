@@ -21,19 +21,36 @@ def begun(unbroken, tmp_path):
   return run
 
 
-def test_training(workspace, unbroken, tmp_path, campaign):
-  count, temporary, killer = campaign(2, 30), tmp_path / "temporary", Killer(jobs.seconds_of(unbroken), 0)
+def killed_and_gone_on(command, count, killer, workspace, temporary, folder, same):
+  """Kills runs of a job until there were `count` kills; whatever is left of each run is then finished and compared.
+
+  Args:
+    command: Job without its run folder.
+    count: Number of kills.
+    killer: Killer, which counts them.
+    workspace: Folder in which the job runs.
+    temporary: Folder for temporary files of the job.
+    folder: Folder for the run folders.
+    same: Function that compares a run folder with an undisturbed one.
+  """
   while killer.kills < count:
-    run = tmp_path / f"run_{killer.kills}"
-    command = f"{jobs.TRAIN} --run_dir {run}"
+    run = folder / f"run_{killer.kills}"
+    job = f"{command} --run_dir {run}"
     # until it ends by itself, or has had enough
     until = min(killer.kills + CHAIN, count)
-    while killer.kills < until and killer(Process(command, workspace, temporary)):
+    while killer.kills < until and killer(Process(job, workspace, temporary)):
       pass
-    Process(command, workspace, temporary).succeeds()
-    jobs.same_run(run, unbroken)
+    Process(job, workspace, temporary).succeeds()
+    same(run)
     jobs.nothing_left(run, temporary)
     shutil.rmtree(run)
+
+
+def test_training(workspace, unbroken, tmp_path, campaign):
+  count, temporary, killer = campaign(2, 30), tmp_path / "temporary", Killer(jobs.seconds_of(unbroken), 0)
+  killed_and_gone_on(
+    jobs.TRAIN, count, killer, workspace, temporary, tmp_path, lambda run: jobs.same_run(run, unbroken)
+  )
   print(f"training: {killer.kills} kills, results equal, nothing left")
 
 
@@ -97,33 +114,5 @@ def test_a_comparison_whose_cells_end_with_it(workspace, compared, tmp_path, cam
 
 def test_a_walk(workspace, walked, tmp_path, campaign):
   count, temporary, killer = campaign(1, 10), tmp_path / "temporary", Killer(jobs.seconds_of(walked), 4)
-  while killer.kills < count:
-    run = tmp_path / f"walk_{killer.kills}"
-    command = f"{jobs.WALK} --run_dir {run}"
-    until = min(killer.kills + CHAIN, count)
-    while killer.kills < until and killer(Process(command, workspace, temporary)):
-      pass
-    Process(command, workspace, temporary).succeeds()
-    jobs.same_walk(run, walked)
-    jobs.nothing_left(run, temporary)
-    shutil.rmtree(run)
+  killed_and_gone_on(jobs.WALK, count, killer, workspace, temporary, tmp_path, lambda run: jobs.same_walk(run, walked))
   print(f"a walk: {killer.kills} kills, results equal, nothing left")
-
-
-@pytest.mark.parametrize("what", ["build_records", "export", "train"])
-def test_sigterm_ends_with_143_and_leaves_nothing(what, workspace, unbroken, tmp_path, campaign):
-  for number, share in enumerate(campaign([0.4], [0.1, 0.4, 0.8])):
-    folder = tmp_path / str(number)
-    folder.mkdir()
-    run = begun(unbroken, folder) if what == "export" else folder / "run"
-    command = {
-      "build_records": f"{jobs.BUILD} --output {folder / 'output'}",
-      "export": f"python -m pipelines.export --run_dir {run} --output {folder / 'output'}",
-      "train": f"{jobs.TRAIN} --run_dir {run}",
-    }[what]
-    process = Process(command, workspace, folder / "temporary")
-    code = process.terminate_after(share * jobs.seconds_of(unbroken))
-    assert code in (0, 143), process.said()
-    assert ("SIGTERM" in process.log.read_text()) == (code == 143)
-    process.group_ends()
-    jobs.nothing_left(folder)

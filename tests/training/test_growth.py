@@ -13,16 +13,6 @@ from lcn_tf.training.warm_start import WarmStart
 from tests.training import growing
 
 
-@pytest.fixture(scope="module")
-def half(tmp_path_factory):
-  return growing.record_set(tmp_path_factory.mktemp("half"), 0.5)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-  return growing.record_set(tmp_path_factory.mktemp("whole"), 1.0)
-
-
 def table(record_set, name, seed=0, width=3):
   rows = record_set.record_schema.vocabularies[name].size
   return np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)

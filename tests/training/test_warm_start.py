@@ -31,16 +31,6 @@ COMMON = {"epochs": 1, "steps_per_epoch": STEPS}
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory):
-  return growing.record_set(tmp_path_factory.mktemp("half"), 0.5)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-  return growing.record_set(tmp_path_factory.mktemp("whole"), 1.0)
-
-
-@pytest.fixture(scope="module")
 def searched(half, tmp_path_factory):
   """A run with learned keys, of the first half of the log."""
   folder = tmp_path_factory.mktemp("searched")
