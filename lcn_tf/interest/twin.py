@@ -198,7 +198,7 @@ class TWIN(Extractor):
       return union_walk(alphas, visible, self.top_k)
 
     def in_chunks() -> tuple[tf.Tensor, tf.Tensor]:
-      least = min if isinstance(chunks, int) and isinstance(total, int) else tf.minimum
+      least = min if isinstance(chunks, int) else tf.minimum
       size = -(-total // least(chunks, total))
       # the last chunk repeats the last candidate
       places = tf.minimum(tf.range(-(-total // size) * size, dtype=tf.int64), total - 1)
