@@ -106,10 +106,9 @@ def build(
     if records.state and part.counts:
       state = next_state(indexed, part.checked, part.counts, part.totals, log, schema, part.earlier)
       write_state(state, indexed.mapping, folder)
-    notes: Notes = part.divided.notes | part.notes
     # the seed of the out-of-vocabulary hash, too
-    notes["seed"] = other.notes.get("seed", 0) if other else records.seed
-    notes |= tables.notes | _counts(tables, records, indexed, shortage)
+    seed = other.notes.get("seed", 0) if other else records.seed
+    facts = part.divided.notes | part.notes | {"seed": seed}
     built = RecordSet(
       name=experiment.name,
       fingerprint=fingerprint(sized, indexed.mapping),
@@ -118,7 +117,7 @@ def build(
       splits=parts,
       rejected=part.checked.reasons(),
       records=records.model_dump(mode="json"),
-      notes=notes,
+      notes=facts | tables.notes | _counts(tables, records, indexed, shortage),
       path=folder,
     )
     _finish(built, statistics(indexed, part.checked, log, plans, splits, schema), page)
