@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -27,14 +28,14 @@ class ValueTable:
     values: Strings `[V]`, by falling frequency in the training interactions; ties by value.
     counts: Occurrences of each there `[V]`.
     oov: Rows that the other values share: index `1 + hash(value) % oov`; a missing value has index 1.
-    seed: Seed of the hash.
+    seed: Seed of the hash; see `oov_indices`.
   """
 
   name: str
   values: pl.Series
   counts: pl.Series
   oov: int = 1
-  seed: int = 0
+  seed: int | None = None
 
   @property
   def size(self) -> int:
@@ -57,7 +58,7 @@ class ValueTable:
     known = frame.unique().drop_nulls().join(self._table, on="value", how="left")
     if self.oov > 1:
       unseen = known.filter(pl.col("index").is_null()).select("value")
-      rows = pl.Series("index", [oov_index(v, self.oov, self.seed) for v in unseen["value"]], dtype=pl.Int32)
+      rows = pl.Series("index", oov_indices(unseen["value"].to_list(), self.oov, self.seed))
       known = pl.concat([known.drop_nulls(), unseen.with_columns(rows)])
     known = known.with_columns(pl.col("index").fill_null(1))
     found = frame.join(known, on="value", how="left", maintain_order="left")["index"]
@@ -116,12 +117,27 @@ class BucketTable(ValueTable):
     return frame.with_columns(mean=pl.lit(self.scale.mean), deviation=pl.lit(self.scale.deviation))
 
 
-def oov_index(value: str, oov: int, seed: int = 0) -> int:
-  """The row, 1..oov, of a value that is out of vocabulary: the same on every machine and in every version."""
-  if oov == 1:
-    return 1
-  digest = hashlib.blake2b(value.encode(), digest_size=8, key=str(seed).encode()).digest()
-  return 1 + int.from_bytes(digest, "little") % oov
+def oov_indices(values: Sequence[str], oov: int, seed: int | None = None) -> np.ndarray:
+  """The rows, 1..oov, of values that are out of vocabulary: the same on every machine and in every version.
+
+  Args:
+    values: Texts `[K]`.
+    oov: Rows that they share.
+    seed: None = `1 + Fingerprint64(value) % oov` with the fingerprint of FarmHash, which graphs compute, too. A seed =
+      the keyed hash BLAKE2b of record sets without `oov_hash`.
+
+  Returns:
+    `[K]` int32.
+  """
+  if oov == 1 or not values:
+    return np.ones(len(values), np.int32)
+  if seed is None:
+    import tensorflow as tf  # takes seconds to load, and a vocabulary with one such row needs none of it
+
+    return (1 + tf.strings.to_hash_bucket_fast(values, oov).numpy()).astype(np.int32)
+  key = str(seed).encode()
+  digests = (hashlib.blake2b(value.encode(), digest_size=8, key=key).digest() for value in values)
+  return np.array([1 + int.from_bytes(digest, "little") % oov for digest in digests], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +190,8 @@ def items_of(record_set: RecordSet) -> dict[DomainName, pl.DataFrame]:
 
 def vocabularies_of(record_set: RecordSet) -> dict[str, ValueTable]:
   """`IdMapping.vocabularies` of a record set. Errors as of `id_mapping_of`."""
-  schema, seed = record_set.record_schema, int(record_set.notes.get("seed", 0))
+  schema = record_set.record_schema
+  seed = int(record_set.notes.get("seed", 0)) if record_set.oov_hash == "blake2b" else None
   vocabularies: dict[str, ValueTable] = {}
   for name, declared in schema.vocabularies.items():
     file = f"vocabularies/{name}.parquet"
@@ -196,8 +213,9 @@ def fingerprint(schema: Schema, mapping: IdMapping) -> str:
   digest = hashlib.sha256(schema.fingerprint().encode())
   for name in sorted(mapping.vocabularies):
     vocabulary = mapping.vocabularies[name]
-    seed = vocabulary.seed if vocabulary.oov > 1 else None  # with one row there is nothing to hash
-    digest.update(json.dumps([name, vocabulary.oov, seed, vocabulary.values.to_list()]).encode())
+    hashed_by = "farmhash64" if vocabulary.seed is None else vocabulary.seed
+    one = vocabulary.oov == 1  # there is nothing to hash
+    digest.update(json.dumps([name, vocabulary.oov, None if one else hashed_by, vocabulary.values.to_list()]).encode())
     if isinstance(vocabulary, BucketTable) and vocabulary.scale:
       digest.update(json.dumps([vocabulary.scale.mean, vocabulary.scale.deviation]).encode())
   for d in DOMAINS:

@@ -105,6 +105,7 @@ class RecordSet(Strict):
   compression: Literal["gzip", "none"]
   splits: dict[SplitName, dict[DomainName, Part]]
   tables: dict[str, Table] = {}
+  oov_hash: Literal["farmhash64", "blake2b"] = "blake2b"  # of the rows of out-of-vocabulary values
   rejected: dict[str, int] = {}
   records: dict[str, Any] | None = None  # the experiment's section that they were built by
   notes: dict[str, float | int | str] = {}

@@ -18,7 +18,7 @@ from lcn_tf.data.id_mapping import (
   field_table,
   field_values,
   items_of,
-  oov_index,
+  oov_indices,
   vocabularies_of,
 )
 from lcn_tf.data.record_set import RecordSet
@@ -287,4 +287,4 @@ class _Lookup(ValueTable):
     return np.array(found, np.int32)
 
   def _row(self, text: str) -> int:
-    return self._index.get(text) or oov_index(text, self.oov, self.seed)
+    return self._index.get(text) or int(oov_indices([text], self.oov, self.seed)[0])

@@ -106,7 +106,7 @@ def build(
     if records.state and part.counts:
       state = next_state(indexed, part.checked, part.counts, part.totals, log, schema, part.earlier)
       write_state(state, indexed.mapping, folder)
-    # the seed of the out-of-vocabulary hash, too
+    # the seed of a keyed out-of-vocabulary hash, too
     seed = other.notes.get("seed", 0) if other else records.seed
     facts = part.divided.notes | part.notes | {"seed": seed}
     built = RecordSet(
@@ -115,6 +115,7 @@ def build(
       schema=sized,
       compression=records.compression,
       splits=parts,
+      oov_hash=other.oov_hash if other else "farmhash64",
       rejected=part.checked.reasons(),
       records=records.model_dump(mode="json"),
       notes=facts | tables.notes | _counts(tables, records, indexed, shortage),
@@ -171,7 +172,7 @@ def _numbered(
     check_known(indexed, like)
     return _Part(checked, divided, indexed)
   counts = count(divided.interactions, checked, schema)
-  indexed = index(divided.interactions, checked, schema, users, new_mapping(checked, counts, schema, records.seed))
+  indexed = index(divided.interactions, checked, schema, users, new_mapping(checked, counts, schema))
   totals = add_counts(counts, schema) if records.state else {}
   return _Part(checked, divided, indexed, counts=counts, totals=totals)
 

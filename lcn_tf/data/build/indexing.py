@@ -134,20 +134,19 @@ def _profiles(users: pl.DataFrame, checked: raw.Checked) -> pl.DataFrame:
   return joined.drop(field_column(Feature(name="user_id")), strict=False)
 
 
-def new_mapping(checked: raw.Checked, counts: Counts, schema: Schema, seed: int) -> IdMapping:
+def new_mapping(checked: raw.Checked, counts: Counts, schema: Schema) -> IdMapping:
   """The id mapping of a log that begins.
 
   Args:
     checked: Input.
     counts: Training interactions of it.
     schema: Fields and vocabularies.
-    seed: Seed of the out-of-vocabulary hash.
   """
   numeric = {feature.vocabulary: feature for feature in schema.features() if feature.numeric}
   vocabularies = {
     name: build_buckets(name, counted, numeric[name])
     if name in numeric
-    else build_vocabulary(name, counted, schema.vocabularies[name], seed)
+    else build_vocabulary(name, counted, schema.vocabularies[name])
     for name, counted in counts.values.items()
   }
   items = {d: _ranked(checked.items.filter(pl.col("domain") == d), counts.items[d]) for d in DOMAINS}

@@ -27,19 +27,18 @@ def frequent(counts: pl.DataFrame, declared: Vocabulary) -> pl.DataFrame:
   return kept.sort(["count", "value"], descending=[True, False])
 
 
-def build_vocabulary(name: str, counts: pl.DataFrame, declared: Vocabulary, seed: int = 0) -> ValueTable:
+def build_vocabulary(name: str, counts: pl.DataFrame, declared: Vocabulary) -> ValueTable:
   """The vocabulary of all fields that share it.
 
   Args:
     name: Name of the vocabulary.
     counts: Columns `value` (strings) and `count`, see `total_counts`.
     declared: The cut (`min_count`), the bound and the out-of-vocabulary rows.
-    seed: Seed of the out-of-vocabulary hash.
   """
   kept = frequent(counts, declared)
   if declared.max_known:
     kept = kept.head(declared.max_known)
-  return ValueTable(name, kept["value"], kept["count"], declared.oov, seed)
+  return ValueTable(name, kept["value"], kept["count"], declared.oov)
 
 
 def extend_vocabulary(table: ValueTable, totals: pl.DataFrame, part: int, declared: Vocabulary) -> ValueTable:

@@ -9,7 +9,7 @@ import pytest
 
 from lcn_tf import files
 from lcn_tf.data.build import builder, shards, tables
-from lcn_tf.data.id_mapping import oov_index
+from lcn_tf.data.id_mapping import oov_indices
 from lcn_tf.data.read.dataset import training_batches
 from lcn_tf.data.record_set import SPLITS, RecordSet
 from lcn_tf.errors import UserError
@@ -456,9 +456,22 @@ def test_records_like_others_have_their_numbers_and_what_is_new_is_unknown(tmp_p
   assert sorted(shown) == sorted(expected)
   assert any(item == 1 for _, _, item, _ in shown), "an unknown item is a candidate too"
   # values that the old records do not know: hashed to the same rows as there
-  late = [oov_index(value, 3, 5) for value in later["event"]]
+  late = oov_indices(later["event"].cast(pl.String).to_list(), 3).tolist()
   met = {int(e) for r in logs.requests(new, "test") for e in r.target.cross.ravel()}
   assert met == set(late) == {1, 2, 3}
+
+
+def test_records_like_some_with_a_keyed_hash_hash_as_these_do(tmp_path, log):
+  schema = {"context_fields": [{"name": "event"}], "vocabularies": {"event": {"oov": 1000}}}
+  made = build(tmp_path, log, schema, name="old", seed=5, labels={"kind": "given"})
+  old = made.model_copy(update={"oov_hash": "blake2b"}).with_tables()
+  old.save(old.path)
+  later = log.with_columns(event=pl.lit("late"))
+  new = build(tmp_path, later, schema, name="new", like=RecordSet.open(old.path), labels={"kind": "given"})
+  shown = {int(row) for r in logs.requests(new, "train") for row in r.context.ravel()}
+  assert shown == set(oov_indices(["late"], 1000, seed=5).tolist()) != set(oov_indices(["late"], 1000).tolist())
+  assert RecordSet.open(new.path).oov_hash == "blake2b"
+  assert build(tmp_path, log, schema, name="third", labels={"kind": "given"}).oov_hash == "farmhash64"
 
 
 @pytest.mark.parametrize("known", [False, True])
