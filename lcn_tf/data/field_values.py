@@ -16,6 +16,13 @@ from lcn_tf.schema import DOMAINS, Feature, Schema, value_columns
 LIMIT = 10_000.0  # of a standardised value; 10^8 training interactions have none beyond it
 
 
+def index_groups(schema: Schema) -> dict[str, tuple[Feature, ...]]:
+  """Each tensor of vocabulary indices that a request has -> its fields. Those without fields are left out."""
+  groups = {"user_fields": schema.user_fields, "candidate_context": schema.context_fields}
+  groups |= {f"{d}_cross": schema.domain(d).cross_fields for d in DOMAINS}
+  return {name: features for name, features in groups.items() if features}
+
+
 def value_groups(schema: Schema) -> dict[str, tuple[str, tuple[Feature, ...]]]:
   """Each tensor of float values that a record holds -> (axis, as in `lcn_tf.data.records.layout`; its fields)."""
   groups: dict[str, tuple[str, tuple[Feature, ...]]] = {

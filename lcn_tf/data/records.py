@@ -30,7 +30,7 @@ A candidate sees behaviours `first_visible .. first_visible + max_length - 1` th
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -245,9 +245,16 @@ def decode(serialized: bytes, schema: Schema) -> Request:
   )
 
 
-def features(serialized: tf.Tensor, schema: Schema) -> dict[str, tf.Tensor]:
-  """The first half of `parse`: a batch of serialized records `[B]` as the bytes `[B]` of each feature."""
-  return tf.io.parse_example(serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in layout(schema)})
+def features(serialized: tf.Tensor, schema: Schema, without: Collection[str] = ()) -> dict[str, tf.Tensor]:
+  """The first half of `parse`: a batch of serialized records `[B]` as the bytes `[B]` of each feature.
+
+  Args:
+    serialized: `[B]` strings.
+    schema: Schema of the records.
+    without: Features that are not read.
+  """
+  names = [name for name in layout(schema) if name not in without]
+  return tf.io.parse_example(serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in names})
 
 
 def values(data: tf.Tensor, dtype: str) -> tf.Tensor:
@@ -256,14 +263,22 @@ def values(data: tf.Tensor, dtype: str) -> tf.Tensor:
 
 
 def tensors(
-  data: Mapping[str, tf.Tensor], schema: Schema, lengths: Mapping[DomainName, int | tf.Tensor] | None = None
+  data: Mapping[str, tf.Tensor],
+  schema: Schema,
+  lengths: Mapping[DomainName, int | tf.Tensor] | None = None,
+  candidates: int | tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
-  """The second half of `parse`: the bytes of each feature as dense tensors. Arguments and result as there."""
-  sizes: dict[str, int | tf.Tensor] = {"N": schema.candidates}
+  """The second half of `parse`: the bytes of each feature in `data` as dense tensors.
+
+  Arguments and result are as there. `candidates` is N, and `schema.candidates` if None.
+  """
+  sizes: dict[str, int | tf.Tensor] = {"N": schema.candidates if candidates is None else candidates}
   for d in DOMAINS:
     sizes[d] = lengths[d] if lengths else schema.capacity(d)
   batch = {}
   for name, (dtype, axis, width) in layout(schema).items():
+    if name not in data:
+      continue
     count = (sizes[axis] if axis else 1) * (width if width >= 0 else 1)
     shape = [-1] + ([sizes[axis]] if axis else []) + ([width] if width >= 0 else [])
     if width == 0:
@@ -273,7 +288,7 @@ def tensors(
     flat = tf.io.decode_raw(data[name], tf.as_dtype(dtype), fixed_length=count * np.dtype(_NUMPY[dtype]).itemsize)
     batch[name] = tf.reshape(flat, shape)
   present = values(data["candidate_items"], "int32")
-  batch["candidate_mask"] = tf.range(schema.candidates)[tf.newaxis] < present[:, tf.newaxis]
+  batch["candidate_mask"] = tf.range(sizes["N"])[tf.newaxis] < present[:, tf.newaxis]
   for d in DOMAINS:
     batch[f"{d}_length"] = tf.minimum(values(data[f"{d}_items"], "int32"), sizes[d])
   return batch

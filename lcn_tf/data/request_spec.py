@@ -1,13 +1,31 @@
 """The serving signature: the third reading of the schema."""
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from lcn_tf.data.field_values import value_groups
 from lcn_tf.schema import DOMAINS, Schema, columns, value_columns
 
 
+def served_spec(schema: Schema) -> dict[str, tf.TensorSpec]:
+  """What `rank` takes: the tensors of `request_spec` that have columns. Some servers and clients send no others."""
+  return {name: spec for name, spec in request_spec(schema).items() if 0 not in spec.shape}
+
+
+def with_empty(request: Mapping[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tensor]:
+  """The tensors of `request_spec` from those of `served_spec`: those without columns are added."""
+  full = dict(request)
+  axes = {"candidate_context": "candidate_items"} | {f"{d}_cross": f"{d}_items" for d in DOMAINS}
+  for name, spec in request_spec(schema).items():
+    if name not in full:
+      size = tf.shape(request[axes[name]]) if name in axes else tf.shape(request["candidate_items"])[:1]
+      full[name] = tf.zeros(tf.concat([size, [0]], axis=0), spec.dtype)
+  return full
+
+
 def request_spec(schema: Schema) -> dict[str, tf.TensorSpec]:
-  """What `rank` takes: the tensors of `lcn_tf.data.records` that do not need a label, any B, N and L.
+  """What a model takes: the tensors of `lcn_tf.data.records` that do not need a label, any B, N and L.
 
   Several users' requests are rows of B. Candidates that share one moment may be given `first_visible` as `[B, 1]`.
   """

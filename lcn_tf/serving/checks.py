@@ -1,8 +1,10 @@
 """Checks of a request in the graph: a wrong request is an error that names the tensor, never a number."""
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
-from lcn_tf.data.field_values import least_values, value_groups
+from lcn_tf.data.field_values import index_groups, least_values, value_groups
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
 
@@ -17,7 +19,7 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
   candidate. Padding only has to be in range: candidates whose item is 0, and behaviours beyond the length.
 
   Args:
-    request: The tensors of `request_spec`.
+    request: The tensors of `request_spec`; those without columns may be left out.
     schema: Schema with sizes.
 
   Returns:
@@ -34,8 +36,8 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
       for name, tensor in request.items()
     }
   made = [_within(values, "candidate_items", schema.target.items, "rows of the target catalogue")]
-  made += _fields(values, "user_fields", schema.user_fields, schema)
-  made += _fields(values, "candidate_context", schema.context_fields, schema)
+  for name, features in index_groups(schema).items():
+    made.append(_fields(values, name, features, schema))
   for d in DOMAINS:
     made += _history(values, d, schema)
   for name, (_, features) in value_groups(schema).items():
@@ -48,21 +50,34 @@ def _sizes(request: dict[str, tf.Tensor]) -> list[tf.Operation]:
   """Assertions on the sizes of all axes that the schema does not fix."""
   shapes = {name: tf.shape(tensor, out_type=tf.int64) for name, tensor in request.items()}
   requests, candidates = shapes["candidate_items"][0], shapes["candidate_items"][1]
-  made = []
-
-  def check(name: str, condition: tf.Tensor, allowed: str) -> None:
-    made.append(tf.debugging.Assert(condition, [f"{name}: expected {allowed}; found a tensor of shape", shapes[name]]))
-
-  for name in sorted(set(request) - {"candidate_items"}):
-    check(name, shapes[name][0] == requests, "as many requests as candidate_items")
-  for name in ("candidate_times", "candidate_context", *({"candidate_values"} & set(request))):
-    check(name, shapes[name][1] == candidates, "as many candidates as candidate_items")
+  names = sorted(set(request) - {"candidate_items"})
+  made = [same_size(name, shapes, 0, requests, "as many requests as candidate_items") for name in names]
+  for name in sorted({"candidate_times", "candidate_context", "candidate_values"} & set(request)):
+    made.append(same_size(name, shapes, 1, candidates, "as many candidates as candidate_items"))
   for d in DOMAINS:
-    for name in (f"{d}_times", f"{d}_cross", *({f"{d}_values"} & set(request))):
-      check(name, shapes[name][1] == shapes[f"{d}_items"][1], f"as many behaviours as {d}_items")
-    shared = shapes[f"{d}_first_visible"][1]
-    check(f"{d}_first_visible", (shared == candidates) | (shared == 1), "as many columns as candidate_items, or one")
+    for name in sorted({f"{d}_times", f"{d}_cross", f"{d}_values"} & set(request)):
+      made.append(same_size(name, shapes, 1, shapes[f"{d}_items"][1], f"as many behaviours as {d}_items"))
+    shared = "as many columns as candidate_items, or one"
+    made.append(same_size(f"{d}_first_visible", shapes, 1, candidates, shared, or_one=True))
   return made
+
+
+def same_size(
+  name: str, shapes: Mapping[str, tf.Tensor], axis: int, size: tf.Tensor, allowed: str, or_one: bool = False
+) -> tf.Operation:
+  """Assertion on the size of an axis.
+
+  Args:
+    name: Name of the tensor.
+    shapes: Shapes int64 by name.
+    axis: Axis.
+    size: Size that it must have.
+    allowed: Words for that, for the message.
+    or_one: True if it may be 1, too.
+  """
+  found = shapes[name][axis]
+  holds = (found == size) | (found == 1) if or_one else found == size
+  return tf.debugging.Assert(holds, [f"{name}: expected {allowed}; found a tensor of shape", shapes[name]])
 
 
 def _history(values: dict[str, tf.Tensor], d: DomainName, schema: Schema) -> list[tf.Operation]:
@@ -78,22 +93,18 @@ def _history(values: dict[str, tf.Tensor], d: DomainName, schema: Schema) -> lis
   older = (newest < values["candidate_times"]) | ~sees
   return [
     _within(values, f"{d}_items", schema.domain(d).items, f"rows of the {d} catalogue"),
-    *_fields(values, f"{d}_cross", schema.domain(d).cross_fields, schema),
-    _holds(values, f"{d}_length", (length >= 0) & (length <= width), f"at least 0 and at most the width of {d}_items"),
-    _holds(values, f"{d}_items", (items > 0) | ~real, f"no padding (0) within {d}_length"),
-    _holds(values, f"{d}_times", falling, f"behaviours newest first within {d}_length"),
-    _holds(values, f"{d}_first_visible", first >= 0, "at least 0"),
-    _holds(values, f"{d}_first_visible", older, f"to begin with one of {d}_times that is older than candidate_times"),
+    holds(values, f"{d}_length", (length >= 0) & (length <= width), f"at least 0 and at most the width of {d}_items"),
+    holds(values, f"{d}_items", (items > 0) | ~real, f"no padding (0) within {d}_length"),
+    holds(values, f"{d}_times", falling, f"behaviours newest first within {d}_length"),
+    holds(values, f"{d}_first_visible", first >= 0, "at least 0"),
+    holds(values, f"{d}_first_visible", older, f"to begin with one of {d}_times that is older than candidate_times"),
   ]
 
 
-def _fields(
-  values: dict[str, tf.Tensor], name: str, features: tuple[Feature, ...], schema: Schema
-) -> list[tf.Operation]:
-  """Assertions on vocabulary indices, a column each; none where there is no field."""
+def _fields(values: dict[str, tf.Tensor], name: str, features: tuple[Feature, ...], schema: Schema) -> tf.Operation:
+  """Assertion on vocabulary indices, a column each."""
   sizes = [schema.vocabularies[feature.vocabulary].size for feature in features for _ in range(feature.max_values)]
-  what = f"indices of {', '.join(feature.name for feature in features)}"
-  return [_within(values, name, sizes, what)] if features else []
+  return _within(values, name, sizes, f"indices of {', '.join(feature.name for feature in features)}")
 
 
 def _field_values(values: dict[str, tf.Tensor], name: str, features: tuple[Feature, ...]) -> list[tf.Operation]:
@@ -102,18 +113,19 @@ def _field_values(values: dict[str, tf.Tensor], name: str, features: tuple[Featu
   lowest = least_values(features)
   what = ", ".join(feature.name for feature in features if feature.value_columns)
   return [
-    _holds(values, name, tf.math.is_finite(found), f"finite values of {what}"),
-    _holds(values, name, found >= lowest, f"values of {what}, weights of at least 0"),
+    holds(values, name, tf.math.is_finite(found), f"finite values of {what}"),
+    holds(values, name, found >= lowest, f"values of {what}, weights of at least 0"),
   ]
 
 
 def _within(values: dict[str, tf.Tensor], name: str, sizes: int | list[int], what: str) -> tf.Operation:
   """Assertion that all values are in [0, size) of their column."""
   found, size = values[name], tf.constant(sizes, tf.int64)
-  return _holds(values, name, (found >= 0) & (found < size), f"{what}, at least 0 and below {sizes}")
+  return holds(values, name, (found >= 0) & (found < size), f"{what}, at least 0 and below {sizes}")
 
 
-def _holds(values: dict[str, tf.Tensor], name: str, condition: tf.Tensor, allowed: str) -> tf.Operation:
+def holds(values: Mapping[str, tf.Tensor], name: str, condition: tf.Tensor, allowed: str) -> tf.Operation:
+  """Assertion that a condition is true of all values of the tensor `name`, which are numbers."""
   found = values[name]
   message = f"{name}: expected {allowed}; found, smallest and largest"
   # the smallest by the largest: Min has no GPU kernel for integers

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of, weights_of
-from lcn_tf.data.field_values import value_groups, weights_column
+from lcn_tf.data.field_values import index_groups, value_groups, weights_column
 from lcn_tf.data.id_mapping import (
   NULL,
   BucketTable,
@@ -67,7 +67,7 @@ class RequestEncoder:
   def encode(
     self, requests: Sequence[RankRequest], counts: collections.Counter[str] | None = None
   ) -> dict[str, np.ndarray]:
-    """The tensors of `lcn_tf.data.request_spec.request_spec`, B = len(requests).
+    """The tensors of `lcn_tf.data.request_spec.served_spec`, B = len(requests).
 
     N is that of the longest list of candidates, L that of the longest history that is seen, at most the schema's
     `max_length`. Padding is 0, and the model's result for padded candidates has no meaning. Of a longer history the
@@ -110,7 +110,12 @@ class RequestEncoder:
       tensors |= history
     if counts is not None:
       self._count(tensors, counts)
-    return tensors | {name: values[name] for name in value_groups(self._schema)}
+    served = {*index_groups(self._schema), *value_groups(self._schema)}
+    return {
+      name: tensor
+      for name, tensor in (tensors | values).items()
+      if name in served or not name.endswith(("_fields", "_context", "_cross", "_values"))
+    }
 
   def _names(self, fields: tuple[Feature, ...]) -> list[str]:
     """Names that values may have."""

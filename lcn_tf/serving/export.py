@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -11,11 +12,10 @@ from tensorflow import keras
 
 from lcn_tf import files, formats, storage
 from lcn_tf.config import Experiment
+from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.record_set import RecordSet, sha256
-from lcn_tf.data.request_spec import at_least_one_column, request_spec
 from lcn_tf.errors import DamagedError
-from lcn_tf.schema import Schema
-from lcn_tf.serving.checks import checked
+from lcn_tf.serving.signatures import Signatures
 
 DESCRIPTION = "assets.extra/lcn_tf.json"
 REMEDY = "Export the run again."
@@ -32,16 +32,6 @@ def digest(checkpoint: str) -> str:
   return hashlib.sha256(pathlib.Path(f"{checkpoint}.index").read_bytes()).hexdigest()[:16]
 
 
-def rank_function(model: keras.Model, schema: Schema) -> Any:
-  """The function `rank` of a model: it takes the tensors of `request_spec`, and returns `probability` `[B, N]`."""
-
-  def rank(**request: tf.Tensor) -> dict[str, tf.Tensor]:
-    valid = checked(request, schema)
-    return {"probability": tf.sigmoid(model(at_least_one_column(valid), training=False))}
-
-  return tf.function(rank, autograph=False).get_concrete_function(**request_spec(schema))
-
-
 def save(
   model: keras.Model,
   experiment: Experiment,
@@ -51,7 +41,7 @@ def save(
 ) -> pathlib.Path:
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
-  The signature `rank` takes the tensors of `request_spec` and returns `probability` `[B, N]`.
+  Its signatures are those of `lcn_tf.serving.signatures`.
 
   The folder `assets.extra` holds `lcn_tf.json`, with name, seed, checkpoint, fingerprint and schema, and a record set
   without records. `RequestEncoder` numbers requests with it, and `pipelines.build_records --like` other records.
@@ -59,17 +49,18 @@ def save(
   Args:
     checkpoint: Path of the checkpoint that the weights come from; empty if there is none.
   """
-
-  module = tf.Module()
-  module.weights = list(model.variables)
-  signature = rank_function(model, record_set.record_schema)
   output = files.make(output)
-  needs = sum(v.shape.num_elements() * v.dtype.size for v in model.variables) + record_set.id_mapping_bytes()
+  # the id mapping, and ids and values once more for look-ups
+  needs = sum(v.shape.num_elements() * v.dtype.size for v in model.variables) + 2 * record_set.id_mapping_bytes()
   with (
     files.folder_aside(output / "version") as aside,
     storage.storing("a version", output, needs=needs, intact="The versions that are there are intact."),
   ):
-    tf.saved_model.save(module, files.plain(aside), signatures={"rank": signature, "serving_default": signature})
+    tables = aside / "tables"
+    tables.mkdir()
+    signatures = Signatures(model, record_set.record_schema, id_mapping_of(record_set), tables)
+    tf.saved_model.save(signatures, files.plain(aside), signatures=signatures.functions)
+    shutil.rmtree(tables)
     extra = (aside / DESCRIPTION).parent
     extra.mkdir(exist_ok=True)
     record_set.save_id_mapping(extra)

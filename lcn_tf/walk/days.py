@@ -12,10 +12,10 @@ from lcn_tf import files, formats, metrics
 from lcn_tf.data.id_mapping import vocabularies_of
 from lcn_tf.data.read.dataset import OnCorrupt
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.data.request_spec import request_spec
+from lcn_tf.data.request_spec import served_spec
 from lcn_tf.evaluation import predictions, scoring
 from lcn_tf.schema import item_vocabulary
-from lcn_tf.serving.export import rank_function
+from lcn_tf.serving.signatures import rank_function
 from lcn_tf.training.run_folder import Run
 from lcn_tf.training.warm_start import grown_model
 
@@ -46,7 +46,7 @@ def score(run: Run, record_set: RecordSet, file: pathlib.Path, on_corrupt: OnCor
   model = grown_model(run, record_set)
   schema = record_set.record_schema
   info = {"fingerprint": record_set.fingerprint, "name": run.experiment.name}
-  ranker = scoring.Ranker(run.path, info, rank_function(model, schema), tuple(request_spec(schema)))
+  ranker = scoring.Ranker(run.path, info, rank_function(model, schema), tuple(served_spec(schema)))
   files.make(file.parent)
   predictions.write(file, scoring.score(ranker, record_set, "train", on_corrupt=on_corrupt), record_set)
 

@@ -7,7 +7,7 @@ import pytest
 
 from lcn_tf.data.build import builder, tables
 from lcn_tf.data.record_set import SPLITS, RecordSet
-from lcn_tf.data.request_spec import request_spec
+from lcn_tf.data.request_spec import served_spec
 from lcn_tf.errors import UserError
 from lcn_tf.serving.encoder import Behaviour, BehaviourColumns, RankRequest, RequestEncoder
 from tests.data import logs
@@ -108,10 +108,10 @@ def test_requests_of_several_users_are_padded_and_have_the_shapes_of_the_signatu
     RankRequest(20, known[:1], source=[Behaviour("no such item", 19, {"place": 77})]),
   ]
   tensors = RequestEncoder(records).encode(requests)
-  for name, spec in request_spec(records.record_schema).items():
+  for name, spec in served_spec(records.record_schema).items():
     assert spec.shape.is_compatible_with(tensors[name].shape), name
     assert tensors[name].dtype == spec.dtype.as_numpy_dtype, name
-  assert tensors.keys() == request_spec(records.record_schema).keys()
+  assert tensors.keys() == served_spec(records.record_schema).keys()
   np.testing.assert_array_equal(tensors["candidate_items"], [[2, 3, 4], [2, 0, 0]])
   np.testing.assert_array_equal(tensors["target_length"], [1, 0])  # second 10 is not older than second 10
   np.testing.assert_array_equal(tensors["target_items"], [[2], [0]])
@@ -285,7 +285,7 @@ def test_whatever_a_request_holds_it_is_encoded_or_told_with_its_place(case, tri
     except UserError as error:
       messages.append(str(error))
       continue
-    for name, spec in request_spec(case[0].record_schema).items():
+    for name, spec in served_spec(case[0].record_schema).items():
       assert spec.shape.is_compatible_with(tensors[name].shape), name
   assert all(message.startswith("requests[") for message in messages)
   assert 0.1 * trials < len(messages) < 0.9 * trials

@@ -64,6 +64,50 @@ def test_the_saved_model_scores_as_the_trained_model_any_number_of_candidates(ru
     assert expected.shape == (3, candidates)
 
 
+def test_serialized_requests_are_answered_as_their_tensors_are(served, version):
+  schema, rng = small_schema(candidates=7), np.random.default_rng(3)
+  requests = [random_request(schema, rng, user=1 + i, candidates=7) for i in range(3)]
+  serialized = [records.encode(one, schema) for one in requests]
+  batch = records.parse(tf.constant(serialized), schema)
+  expected = served(**{name: batch[name] for name in request_spec(schema)})["probability"]
+  model = tf.saved_model.load(str(version))
+  rank_examples = model.signatures["rank_examples"]
+  np.testing.assert_allclose(rank_examples(examples=tf.constant(serialized))["probability"], expected, rtol=1e-5)
+  # a request has no label, weight and user
+  plain = tf.train.Example.FromString(serialized[0])
+  for name in ("label", "weight", "user"):
+    del plain.features.feature[name]
+  alone = tf.constant([plain.SerializeToString()])
+  np.testing.assert_allclose(rank_examples(examples=alone)["probability"][0], expected[0], rtol=1e-5)
+  assert rank_examples(examples=tf.constant([], tf.string))["probability"].shape[0] == 0
+  plain.features.feature["source_times"].bytes_list.value[0] += b"\0" * 8
+  with pytest.raises(tf.errors.InvalidArgumentError, match="source_times: expected 1 int64 for each of source"):
+    rank_examples(examples=tf.constant([plain.SerializeToString()]))
+
+
+def test_the_signatures_of_an_export(version):
+  signatures = tf.saved_model.load(str(version)).signatures
+  assert set(signatures) == {"rank", "rank_examples", "rank_raw", "serving_default"}
+  inputs = {name: set(one.structured_input_signature[1]) for name, one in signatures.items()}
+  assert inputs["serving_default"] == inputs["rank_raw"] > {"time", "candidate_ids", "target_ids", "source_count"}
+  assert inputs["rank_examples"] == {"examples"}
+  for one in signatures.values():
+    assert all(0 not in spec.shape for spec in one.structured_input_signature[1].values() if spec.shape.rank)
+
+
+def test_an_export_of_records_with_another_hash_has_no_raw_signature_and_says_why(run, tmp_path, caplog):
+  _, model, record_set = run
+  old = record_set.model_copy(update={"oov_hash": "blake2b"})
+  with caplog.at_level("WARNING", logger="absl"):
+    written = export.save(model, small_experiment(crp=True), old, tmp_path)
+  assert "no signature 'rank_raw': the vocabulary 'genre' has 2 out-of-vocabulary rows" in caplog.text
+  signatures = tf.saved_model.load(str(written)).signatures
+  assert "rank_raw" not in signatures
+  assert set(signatures["serving_default"].structured_input_signature[1]) == set(
+    signatures["rank"].structured_input_signature[1]
+  )
+
+
 def test_histories_of_width_0_are_empty_histories(served):
   batch = request()
   empty = batch | {f"{d}_length": tf.zeros_like(batch[f"{d}_length"]) for d in ("target", "source")}
@@ -128,7 +172,7 @@ def test_an_export_that_fails_leaves_nothing_of_what_it_has_written(owner, name,
   assert list(tmp_path.iterdir()) == []
 
 
-def test_every_op_of_the_serving_signature_has_a_gpu_kernel(served):
+def test_every_op_of_the_signature_of_numbers_has_a_gpu_kernel(served):
   assert ops_without_gpu_kernel(served) == set()
 
 

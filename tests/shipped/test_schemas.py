@@ -46,17 +46,22 @@ ENCODE = """
   from lcn_tf import files
   from lcn_tf.data.record_set import RecordSet
   from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
+  from lcn_tf.serving.raw_client import raw_tensors
   import tensorflow as tf
 
   export, request = sys.argv[1:]
   told = json.loads(request)
   for domain in ("target", "source"):
     told[domain] = [Behaviour(**one) for one in told[domain]]
-  encoder = RequestEncoder(RecordSet.open(f"{export}/assets.extra"))
-  tensors = encoder.encode([RankRequest(**told)])
-  rank = tf.saved_model.load(files.plain(export)).signatures["rank"]
-  result = rank(**{name: tf.constant(value) for name, value in tensors.items()})
-  print(result["probability"].numpy().tolist())
+  request, record_set = RankRequest(**told), RecordSet.open(f"{export}/assets.extra")
+  model = tf.saved_model.load(files.plain(export))
+
+  def ask(signature, tensors):
+    result = model.signatures[signature](**{name: tf.constant(value) for name, value in tensors.items()})
+    print(result["probability"].numpy().tolist())
+
+  ask("rank", RequestEncoder(record_set).encode([request]))
+  ask("rank_raw", raw_tensors([request], record_set.record_schema, {"target": False, "source": False}))
 """
 
 
@@ -207,8 +212,9 @@ def test_a_schema_goes_through_everything(schema, ending, tmp_path):
   (version,) = (tmp_path / path("served")).iterdir()
   request = request_of(schema, interactions, items)
   said = succeeds("python encode.py", tmp_path, str(version), json.dumps(request))
-  (probability,) = json.loads(next(line for line in said.splitlines() if line.startswith("[[")))
+  ((probability,), (raw,)) = map(json.loads, (line for line in said.splitlines() if line.startswith("[[")))
   assert len(probability) == 6
+  assert raw == pytest.approx(probability, rel=1e-6)
   assert np.ptp(probability) > 0
 
   compare = "python -m pipelines.compare --config comparison.yaml --jobs 2"

@@ -150,7 +150,13 @@ def write_record_set(
   users = max((count for count in (records or {"train": 64}).values()), default=0)
   _write_tables(path, schema, np.random.default_rng(0), users)
   record_set = RecordSet(
-    name="small", fingerprint="", schema=schema, compression=compression, splits=splits, path=path
+    name="small",
+    fingerprint="",
+    schema=schema,
+    compression=compression,
+    splits=splits,
+    oov_hash="farmhash64",
+    path=path,
   ).with_tables()
   record_set = record_set.model_copy(update={"fingerprint": fingerprint(schema, id_mapping_of(record_set))})
   record_set.save(path)

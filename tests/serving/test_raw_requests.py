@@ -1,0 +1,156 @@
+"""The raw signature numbers a request in the graph as the encoder does in Python."""
+
+import numpy as np
+import polars as pl
+import pytest
+import tensorflow as tf
+
+from lcn_tf.data.build import builder, tables
+from lcn_tf.data.id_mapping import id_mapping_of
+from lcn_tf.schema import DOMAINS
+from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
+from lcn_tf.serving.raw_client import raw_tensors
+from lcn_tf.serving.raw_requests import RawRequests
+from tests.data import logs, value_logs
+
+PLAIN = {
+  "user_fields": [{"name": "user_id", "vocabulary": "user"}, {"name": "likes", "max_values": 2}],
+  "context_fields": ["place"],
+  "target": {"item_fields": ["category"], "cross_fields": ["event", "place"], "max_length": 9},
+  "source": {"cross_fields": ["place"], "max_length": 20},
+  "vocabularies": {"event": {"oov": 5}, "likes": {"oov": 3}},
+  "candidates": 4,
+}
+NOTHING = {"target": {"max_length": 7}, "source": {"max_length": 5}, "candidates": 4}
+
+
+def records_of(folder, kind):
+  """Plain fields with ids that are numbers or texts, no fields at all, and fields with values and weights."""
+  if kind == "values":
+    return value_logs.build(folder)
+  log, items = logs.random_log(np.random.default_rng(0), 400, span=90), logs.items(12)
+  log = log.with_columns(place=pl.Series(np.random.default_rng(1).integers(0, 4, 400)))
+  if kind == "texts":
+    odd = pl.lit("i\n") + pl.col("item_id").cast(pl.String)  # a line end in an id, too
+    log, items = (frame.with_columns(item_id=odd) for frame in (log, items))
+  users = pl.DataFrame({"user_id": range(6), "likes": [["a", "b"], [], ["c"], None, ["b", None, "a", "c"], ["d"]]})
+  experiment = logs.experiment(NOTHING if kind == "nothing" else PLAIN, labels={"kind": "given"})
+  raw = tables.RawTables(log, items, None if kind == "nothing" else users)
+  return builder.build(experiment, raw, folder / "records")
+
+
+@pytest.fixture(scope="module", params=["numbers", "texts", "nothing", "values"])
+def case(request, tmp_path_factory):
+  """A record set, its encoder, and what the graph makes of raw tensors."""
+  record_set = records_of(tmp_path_factory.mktemp("raw"), request.param)
+  schema = record_set.record_schema
+  module = RawRequests(id_mapping_of(record_set), schema, tmp_path_factory.mktemp("tables"))
+  function = tf.function(lambda **raw: module(raw), autograph=False).get_concrete_function(**module.spec)
+  return record_set, RequestEncoder(record_set), module, function
+
+
+def tensors_of(case, requests):
+  record_set, _, module, _ = case
+  integer = {d: module.spec[f"{d}_ids"].dtype == tf.int64 for d in DOMAINS}
+  given = raw_tensors(requests, record_set.record_schema, integer)
+  return {name: tf.constant(value, module.spec[name].dtype) for name, value in given.items()}
+
+
+def random_requests(record_set, rng, count):
+  """Requests of known and unknown ids and values, with histories in any order, times that repeat, and lists."""
+  mapping = id_mapping_of(record_set)
+  ids = {d: [*mapping.items[d]["item_id"].to_list(), None, "no such item"] for d in DOMAINS}
+  schema = record_set.record_schema
+
+  def pick(values):
+    return values[rng.integers(len(values))]
+
+  def value(feature):
+    if feature.numeric:
+      return pick([None, 0.0, 1.5, 2, 3.25, 41.0, 60.0, 1e6, float(np.round(np.exp(rng.normal()), 3))])
+    return pick([*mapping.vocabularies[feature.vocabulary].values.to_list(), None, "new", "late-7", "ü"])
+
+  def several(feature):
+    values = [value(feature) for _ in range(rng.integers(5))]
+    found = {feature.name: pick([values, values[0] if values else None, None])}
+    if feature.weights:
+      found[feature.weights] = [float(pick([0, 1, 0.25, 3])) for _ in found[feature.name] or []]
+      if not isinstance(found[feature.name], list):
+        found = {feature.name: [values[0], values[-1]] if values else [], feature.weights: [2.0, 1.0] if values else []}
+    return found
+
+  def user():
+    found = {}
+    for feature in schema.user_fields:
+      found |= several(feature) if feature.max_values > 1 else {feature.name: value(feature)}
+    return found
+
+  def behaviours(d):
+    fields = schema.domain(d).cross_fields
+    return [
+      Behaviour(pick(ids[d]), int(rng.integers(0, 30)), {f.name: value(f) for f in fields if rng.random() < 0.9})
+      for _ in range(rng.integers(40))
+    ]
+
+  def context(candidates):
+    many = [{f.name: value(f) for f in schema.context_fields} for _ in range(candidates)]
+    return many if rng.random() < 0.5 else dict(many[0] if many else {})
+
+  requests = []
+  for _ in range(count):
+    candidates = [pick(ids["target"]) for _ in range(rng.integers(5))]
+    history = {d: behaviours(d) for d in DOMAINS}
+    requests.append(RankRequest(int(rng.integers(10, 40)), candidates, user(), context(len(candidates)), **history))
+  return requests
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_graph_numbers_requests_as_the_encoder_does(case, seed):
+  record_set, encoder, _, function = case
+  requests = random_requests(record_set, np.random.default_rng(seed), [0, 1, 6, 12, 30][seed])
+  expected, found = encoder.encode(requests), function(**tensors_of(case, requests))
+  assert set(expected) <= set(found)
+  for name, tensor in found.items():
+    if name not in expected:
+      assert tensor.shape[-1] == 0
+    elif name.endswith("first_visible"):
+      assert (tensor.numpy() == 0).all()
+    elif name.endswith("values"):
+      np.testing.assert_allclose(tensor, expected[name], rtol=2e-7, err_msg=name)
+    else:
+      np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+
+
+def refused(case, name, **changed):
+  raw = tensors_of(case, random_requests(case[0], np.random.default_rng(1), 3))
+  function = case[3]
+  function(**raw)
+  wrong = {key: change(raw[key]) for key, change in changed.items()}
+  with pytest.raises(tf.errors.InvalidArgumentError) as error:
+    function(**raw | wrong)
+  assert f"{name}: expected" in str(error.value), str(error.value)[-600:]
+
+
+def test_what_is_no_time_or_count_is_an_error_that_names_the_tensor(case):
+  for name in ("time", "target_times", "source_times"):
+    refused(case, name, **{name: lambda tensor: tensor * 0 + 1_700_000_000_000})
+    refused(case, name, **{name: lambda tensor: tensor * 0 - 1})
+  for name in ("candidate_count", "target_count", "source_count"):
+    refused(case, name, **{name: lambda tensor: tensor * 0 - 1})
+    refused(case, name, **{name: lambda tensor: tensor + 1000})
+
+
+def test_sizes_that_do_not_agree_are_errors_that_name_the_tensor(case):
+  for name, spec in case[2].spec.items():
+    if name != "time":
+      refused(case, name, **{name: lambda tensor: tensor[:1]})
+    if spec.shape.rank == 2 and name.startswith(("target", "source")) and not name.endswith("_ids"):
+      refused(case, name, **{name: lambda tensor: tensor[:, :-1]})
+
+
+def test_numbers_that_are_none_are_errors_that_name_the_tensor(case):
+  for name, spec in case[2].spec.items():
+    if spec.dtype == tf.float64:
+      refused(case, name, **{name: lambda tensor: tensor + np.inf})
+      if name.endswith(("price", "weights")):
+        refused(case, name, **{name: lambda tensor: tensor * 0 - 1})
