@@ -33,6 +33,7 @@ setuptools.setup(
       "mypy==2.4.*",
       "types-PyYAML",
       "import-linter>=2.3,<3",
+      "tensorflow-serving-api>=2.16,<2.17",
     ],
     "gpu": ["tensorflow[and-cuda]>=2.16.2,<2.17"],
     "kafka": ["confluent-kafka>=2.4"],

@@ -23,6 +23,12 @@ from lcn_tf import entry
 _FLAGS = flags.FlagValues()
 _RUN_DIR = entry.define_run_dir(_FLAGS)
 _OUTPUT = entry.define_output(_FLAGS, "Folder for the version folder. It is made if it does not exist.")
+_TRY = flags.DEFINE_boolean(
+  "try", True, "Trial of the version before it appears, in a process with TensorFlow alone.", flag_values=_FLAGS
+)
+_KEEP = flags.DEFINE_integer(
+  "keep", 0, "Number of versions that stay, the newest ones. 0 = all.", lower_bound=0, flag_values=_FLAGS
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -30,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
   with entry.loading():
     from lcn_tf.training.export_run import export_run
 
-  logging.info("exported to %s", export_run(_RUN_DIR.value, _OUTPUT.value))
+  logging.info("exported to %s", export_run(_RUN_DIR.value, _OUTPUT.value, tried=_TRY.value, keep=_KEEP.value))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ import numpy as np
 import tensorflow as tf
 
 from lcn_tf.data.field_values import value_groups
+from lcn_tf.data.wire import lead
 from lcn_tf.schema import DOMAINS, DomainName, Schema, columns, value_columns
 
 
@@ -162,7 +163,7 @@ def encode(request: Request, schema: Schema, stored: Layout | None = None) -> by
     data = np.ascontiguousarray(array, dtype=_NUMPY[dtype]).tobytes()
     parts += [_head(name, len(data)), data]
   features = b"".join(parts)
-  return _lead(_LENGTH_1, len(features)) + features
+  return lead(_LENGTH_1, len(features)) + features
 
 
 # tags of protocol buffers: fields 1 and 2, with a length
@@ -176,22 +177,12 @@ def _head(name: str, size: int) -> bytes:
   A `tf.train.Example` is written by hand, which takes a fifth of the time that its Python classes take. It is
   Example{1: Features{1: (entry of a map){1: name, 2: Feature{1: BytesList{1: data}}}}}, each with its length before it.
   """
-  value = _lead(_LENGTH_1, size)
-  values = _lead(_LENGTH_1, len(value) + size) + value
-  feature = _lead(_LENGTH_2, len(values) + size) + values
+  value = lead(_LENGTH_1, size)
+  values = lead(_LENGTH_1, len(value) + size) + value
+  feature = lead(_LENGTH_2, len(values) + size) + values
   key = name.encode()
-  entry = _lead(_LENGTH_1, len(key)) + key + feature
-  return _lead(_LENGTH_1, len(entry) + size) + entry
-
-
-def _lead(tag: bytes, length: int) -> bytes:
-  """A tag and a length, seven bits a byte, the lowest first."""
-  digits = bytearray()
-  while length >= 128:
-    digits.append(length & 127 | 128)
-    length >>= 7
-  digits.append(length)
-  return tag + bytes(digits)
+  entry = lead(_LENGTH_1, len(key)) + key + feature
+  return lead(_LENGTH_1, len(entry) + size) + entry
 
 
 def decode(serialized: bytes, schema: Schema) -> Request:

@@ -4,6 +4,7 @@ import hashlib
 import pathlib
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -15,16 +16,22 @@ from lcn_tf.config import Experiment
 from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.errors import DamagedError
+from lcn_tf.serving import trial
 from lcn_tf.serving.signatures import Signatures
 
 DESCRIPTION = "assets.extra/lcn_tf.json"
 REMEDY = "Export the run again."
 
 
+def versions(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The numbered versions in `folder` that hold a SavedModel, oldest first."""
+  there = [path for path in folder.glob("*") if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+  return sorted(there, key=lambda path: int(path.name))
+
+
 def newest_version(folder: pathlib.Path) -> pathlib.Path | None:
   """The newest numbered version in `folder` that holds a SavedModel."""
-  versions = [path for path in folder.glob("*") if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
-  return max(versions, key=lambda path: int(path.name), default=None)
+  return next(reversed(versions(folder)), None)
 
 
 def digest(checkpoint: str) -> str:
@@ -38,6 +45,8 @@ def save(
   record_set: RecordSet,
   output: str | pathlib.Path,
   checkpoint: str = "",
+  samples: Sequence[bytes] = (),
+  tried: bool = False,
 ) -> pathlib.Path:
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
@@ -48,6 +57,11 @@ def save(
 
   Args:
     checkpoint: Path of the checkpoint that the weights come from; empty if there is none.
+    samples: Serialized records that requests with answers are made of (`lcn_tf.serving.trial`).
+    tried: True if the export has to answer them in another process before it appears.
+
+  Raises:
+    UserError: It answers otherwise there.
   """
   output = files.make(output)
   # the id mapping, and ids and values once more for look-ups
@@ -58,12 +72,15 @@ def save(
   ):
     tables = aside / "tables"
     tables.mkdir()
-    signatures = Signatures(model, record_set.record_schema, id_mapping_of(record_set), tables)
+    schema, mapping = record_set.record_schema, id_mapping_of(record_set)
+    signatures = Signatures(model, schema, mapping, tables)
     tf.saved_model.save(signatures, files.plain(aside), signatures=signatures.functions)
     shutil.rmtree(tables)
     extra = (aside / DESCRIPTION).parent
     extra.mkdir(exist_ok=True)
     record_set.save_id_mapping(extra)
+    if samples:
+      trial.write(aside, signatures, samples, schema, mapping)
     description = {
       "name": experiment.name,
       "seed": experiment.train.seed,
@@ -71,11 +88,13 @@ def save(
       "weights": digest(checkpoint) if checkpoint else "",
       "domain": "target",
       "fingerprint": record_set.fingerprint,
-      "schema": record_set.record_schema.model_dump(mode="json"),
+      "schema": schema.model_dump(mode="json"),
       "files": {file.relative_to(aside).as_posix(): _described(file) for file in _model_files(aside)},
     }
     formats.write_sealed(aside / DESCRIPTION, description)
     newest = newest_version(output)
+    if samples and tried:
+      trial.check(aside)
     # above it whatever the clock says: servers take the highest
     version = max(int(time.time()), int(newest.name) + 1 if newest else 0)
     while (output / str(version)).exists():

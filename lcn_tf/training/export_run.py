@@ -1,17 +1,27 @@
 """From a run folder to a SavedModel."""
 
 import pathlib
+import shutil
 
 from absl import logging
 
 from lcn_tf.errors import DamagedError
-from lcn_tf.serving.export import DESCRIPTION, describe, digest, newest_version, save
+from lcn_tf.serving.export import DESCRIPTION, describe, digest, newest_version, save, versions
+from lcn_tf.serving.samples import kept
 from lcn_tf.training.projections import refresh
 from lcn_tf.training.run_folder import read_run
 
 
-def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path:
+def export_run(
+  run_dir: str | pathlib.Path, output: str | pathlib.Path, *, tried: bool = False, keep: int = 0
+) -> pathlib.Path:
   """Exports the best checkpoint of a run as `output/<version>`.
+
+  Args:
+    run_dir: Run folder.
+    output: Folder of versions, made if missing.
+    tried: True if a process with TensorFlow alone has to answer as the model does before the version appears.
+    keep: Number of versions that stay, the newest ones; 0 = all.
 
   Returns:
     The version folder.
@@ -24,7 +34,13 @@ def export_run(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathl
   run = read_run(run_dir)
   model, checkpoint = run.best()
   refresh(model)
-  return save(model, run.experiment, run.record_set, output, checkpoint)
+  samples = kept(run.path)
+  version = save(model, run.experiment, run.record_set, output, checkpoint, samples=samples, tried=tried)
+  if keep:
+    for old in versions(pathlib.Path(output))[:-keep]:
+      shutil.rmtree(old)
+      logging.info("%s: removed; the newest %d stay", old, keep)
+  return version
 
 
 def exported(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path | None:

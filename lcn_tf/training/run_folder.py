@@ -19,6 +19,7 @@ from lcn_tf.errors import DamagedError, UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.serving import samples
 from lcn_tf.training import checkpoint_store
 from lcn_tf.training.checkpoint_store import Store
 from lcn_tf.training.cost import FILE as TRAINING
@@ -185,6 +186,7 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
   intact = f"The checkpoints in {run} are intact." if begun else ""
   with storage.storing("the experiment and the id mapping", run, needs=record_set.id_mapping_bytes(), intact=intact):
     record_set.copy_id_mapping(run)
+    samples.keep(record_set, run)
     formats.write_checked(file, config_lib.dump(experiment))
   return run
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from lcn_tf.data import records
 from lcn_tf.data.id_mapping import id_mapping_of
@@ -12,7 +13,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS
-from lcn_tf.serving import export
+from lcn_tf.serving import answers, export, trial
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.trainer import train
 from tests.support.experiments import small_experiment, tiny_experiment
@@ -185,3 +186,51 @@ def test_a_folder_without_a_run_or_checkpoint_is_said_to_be_so(quick, tmp_path):
   with pytest.raises(UserError, match="no checkpoint here yet"):
     export_run(tmp_path, tmp_path / "out")
   assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def tried(run, tmp_path_factory):
+  return export_run(run[0], tmp_path_factory.mktemp("tried"), tried=True)
+
+
+def test_an_export_brings_requests_and_the_answers_of_the_model_in_memory(tried):
+  written = json.loads((tried / answers.REQUESTS).read_text())
+  assert {one["signature_name"] for one in written} == {"rank", "rank_examples", "rank_raw"}
+  sizes = {(one["signature_name"], len(one["outputs"]["probability"])) for one in written}
+  assert sizes == {(name, size) for name in ("rank", "rank_examples", "rank_raw") for size in (1, 8)}
+  assert answers.differences(tried) == []
+  assert np.ptp(written[-1]["outputs"]["probability"]) > 0
+
+
+def test_a_version_that_answers_otherwise_does_not_appear(run, tmp_path, monkeypatch):
+  write = export.trial.write
+
+  def wrong(version, *args):
+    write(version, *args)
+    file = version / answers.REQUESTS
+    written = json.loads(file.read_text())
+    written[2]["outputs"]["probability"][0][0] += 0.01
+    file.write_text(json.dumps(written))
+
+  monkeypatch.setattr(export.trial, "write", wrong)
+  with pytest.raises(UserError, match=r"is not published.*rank_raw, request 2: probability differs by 0\.01"):
+    export_run(run[0], tmp_path, tried=True)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_warm_up_requests_are_calls_that_a_server_parses_and_answers(tried):
+  model, names = tf.saved_model.load(str(tried)), []
+  written = json.loads((tried / answers.REQUESTS).read_text())
+  logs = tf.data.TFRecordDataset(str(tried / trial.WARMUP)).as_numpy_iterator()
+  for log, one in zip(logs, written, strict=True):
+    call = prediction_log_pb2.PredictionLog.FromString(log).predict_log.request
+    inputs = {name: tf.constant(tf.make_ndarray(proto)) for name, proto in call.inputs.items()}
+    answer = model.signatures[call.model_spec.signature_name](**inputs)["probability"]
+    np.testing.assert_allclose(answer, one["outputs"]["probability"], rtol=1e-6)
+    names.append(call.model_spec.signature_name)
+  assert names == ["rank", "rank_examples", "rank_raw"] * 3
+
+
+def test_the_newest_versions_stay(quick, tmp_path):
+  written = [export_run(quick[0], tmp_path, keep=2).name for _ in range(4)]
+  assert sorted(path.name for path in tmp_path.iterdir()) == sorted(written)[2:]
