@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +17,7 @@ from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.errors import DamagedError
 from lcn_tf.serving import trial
+from lcn_tf.serving.card import FILE, card
 from lcn_tf.serving.signatures import Signatures
 
 DESCRIPTION = "assets.extra/lcn_tf.json"
@@ -47,6 +48,7 @@ def save(
   checkpoint: str = "",
   samples: Sequence[bytes] = (),
   tried: bool = False,
+  metrics: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
@@ -59,6 +61,7 @@ def save(
     checkpoint: Path of the checkpoint that the weights come from; empty if there is none.
     samples: Serialized records that requests with answers are made of (`lcn_tf.serving.trial`).
     tried: True if the export has to answer them in another process before it appears.
+    metrics: Contents of the `metrics.json` of the checkpoint, for the model card; None if there are none.
 
   Raises:
     UserError: It answers otherwise there.
@@ -79,6 +82,7 @@ def save(
     extra = (aside / DESCRIPTION).parent
     extra.mkdir(exist_ok=True)
     record_set.save_id_mapping(extra)
+    (aside / FILE).write_text(card(experiment, record_set, signatures, pathlib.Path(checkpoint).name, metrics))
     if samples:
       trial.write(aside, signatures, samples, schema, mapping)
     description = {

@@ -92,8 +92,8 @@ def _raw_function(score: Any, raw: RawRequests) -> Any:
 def _examples_function(score: Any, schema: Schema) -> Any:
   """The function `rank_examples`: it takes records `[B]` (`lcn_tf.data.records`), with or without `NO_REQUEST`."""
 
-  def rank_examples(examples: tf.Tensor) -> Tensors:
-    data = records.features(examples, schema, without=NO_REQUEST)
+  def rank_examples(**request: tf.Tensor) -> Tensors:
+    data = records.features(request["examples"], schema, without=NO_REQUEST)
     counts = {axis: records.values(data[f"{name}_items"], "int32") for axis, name in _AXES.items()}
     with tf.control_dependencies(_whole(data, counts, schema)):
       # a width of at least 1, which bytes can be decoded to

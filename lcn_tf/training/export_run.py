@@ -2,9 +2,11 @@
 
 import pathlib
 import shutil
+from typing import Any
 
 from absl import logging
 
+from lcn_tf import formats
 from lcn_tf.errors import DamagedError
 from lcn_tf.serving.export import DESCRIPTION, describe, digest, newest_version, save, versions
 from lcn_tf.serving.samples import kept
@@ -35,12 +37,33 @@ def export_run(
   model, checkpoint = run.best()
   refresh(model)
   samples = kept(run.path)
-  version = save(model, run.experiment, run.record_set, output, checkpoint, samples=samples, tried=tried)
+  version = save(
+    model,
+    run.experiment,
+    run.record_set,
+    output,
+    checkpoint,
+    samples=samples,
+    tried=tried,
+    metrics=_metrics(run.path, digest(checkpoint)),
+  )
   if keep:
     for old in versions(pathlib.Path(output))[:-keep]:
       shutil.rmtree(old)
       logging.info("%s: removed; the newest %d stay", old, keep)
   return version
+
+
+def _metrics(run: pathlib.Path, weights: str) -> dict[str, Any] | None:
+  """The run's `metrics.json` if its own export has these weights; None if it has others, or none."""
+  newest = newest_version(run / "export")
+  if newest is None or not (run / "metrics.json").is_file():
+    return None
+  try:
+    found: dict[str, Any] = formats.read_json(run / "metrics.json")
+    return found if describe(newest).get("weights") == weights else None
+  except DamagedError:
+    return None
 
 
 def exported(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path | None:

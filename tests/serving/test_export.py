@@ -202,6 +202,17 @@ def test_an_export_brings_requests_and_the_answers_of_the_model_in_memory(tried)
   assert np.ptp(written[-1]["outputs"]["probability"]) > 0
 
 
+def test_the_model_card_lists_data_and_the_tensors_of_each_signature(tried):
+  said = (tried / "assets.extra" / "README.md").read_text()
+  assert "| train, target | 64 |" in said
+  assert "not evaluated" in said
+  for name, signature in tf.saved_model.load(str(tried)).signatures.items():
+    assert (f"### {name}\n" in said) == (name != "serving_default")
+    for tensor, spec in signature.structured_input_signature[1].items():
+      assert f"| `{tensor}` | {spec.dtype.name} | [B" in said
+  assert "| `target_cross` | int32 | [B, L, 1] |" in said
+
+
 def test_a_version_that_answers_otherwise_does_not_appear(run, tmp_path, monkeypatch):
   write = export.trial.write
 
