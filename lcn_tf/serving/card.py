@@ -63,7 +63,7 @@ def card(
     "",
     "## Signatures",
     "",
-    "All return `probability`, float32 [B, N]. `serving_default` is the first one.",
+    "Those of requests return `probability`, float32 [B, N]. `serving_default` is the first one.",
     "",
   ]
   first = "rank_raw" if "rank_raw" in signatures.functions else "rank"
@@ -75,11 +75,12 @@ def card(
 
 
 def _shape(spec: tf.TensorSpec) -> str:
-  """The shape with the names of the axes: B requests, N candidates, L behaviours, M values of a list."""
+  """The shape with the names of the axes: B requests, N candidates, L behaviours, M values of a list, K items."""
   name, sizes = spec.name, spec.shape.as_list()
+  first = "K" if len(sizes) == 1 and name.endswith(("_ids", "_items")) else "B"
   inner = "N" if name.startswith(("candidate", "context")) or "visible" in name else "M"
   inner = "L" if inner == "M" and name.startswith(("target", "source")) else inner
-  return f"[{', '.join(str(size or ('B', inner)[min(axis, 1)]) for axis, size in enumerate(sizes))}]"
+  return f"[{', '.join(str(size or (first, inner)[min(axis, 1)]) for axis, size in enumerate(sizes))}]"
 
 
 def _day(seconds: int) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 
 import tensorflow as tf
 from absl import logging
-from tensorflow import keras
 
 from lcn_tf import files, formats, storage
 from lcn_tf.config import Experiment
 from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.errors import DamagedError
+from lcn_tf.models.base import RequestModel
 from lcn_tf.serving import trial
 from lcn_tf.serving.card import FILE, card
 from lcn_tf.serving.signatures import Signatures
@@ -41,7 +41,7 @@ def digest(checkpoint: str) -> str:
 
 
 def save(
-  model: keras.Model,
+  model: RequestModel,
   experiment: Experiment,
   record_set: RecordSet,
   output: str | pathlib.Path,

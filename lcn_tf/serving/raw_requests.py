@@ -56,7 +56,7 @@ class RawRequests(tf.Module):
       raw = {name: tf.identity(tensor) for name, tensor in raw.items()}
     real = _within(raw["candidate_ids"], raw["candidate_count"])
     tensors = {
-      "candidate_items": tf.where(real, self._rows("target", raw["candidate_ids"]), 0),
+      "candidate_items": tf.where(real, self.rows("target", raw["candidate_ids"]), 0),
       "candidate_times": tf.where(real, raw["time"][:, tf.newaxis], 0),
     }
     schema = self.schema
@@ -69,7 +69,7 @@ class RawRequests(tf.Module):
       tensors |= history
     return tensors | {name: values[name] for name in value_groups(self.schema)}
 
-  def _rows(self, domain: DomainName, ids: tf.Tensor) -> tf.Tensor:
+  def rows(self, domain: DomainName, ids: tf.Tensor) -> tf.Tensor:
     """The catalogue row of every id, int64."""
     rows = self.items[domain](ids)
     return tf.where(rows < 0, tf.constant(UNKNOWN_ITEM, tf.int64), rows)
@@ -96,7 +96,7 @@ class RawRequests(tf.Module):
     ids = tf.gather(raw[f"{domain}_ids"], place, batch_dims=1)
     there = real[..., tf.newaxis]
     tensors = {
-      f"{domain}_items": tf.where(real, self._rows(domain, ids), 0),
+      f"{domain}_items": tf.where(real, self.rows(domain, ids), 0),
       f"{domain}_times": tf.where(real, newest, 0),
       f"{domain}_cross": tf.where(there, cross, tf.zeros([], cross.dtype)),
       f"{domain}_length": length,

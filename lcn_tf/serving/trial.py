@@ -34,7 +34,7 @@ _Call = tuple[str, dict[str, np.ndarray]]
 def write(
   version: pathlib.Path, signatures: Signatures, samples: Sequence[bytes], schema: Schema, mapping: IdMapping
 ) -> None:
-  """Writes the requests of sample records, one by one and together, with the answers of the functions in memory.
+  """Writes the requests of sample records, one by one and together, with the answers of the model in memory.
 
   Args:
     version: Version folder.
@@ -46,8 +46,7 @@ def write(
   calls = _calls(signatures, samples, schema, mapping)
   described = []
   for name, tensors in calls:
-    function = signatures.functions[name]
-    outputs = function(**{key: tf.constant(value) for key, value in tensors.items()})
+    outputs = signatures.answer(name, {key: tf.constant(value) for key, value in tensors.items()})
     described.append(
       {
         "signature_name": name,
