@@ -21,11 +21,12 @@ from absl import flags
 from lcn_tf import entry
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema, value_columns
 
 if TYPE_CHECKING:
   from lcn_tf.data.records import Request
 
+_SHOWN = 4  # numbers of a vector
 _FLAGS = flags.FlagValues()
 _RECORDS = entry.define_records(_FLAGS)
 _SPLIT = entry.define_split(_FLAGS, default="train")
@@ -90,8 +91,9 @@ def show(record_set: RecordSet, split: str, domain: DomainName, behaviours: int 
 def _text(
   request: "Request", schema: Schema, names: dict[DomainName, dict[int, str]], domain: DomainName, behaviours: int
 ) -> str:
-  own = _values(schema.user_fields, request.user_fields, request.user_values)
-  lines = [f"user {request.user}  {own}".rstrip()]
+  own, vectors = np.split(request.user_values.ravel(), [value_columns(schema.user_fields)])
+  told = f"{_values(schema.user_fields, request.user_fields, own)} {_vectors(schema, vectors)}".strip()
+  lines = [f"user {request.user}  {told}".rstrip()]
   for i in range(len(request.items)):
     seen = "  ".join(f"{d} from {request.history(d).first_visible[i]}" for d in DOMAINS)
     lines.append(
@@ -119,6 +121,16 @@ def _values(fields: tuple[Feature, ...], indices: np.ndarray, values: np.ndarray
     ends = [f":{value:.3g}" for value in floats] or [""] * len(own)
     texts = [f"{index}{end}" for index, end in zip(own, ends, strict=True) if index or feature.max_values == 1]
     shown.append(f"{feature.name}={texts[0] if feature.max_values == 1 else '[' + ', '.join(texts) + ']'}")
+  return " ".join(shown)
+
+
+def _vectors(schema: Schema, values: np.ndarray) -> str:
+  """The first numbers of each vector of a user."""
+  shown = []
+  for vector in schema.user_vectors:
+    own, values = np.split(values, [vector.width])
+    numbers = [*(f"{value:.3g}" for value in own[:_SHOWN]), *(["..."] if len(own) > _SHOWN else [])]
+    shown.append(f"{vector.name}=[{', '.join(numbers)}]" if own.any() else f"{vector.name}=none")
   return " ".join(shown)
 
 

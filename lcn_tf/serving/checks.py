@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from lcn_tf.data.field_values import index_groups, least_values, value_groups
-from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
+from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, UserVector
 
 
 def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tensor]:
@@ -107,7 +107,9 @@ def _fields(values: dict[str, tf.Tensor], name: str, features: tuple[Feature, ..
   return _within(values, name, sizes, f"indices of {', '.join(feature.name for feature in features)}")
 
 
-def _field_values(values: dict[str, tf.Tensor], name: str, features: tuple[Feature, ...]) -> list[tf.Operation]:
+def _field_values(
+  values: dict[str, tf.Tensor], name: str, features: tuple[Feature | UserVector, ...]
+) -> list[tf.Operation]:
   """Assertions on float values: finite, and weights at least 0."""
   found = values[name]
   lowest = least_values(features)
