@@ -222,7 +222,7 @@ class RequestEmbedding(keras.layers.Layer):
 
     embedded = []
     for (domain, batch), (user, context, cross) in zip(batches, batch_parts, strict=True):
-      of_vectors = projected_users(self.user_projections, self.schema, batch, self.compute_dtype)
+      of_vectors = projected_users(self.user_projections, self.schema, batch)
       embedding, fields, vectors, keys = item_rows[domain].pop(0)
       times = batch["candidate_times"]
       candidates = Candidates(embedding, batch["candidate_items"], fields, times, vectors, keys)

@@ -67,7 +67,7 @@ def user_projections(schema: Schema, config: Embedding) -> dict[str, keras.layer
 
 
 def projected_users(
-  projections: Mapping[str, keras.layers.Dense], schema: Schema, batch: Mapping[str, tf.Tensor], dtype: str
+  projections: Mapping[str, keras.layers.Dense], schema: Schema, batch: Mapping[str, tf.Tensor]
 ) -> list[tf.Tensor]:
   """The users' vectors of a batch, projected: `[B, width of the projection]` each.
 
@@ -75,11 +75,9 @@ def projected_users(
     projections: Result of `user_projections`.
     schema: Schema.
     batch: Tensors of `lcn_tf.data.records`.
-    dtype: Type of the result.
   """
   found, start = [], value_columns(schema.user_fields)
   for vector in schema.user_vectors:
-    own = batch["user_values"][:, start : start + vector.width]
-    found.append(projections[vector.name](tf.cast(own, dtype)))
+    found.append(projections[vector.name](batch["user_values"][:, start : start + vector.width]))
     start += vector.width
   return found

@@ -102,6 +102,16 @@ def test_records_of_the_next_part_know_the_vectors_of_before_and_take_new_ones(t
   assert check_vectors(third, of=lambda user: [9, 9, 9, 1, 2] if user == 0 else vectors_of(user)) == set(range(6))
 
 
+def test_a_part_of_a_log_without_user_fields_needs_no_users_to_know_their_vectors(tmp_path):
+  log, schema = log_of(), SCHEMA | {"user_fields": []}
+  first = build(tmp_path, log.filter(pl.col("timestamp") < 60), schema=schema)
+  rest = log.filter(pl.col("timestamp") >= 60)
+  second = build(tmp_path, rest, items_of(), schema, users=None, name="second", records=ALL, extend=first)
+  users = users_of(second)
+  for record in logs.requests(second, "train"):
+    np.testing.assert_array_equal(record.user_values, np.float32(vectors_of(users[record.user])))
+
+
 def test_a_part_none_of_whose_users_has_a_vector_goes_on(tmp_path):
   log = log_of()
   first = build(tmp_path, log.filter(pl.col("timestamp") < 60))
