@@ -40,8 +40,8 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
     made.append(_fields(values, name, features, schema))
   for d in DOMAINS:
     made += _history(values, d, schema)
-  for name, (_, features) in value_groups(schema).items():
-    made += _field_values(values, name, features)
+  for name, (_, parts) in value_groups(schema).items():
+    made += _field_values(values, name, parts)
   with tf.control_dependencies(made):
     return {name: tf.identity(value) for name, value in values.items()}
 

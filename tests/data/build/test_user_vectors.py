@@ -18,6 +18,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import Schema, value_columns
 from lcn_tf.serving.encoder import RankRequest, RequestEncoder
+from lcn_tf.serving.raw_client import raw_tensors
 from tests.data import logs, value_logs
 from tests.data.value_logs import LIKE_SHARES, items_of, log_of
 from tests.data.vector_logs import MOODS, SCHEMA, TASTES, USERS, build, vectors_of
@@ -290,10 +291,12 @@ MASKED = np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])
   ids=str,
 )
 def test_a_request_with_what_is_no_vector_is_told_with_its_place(records, value, message):
-  with pytest.raises(
-    UserError, match=rf"^requests\[1\]\.user\['taste'\]: {message}: expected 3 finite numbers of float32$"
-  ):
-    RequestEncoder(records).encode([RankRequest(60, [1]), RankRequest(60, [1], {"taste": value})])
+  requests = [RankRequest(60, [1]), RankRequest(60, [1], {"taste": value})]
+  told = rf"^requests\[1\]\.user\['taste'\]: {message}: expected 3 finite numbers of float32$"
+  with pytest.raises(UserError, match=told):
+    RequestEncoder(records).encode(requests)
+  with pytest.raises(UserError, match=told):
+    raw_tensors(requests, records.record_schema, {"target": True, "source": True})
 
 
 def test_a_misspelt_vector_of_a_request_is_told(records):
