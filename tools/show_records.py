@@ -19,9 +19,10 @@ import numpy as np
 from absl import flags
 
 from lcn_tf import entry
+from lcn_tf.data.field_values import vector_columns
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema, value_columns
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema
 
 if TYPE_CHECKING:
   from lcn_tf.data.records import Request
@@ -91,8 +92,8 @@ def show(record_set: RecordSet, split: str, domain: DomainName, behaviours: int 
 def _text(
   request: "Request", schema: Schema, names: dict[DomainName, dict[int, str]], domain: DomainName, behaviours: int
 ) -> str:
-  own, vectors = np.split(request.user_values.ravel(), [value_columns(schema.user_fields)])
-  told = f"{_values(schema.user_fields, request.user_fields, own)} {_vectors(schema, vectors)}".strip()
+  values = request.user_values.ravel()
+  told = f"{_values(schema.user_fields, request.user_fields, values)} {_vectors(schema, values)}".strip()
   lines = [f"user {request.user}  {told}".rstrip()]
   for i in range(len(request.items)):
     seen = "  ".join(f"{d} from {request.history(d).first_visible[i]}" for d in DOMAINS)
@@ -127,10 +128,10 @@ def _values(fields: tuple[Feature, ...], indices: np.ndarray, values: np.ndarray
 def _vectors(schema: Schema, values: np.ndarray) -> str:
   """The first numbers of each vector of a user."""
   shown = []
-  for vector in schema.user_vectors:
-    own, values = np.split(values, [vector.width])
+  for name, place in vector_columns(schema).items():
+    own = values[place]
     numbers = [*(f"{value:.3g}" for value in own[:_SHOWN]), *(["..."] if len(own) > _SHOWN else [])]
-    shown.append(f"{vector.name}=[{', '.join(numbers)}]" if own.any() else f"{vector.name}=none")
+    shown.append(f"{name}=[{', '.join(numbers)}]" if own.any() else f"{name}=none")
   return " ".join(shown)
 
 

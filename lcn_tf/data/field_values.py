@@ -34,6 +34,12 @@ def value_groups(schema: Schema) -> dict[str, tuple[str, tuple[Feature | UserVec
   return {name: group for name, group in groups.items() if value_columns(group[1])}
 
 
+def vector_columns(schema: Schema) -> dict[str, slice]:
+  """The columns of each user vector among the float values of a user, by name."""
+  ends = np.cumsum([value_columns(schema.user_fields), *(vector.width for vector in schema.user_vectors)]).tolist()
+  return {vector.name: slice(*ends[i : i + 2]) for i, vector in enumerate(schema.user_vectors)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Scale:
   """The standardised value of a number: (g(x) - mean) / deviation with g(x) = x, or log(1 + x), of the clipped x.

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.config import Embedding
+from lcn_tf.data.field_values import vector_columns
 from lcn_tf.models.lookups import Handles, Lookups
 from lcn_tf.schema import DomainName, Feature, Schema, value_columns
 
@@ -76,8 +77,5 @@ def projected_users(
     schema: Schema.
     batch: Tensors of `lcn_tf.data.records`.
   """
-  found, start = [], value_columns(schema.user_fields)
-  for vector in schema.user_vectors:
-    found.append(projections[vector.name](batch["user_values"][:, start : start + vector.width]))
-    start += vector.width
-  return found
+  columns = vector_columns(schema)
+  return [projections[name](batch["user_values"][:, own]) for name, own in columns.items()]

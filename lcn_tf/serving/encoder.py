@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of, vector_of, weights_of
-from lcn_tf.data.field_values import index_groups, value_groups, weights_column
+from lcn_tf.data.field_values import index_groups, value_groups, vector_columns, weights_column
 from lcn_tf.data.id_mapping import (
   NULL,
   BucketTable,
@@ -249,12 +249,9 @@ class RequestEncoder:
         known = own > schema.vocabularies[feature.vocabulary].oov
         counts[f"{group}.{feature.name}"] += len(own)
         counts[f"{group}.{feature.name} unknown"] += int((~known.any(axis=1)).sum())
-    first = value_columns(schema.user_fields)
-    for vector in schema.user_vectors:
-      own = user_values[:, first : first + vector.width]
-      first += vector.width
-      counts[f"user.{vector.name}"] += len(own)
-      counts[f"user.{vector.name} unknown"] += int((~own.any(axis=1)).sum())
+    for name, place in vector_columns(schema).items():
+      counts[f"user.{name}"] += len(user_values)
+      counts[f"user.{name} unknown"] += int((~user_values[:, place].any(axis=1)).sum())
 
 
 def _check_names(where: str, given: Mapping[str, Any], allowed: Sequence[str], known: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.indexing import Indexed
 from lcn_tf.data.build.shards import Plan, UserLog
+from lcn_tf.data.field_values import vector_columns
 from lcn_tf.data.id_mapping import ValueTable, field_sources
 from lcn_tf.data.record_set import SPLITS, SplitName
 from lcn_tf.data.statistics import (
@@ -22,7 +23,7 @@ from lcn_tf.data.statistics import (
   PartStatistics,
   Statistics,
 )
-from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, Schema, value_columns
+from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, Schema
 
 _POWERS = [float(f"{2 ** (i / 4):.6g}") for i in range(-80, 161)]
 # of numbers: four bins per factor of two, so that the sizes of any field show
@@ -116,11 +117,8 @@ def _of_items(
 
 def _vectors_of_users(values: np.ndarray, schema: Schema) -> Iterator[FieldStatistics]:
   """The vectors behind the other float values of users, `[users, V]`."""
-  start = value_columns(schema.user_fields)
-  for vector in schema.user_vectors:
-    own = values[:, start : start + vector.width]
-    start += vector.width
-    yield FieldStatistics(name=vector.name, of="user", vocabulary="", numbers=_norms(own))
+  for name, own in vector_columns(schema).items():
+    yield FieldStatistics(name=name, of="user", vocabulary="", numbers=_norms(values[:, own]))
 
 
 def _norms(vectors: np.ndarray, weights: np.ndarray | None = None) -> Numbers:

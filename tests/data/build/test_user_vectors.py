@@ -13,12 +13,14 @@ from lcn_tf.config import Labels, from_tree
 from lcn_tf.data import records as record_lib
 from lcn_tf.data import statistics
 from lcn_tf.data.build import tables
+from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.read import diagnosis, validity
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import Schema, value_columns
 from lcn_tf.serving.encoder import RankRequest, RequestEncoder
 from lcn_tf.serving.raw_client import raw_tensors
+from lcn_tf.serving.samples import raw_requests
 from tests.data import logs, value_logs
 from tests.data.value_logs import LIKE_SHARES, items_of, log_of
 from tests.data.vector_logs import MOODS, SCHEMA, TASTES, USERS, build, vectors_of
@@ -262,6 +264,13 @@ def test_a_request_has_the_vectors_of_its_record(records, make):
   np.testing.assert_array_equal(made["user_values"][1], 0)
   np.testing.assert_array_equal(made["user_values"][2], made["user_values"][0])
   assert made["user_values"].dtype == np.float32
+
+
+def test_a_sample_of_a_request_has_the_vectors_of_its_record(records):
+  schema, found = records.record_schema, logs.requests(records, "train")
+  samples = [record_lib.encode(record, schema) for record in found]
+  made = RequestEncoder(records).encode(raw_requests(samples, schema, id_mapping_of(records)))
+  np.testing.assert_array_equal(made["user_values"][:, OWN:], [record.user_values[OWN:] for record in found])
 
 
 MASKED = np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])
