@@ -129,6 +129,22 @@ class ItemVector(Strict):
   """Type of the numbers in the catalogue and in the model."""
 
 
+class UserVector(Strict):
+  """A vector of every user that is known before training, of a lasting taste, say. It stays as it is."""
+
+  name: str
+  """Column of the users, lists of numbers."""
+  width: int = pydantic.Field(ge=1)
+  """Numbers of a vector."""
+  dtype: Literal["float32"] = "float32"
+  """Type of the numbers in records and requests."""
+
+  @property
+  def value_columns(self) -> int:
+    """Float columns that the vector takes."""
+    return self.width
+
+
 class Domain(Strict):
   """One of the two domains."""
 
@@ -150,6 +166,8 @@ class Schema(Strict):
 
   user_fields: tuple[Feature, ...] = ()
   """Profile fields. `user_id` may be one of them."""
+  user_vectors: tuple[UserVector, ...] = ()
+  """Vectors of the users. A linear projection of each is a part of the embedded profile."""
   context_fields: tuple[Feature, ...] = ()
   """Fields of the candidate's moment, from the row of its interaction, one value each."""
   target: Domain = Domain()
@@ -223,6 +241,11 @@ class Schema(Strict):
           raise ValueError(f"{d}.item_vectors: {vector.name!r} is no name of a vector: it names a file")
         if known.setdefault(vector.name, vector) != vector:
           raise ValueError(f"item_vectors: {vector.name!r} differs between the domains")
+    taken = {"user_id", *(f.name for f in self.user_fields), *(f.weights for f in self.user_fields)}
+    for user_vector in self.user_vectors:
+      if user_vector.name in taken:
+        raise ValueError(f"user_vectors: {user_vector.name!r} is a column of the users too, or is named twice")
+      taken.add(user_vector.name)
 
   def numeric(self, vocabulary: str) -> bool:
     """Whether a vocabulary is of numeric fields."""
@@ -239,6 +262,10 @@ class Schema(Strict):
     for domain in DOMAINS:
       yield from self.domain(domain).item_fields
       yield from self.domain(domain).cross_fields
+
+  def user_parts(self) -> tuple[Feature | UserVector, ...]:
+    """What is said of a user, in the order of the columns: the fields, then the vectors."""
+    return (*self.user_fields, *self.user_vectors)
 
   def domain(self, name: DomainName) -> Domain:
     return self.target if name == "target" else self.source
@@ -264,7 +291,7 @@ def _without_defaults(tree: Any) -> Any:
     return [_without_defaults(one) for one in tree]
   if not isinstance(tree, dict):
     return tree
-  silent: dict[str, Any] = {"kind": "categorical", "item_vectors": [], "max_known": 0}
+  silent: dict[str, Any] = {"kind": "categorical", "item_vectors": [], "user_vectors": [], "max_known": 0}
   silent |= {"standardise": False, "log1p": False, "clip": None, "weights": ""}
   if tree.get("kind") == "categorical":
     silent["buckets"] = tree["buckets"]
@@ -282,7 +309,7 @@ def columns(features: tuple[Feature, ...]) -> int:
   return sum(feature.max_values for feature in features)
 
 
-def value_columns(features: tuple[Feature, ...]) -> int:
+def value_columns(features: tuple[Feature | UserVector, ...]) -> int:
   """Float columns that `features` take, side by side: the *values* of a group of fields."""
   return sum(feature.value_columns for feature in features)
 

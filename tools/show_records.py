@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from lcn_tf import entry
+from lcn_tf.data.field_values import vector_columns
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema
@@ -26,6 +27,7 @@ from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, Schema
 if TYPE_CHECKING:
   from lcn_tf.data.records import Request
 
+_SHOWN = 4  # numbers of a vector
 _FLAGS = flags.FlagValues()
 _RECORDS = entry.define_records(_FLAGS)
 _SPLIT = entry.define_split(_FLAGS, default="train")
@@ -90,8 +92,9 @@ def show(record_set: RecordSet, split: str, domain: DomainName, behaviours: int 
 def _text(
   request: "Request", schema: Schema, names: dict[DomainName, dict[int, str]], domain: DomainName, behaviours: int
 ) -> str:
-  own = _values(schema.user_fields, request.user_fields, request.user_values)
-  lines = [f"user {request.user}  {own}".rstrip()]
+  values = request.user_values.ravel()
+  told = f"{_values(schema.user_fields, request.user_fields, values)} {_vectors(schema, values)}".strip()
+  lines = [f"user {request.user}  {told}".rstrip()]
   for i in range(len(request.items)):
     seen = "  ".join(f"{d} from {request.history(d).first_visible[i]}" for d in DOMAINS)
     lines.append(
@@ -119,6 +122,16 @@ def _values(fields: tuple[Feature, ...], indices: np.ndarray, values: np.ndarray
     ends = [f":{value:.3g}" for value in floats] or [""] * len(own)
     texts = [f"{index}{end}" for index, end in zip(own, ends, strict=True) if index or feature.max_values == 1]
     shown.append(f"{feature.name}={texts[0] if feature.max_values == 1 else '[' + ', '.join(texts) + ']'}")
+  return " ".join(shown)
+
+
+def _vectors(schema: Schema, values: np.ndarray) -> str:
+  """The first numbers of each vector of a user."""
+  shown = []
+  for name, place in vector_columns(schema).items():
+    own = values[place]
+    numbers = [*(f"{value:.3g}" for value in own[:_SHOWN]), *(["..."] if len(own) > _SHOWN else [])]
+    shown.append(f"{name}=[{', '.join(numbers)}]" if own.any() else f"{name}=none")
   return " ".join(shown)
 
 

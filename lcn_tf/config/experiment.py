@@ -34,7 +34,8 @@ class Experiment(Strict):
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Experiment":
     schema = self.record_schema
-    tables = {*schema.vocabularies, *(v.name for d in DOMAINS for v in schema.domain(d).item_vectors)}
+    tables = {*schema.vocabularies, *(v.name for v in schema.user_vectors)}
+    tables |= {v.name for d in DOMAINS for v in schema.domain(d).item_vectors}
     for name in self.model.embedding.dims:
       if name not in tables:
         known = ", ".join(sorted(tables))

@@ -14,7 +14,7 @@ class Embedding(Strict):
   dim: Positive = 64
   """Width of every field's embedding."""
   dims: dict[str, Positive] = {}
-  """Widths by vocabulary, or by item vector for its projection, where they differ from `dim`."""
+  """Widths by vocabulary, or by vector of items or users for its projection, where they differ from `dim`."""
   cross_dim: Positive = 8
   """Width of every cross field's embedding (side information, recency included)."""
   recency_buckets: Count = 20

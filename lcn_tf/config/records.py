@@ -175,6 +175,9 @@ class Synthetic(Strict):
   is no such column."""
   content_width: Count = 0
   """Numbers of the vector `content` of every item: its topic's, plus noise. 0 = there is no such column."""
+  taste_width: Count = 0
+  """Numbers of the vector `taste` of nine users in ten: the sum of their interests' topics, plus noise. 0 = there is no
+  such column."""
   tags: Count = 0
   """Tags of every item, weighted: its topic by 1, and others, drawn at random, by less. 0 = there are no columns `tags`
   and `tag_weights`."""

@@ -1,8 +1,9 @@
-"""The float values of fields: standardised numbers, and weights of the values of a list.
+"""The float values of fields: standardised numbers, weights of the values of a list, and vectors of users.
 
 Beside the integer columns of a group of fields (of the user, of an item, of a candidate, of a behaviour) lies a group
 of float columns, as wide as its fields need: one column for a standardised number, `max_values` for weights, none for
-any other field. Where no field of a group needs one there is no such group.
+any other field. Vectors of a user lie behind the values of his fields. Where no field of a group needs a column there
+is no such group.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import math
 import numpy as np
 import polars as pl
 
-from lcn_tf.schema import DOMAINS, Feature, Schema, value_columns
+from lcn_tf.schema import DOMAINS, Feature, Schema, UserVector, value_columns
 
 LIMIT = 10_000.0  # of a standardised value; 10^8 training interactions have none beyond it
 
@@ -23,14 +24,20 @@ def index_groups(schema: Schema) -> dict[str, tuple[Feature, ...]]:
   return {name: features for name, features in groups.items() if features}
 
 
-def value_groups(schema: Schema) -> dict[str, tuple[str, tuple[Feature, ...]]]:
+def value_groups(schema: Schema) -> dict[str, tuple[str, tuple[Feature | UserVector, ...]]]:
   """Each tensor of float values that a record holds -> (axis, as in `lcn_tf.data.records.layout`; its fields)."""
-  groups: dict[str, tuple[str, tuple[Feature, ...]]] = {
-    "user_values": ("", schema.user_fields),
+  groups: dict[str, tuple[str, tuple[Feature | UserVector, ...]]] = {
+    "user_values": ("", schema.user_parts()),
     "candidate_values": ("N", schema.context_fields),
   }
   groups |= {f"{d}_values": (d, schema.domain(d).cross_fields) for d in DOMAINS}
   return {name: group for name, group in groups.items() if value_columns(group[1])}
+
+
+def vector_columns(schema: Schema) -> dict[str, slice]:
+  """The columns of each user vector among the float values of a user, by name."""
+  ends = np.cumsum([value_columns(schema.user_fields), *(vector.width for vector in schema.user_vectors)]).tolist()
+  return {vector.name: slice(*ends[i : i + 2]) for i, vector in enumerate(schema.user_vectors)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +127,23 @@ def weight_shares(values: pl.Series, weights: pl.Series, max_values: int) -> np.
   return np.divide(table, total, out=table, where=total > 0).astype(np.float32)
 
 
-def least_values(features: tuple[Feature, ...]) -> np.ndarray:
+def put_vectors(column: pl.Series, table: np.ndarray) -> None:
+  """Writes vectors to the rows of a table; rows without one stay as they are.
+
+  Args:
+    column: Lists of `width` numbers `[rows]`, null for no vector.
+    table: `[rows, width]`.
+  """
+  there = column.is_not_null().to_numpy()
+  if there.any():
+    table[there] = column.drop_nulls().explode().to_numpy().reshape(-1, table.shape[1])
+
+
+def least_values(features: tuple[Feature | UserVector, ...]) -> np.ndarray:
   """The smallest value that each float column of `features` may hold, `[value_columns]` float32: 0 for weights."""
-  least = [0.0 if feature.weights else -math.inf for feature in features for _ in range(feature.value_columns)]
+  least = [
+    0.0 if isinstance(feature, Feature) and feature.weights else -math.inf
+    for feature in features
+    for _ in range(feature.value_columns)
+  ]
   return np.array(least, np.float32)

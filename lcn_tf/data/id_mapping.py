@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from lcn_tf.data.field_values import Scale, weight_shares, weights_column
+from lcn_tf.data.field_values import Scale, put_vectors, weight_shares, weights_column
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, ItemVector, Schema, value_columns
+from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, ItemVector, Schema, UserVector, value_columns
 
 NULL = 1  # the index of a missing value: the first out-of-vocabulary row
 
@@ -227,7 +227,7 @@ def fingerprint(schema: Schema, mapping: IdMapping) -> str:
   return digest.hexdigest()[:16]
 
 
-def field_column(feature: Feature | ItemVector) -> str:
+def field_column(feature: Feature | ItemVector | UserVector) -> str:
   """The name of a field's column in `Checked`, apart from those of ids and times even if it is one of them."""
   return f"field:{feature.name}"
 
@@ -251,10 +251,19 @@ def field_indices(column: pl.Series, max_values: int, table: ValueTable) -> np.n
   return np.stack(parts, axis=1)
 
 
-def field_values(frame: pl.DataFrame, features: tuple[Feature, ...], vocabularies: dict[str, ValueTable]) -> np.ndarray:
-  """The standardised values and weights of several fields side by side: `[rows, value_columns(features)]` float32."""
+def field_values(
+  frame: pl.DataFrame, features: tuple[Feature | UserVector, ...], vocabularies: dict[str, ValueTable]
+) -> np.ndarray:
+  """Standardised values, weights and vectors of users side by side: `[rows, value_columns(features)]` float32.
+
+  A row without a vector has zeros.
+  """
   parts = [np.zeros((len(frame), 0), np.float32)]
   for feature in features:
+    if isinstance(feature, UserVector):
+      parts.append(np.zeros((len(frame), feature.width), np.float32))
+      put_vectors(frame[field_column(feature)], parts[-1])
+      continue
     table = vocabularies[feature.vocabulary]
     if feature.weights:
       parts.append(weight_shares(column_of(frame, feature), frame[weights_column(feature)], feature.max_values))

@@ -17,9 +17,9 @@ once, into the tensors that the model and the serving signature use under the sa
     {d}_length        [B]        int32    behaviours that are real
     {d}_first_visible [B, N]     int32    the newest behaviour that the candidate may see
 
-Where fields have standardised values or weights (`lcn_tf.data.field_values`) there are also
+Where fields have standardised values or weights, or users have vectors (`lcn_tf.data.field_values`), there are also
 
-    user_values       [B, V]     float32  of `schema.user_fields`
+    user_values       [B, V]     float32  of `schema.user_fields`, then `schema.user_vectors`
     candidate_values  [B, N, V]  float32  of `schema.context_fields`
     {d}_values        [B, L, V]  float32  of the cross fields of domain d
 
@@ -74,8 +74,8 @@ class Request:
     items, times, labels, weights: Candidates `[N]`, N >= 1.
     context: `[N, C]`.
     target, source: The user's histories.
-    user_values, context_values: Float values of the user fields `[V]` and of the context fields `[N, V]`; read only if
-      they have some.
+    user_values, context_values: Float values of the user `[V]` and of the context fields `[N, V]`; read only if they
+      have some.
   """
 
   user: int

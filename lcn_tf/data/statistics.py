@@ -93,9 +93,9 @@ class FieldStatistics(Strict):
     name: Name of the field; `item_id` is one.
     of: Kind of thing that it describes, and the rows that are counted: each user once, each candidate (its item, its
       context) once, each behaviour once.
-    vocabulary: Name of its vocabulary; empty for a frozen vector.
+    vocabulary: Name of its vocabulary; empty for a vector of the schema.
     categories: Counts of its values, if it is categorical.
-    numbers: Its numbers, if it is numeric; lengths (Euclidean norms) of the vectors, if it is a frozen vector.
+    numbers: Its numbers, if it is numeric; lengths (Euclidean norms), if it is a vector.
   """
 
   name: str

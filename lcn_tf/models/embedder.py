@@ -14,7 +14,7 @@ from lcn_tf.layers.masked import repeat_rows
 from lcn_tf.layers.replicas import on_replica
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.tables import EmbeddingTables
-from lcn_tf.models.field_values import field_lookups, item_values, slopes
+from lcn_tf.models.field_values import field_lookups, item_values, projected_users, slopes, user_projections
 from lcn_tf.models.lookups import Handles, Lookups, join, nothing, split_like
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS, DomainName, Schema, columns, item_vocabulary
@@ -26,7 +26,7 @@ class Embedded(NamedTuple):
   """A batch as the models read it.
 
   Attributes:
-    profile: Embedded fields of the user, `[B, P]` float.
+    profile: Embedded fields of the user, then projections of his vectors, `[B, P]` float.
     context: Embedded context of each candidate, `[B, N, C]` float; C may be 0.
     candidates: `Candidates` to be scored.
     histories: `Behaviours` by domain.
@@ -120,6 +120,7 @@ class RequestEmbedding(keras.layers.Layer):
     self.content_projections = {
       name: keras.layers.Dense(width, use_bias=False, name=f"content/{name}") for name, width in vector_widths.items()
     }
+    self.user_projections = user_projections(schema, config)
     self.vectors: dict[DomainName, tf.Variable] = {}
     self.clusters: dict[DomainName, tf.Variable] = {}
     if pretrained:
@@ -221,6 +222,7 @@ class RequestEmbedding(keras.layers.Layer):
 
     embedded = []
     for (domain, batch), (user, context, cross) in zip(batches, batch_parts, strict=True):
+      of_vectors = projected_users(self.user_projections, self.schema, batch)
       embedding, fields, vectors, keys = item_rows[domain].pop(0)
       times = batch["candidate_times"]
       candidates = Candidates(embedding, batch["candidate_items"], fields, times, vectors, keys)
@@ -247,7 +249,7 @@ class RequestEmbedding(keras.layers.Layer):
         )
       embedded.append(
         Embedded(
-          profile=join(plan.features(user), batch["user_fields"], self.compute_dtype, rank=1),
+          profile=join([*plan.features(user), *of_vectors], batch["user_fields"], self.compute_dtype, rank=1),
           context=join(plan.features(context), batch["candidate_items"], self.compute_dtype),
           candidates=candidates,
           histories=histories,

@@ -1,12 +1,15 @@
-"""What a model keeps for the float values of fields: those of the items, and a vector per standardised field.
+"""What a model keeps for float values: those of the items, a vector per standardised field, projections of vectors.
 
-A schema whose fields have no float values gives none of either.
+A schema without float values gives none of these.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 
 import tensorflow as tf
+from tensorflow import keras
 
+from lcn_tf.config import Embedding
+from lcn_tf.data.field_values import vector_columns
 from lcn_tf.models.lookups import Handles, Lookups
 from lcn_tf.schema import DomainName, Feature, Schema, value_columns
 
@@ -54,3 +57,25 @@ def field_lookups(
   """Handles of a batch's fields, from the names of the tensors of their indices and of their float values."""
   floats = batch[values] if value_columns(features) else None
   return plan.add(features, tf.cast(batch[indices], tf.int64), floats)
+
+
+def user_projections(schema: Schema, config: Embedding) -> dict[str, keras.layers.Dense]:
+  """Linear projections of the users' vectors, by name."""
+  return {
+    v.name: keras.layers.Dense(config.dims.get(v.name, config.dim), use_bias=False, name=f"user_vector/{v.name}")
+    for v in schema.user_vectors
+  }
+
+
+def projected_users(
+  projections: Mapping[str, keras.layers.Dense], schema: Schema, batch: Mapping[str, tf.Tensor]
+) -> list[tf.Tensor]:
+  """The users' vectors of a batch, projected: `[B, width of the projection]` each.
+
+  Args:
+    projections: Result of `user_projections`.
+    schema: Schema.
+    batch: Tensors of `lcn_tf.data.records`.
+  """
+  columns = vector_columns(schema)
+  return [projections[name](batch["user_values"][:, own]) for name, own in columns.items()]

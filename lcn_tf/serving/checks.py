@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from lcn_tf.data.field_values import index_groups, least_values, value_groups
-from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
+from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, UserVector
 
 
 def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tensor]:
@@ -41,8 +41,8 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
     made.append(_fields(values, name, features, schema))
   for d in DOMAINS:
     made += _history(values, d, schema)
-  for name, (_, features) in value_groups(schema).items():
-    made += _field_values(values, name, features)
+  for name, (_, parts) in value_groups(schema).items():
+    made += _field_values(values, name, parts)
   with tf.control_dependencies(made):
     return {name: tf.identity(value) for name, value in values.items()}
 
@@ -108,7 +108,9 @@ def _fields(values: dict[str, tf.Tensor], name: str, features: tuple[Feature, ..
   return within(values, name, sizes, f"indices of {', '.join(feature.name for feature in features)}")
 
 
-def _field_values(values: dict[str, tf.Tensor], name: str, features: tuple[Feature, ...]) -> list[tf.Operation]:
+def _field_values(
+  values: dict[str, tf.Tensor], name: str, features: tuple[Feature | UserVector, ...]
+) -> list[tf.Operation]:
   """Assertions on float values: finite, and weights at least 0."""
   found = values[name]
   lowest = least_values(features)

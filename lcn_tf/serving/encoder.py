@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of, weights_of
-from lcn_tf.data.field_values import index_groups, value_groups, weights_column
+from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of, vector_of, weights_of
+from lcn_tf.data.field_values import index_groups, value_groups, vector_columns, weights_column
 from lcn_tf.data.id_mapping import (
   NULL,
   BucketTable,
@@ -23,7 +23,7 @@ from lcn_tf.data.id_mapping import (
 )
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
-from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, columns, value_columns
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, UserVector, columns, value_columns
 from lcn_tf.serving.history_reader import Seen, newest, told
 from lcn_tf.serving.requests import Behaviour, BehaviourColumns, RankRequest
 
@@ -76,8 +76,8 @@ class RequestEncoder:
     Args:
       requests: Requests, each of one user.
       counts: Counter to add to; None = nothing is counted. "candidates" and "<domain>" count items, "<group>.<field>"
-        the rows of a field, and each of these with " unknown" behind it those that the records do not know. A missing
-        value counts as unknown.
+        the rows of a field or vector, and each of these with " unknown" behind it those that the records do not know. A
+        missing value counts as unknown.
 
     Raises:
       UserError: A request has a field that is not in the schema, or a time or value that cannot be read. The message
@@ -109,7 +109,7 @@ class RequestEncoder:
       history, values[f"{d}_values"] = self._history(d, seen[d], width)
       tensors |= history
     if counts is not None:
-      self._count(tensors, counts)
+      self._count(tensors, user_values, counts)
     served = {*index_groups(self._schema), *value_groups(self._schema)}
     return {
       name: tensor
@@ -122,14 +122,15 @@ class RequestEncoder:
     return [*(field.name for field in fields), *(field.weights for field in fields if field.weights)]
 
   def _of_users(self, requests: Sequence[RankRequest]) -> tuple[np.ndarray, np.ndarray]:
-    """The user fields `[B, P]` and their float values."""
-    known = self._names(self._schema.user_fields)
+    """The user fields `[B, P]`, and the float values of fields and vectors."""
+    vectors = self._schema.user_vectors
+    known = [*self._names(self._schema.user_fields), *(vector.name for vector in vectors)]
     rows = []
     for b, request in enumerate(requests):
       where = f"requests[{b}].user"
       _check_names(where, request.user, [*known, USER_ID], known)
       rows.append((where, request.user))
-    return self._fields(rows, self._schema.user_fields)
+    return self._fields(rows, self._schema.user_fields, vectors)
 
   def _of_candidates(self, requests: Sequence[RankRequest], real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The context fields `[B, N, F]` and their float values; zeros where there is no candidate."""
@@ -204,7 +205,10 @@ class RequestEncoder:
     return field_table(frame, (feature,), self._vocabularies)[:, 0], values
 
   def _fields(
-    self, rows: list[tuple[str, Mapping[str, Any]]], features: tuple[Feature, ...]
+    self,
+    rows: list[tuple[str, Mapping[str, Any]]],
+    features: tuple[Feature, ...],
+    vectors: tuple[UserVector, ...] = (),
   ) -> tuple[np.ndarray, np.ndarray]:
     """Indices `[len(rows), columns(features)]` int32 and float values of (where, values by name)."""
     values: dict[str, Any] = {"row": range(len(rows))}  # a frame without fields has rows, too
@@ -215,10 +219,17 @@ class RequestEncoder:
       if feature.weights:
         weights = [_weights_of(feature, where, given, own) for (where, given), own in zip(rows, column, strict=True)]
         values[weights_column(feature)] = pl.Series(weights, dtype=pl.List(pl.Float64))
+    for vector in vectors:
+      read = functools.partial(vector_of, width=vector.width)
+      column = [told(f"{where}[{vector.name!r}]", read, given.get(vector.name)) for where, given in rows]
+      values[field_column(vector)] = pl.Series(column, dtype=pl.List(pl.Float32))
     frame = pl.DataFrame(values)
-    return field_table(frame, features, self._vocabularies), field_values(frame, features, self._vocabularies)
+    floats = field_values(frame, (*features, *vectors), self._vocabularies)
+    return field_table(frame, features, self._vocabularies), floats
 
-  def _count(self, tensors: Mapping[str, np.ndarray], counts: collections.Counter[str]) -> None:
+  def _count(
+    self, tensors: Mapping[str, np.ndarray], user_values: np.ndarray, counts: collections.Counter[str]
+  ) -> None:
     """Adds what is there, and what of it is unknown."""
     real = {"candidates": tensors["candidate_items"] > 0} | {d: tensors[f"{d}_items"] > 0 for d in DOMAINS}
     for name, mask in real.items():
@@ -238,6 +249,9 @@ class RequestEncoder:
         known = own > schema.vocabularies[feature.vocabulary].oov
         counts[f"{group}.{feature.name}"] += len(own)
         counts[f"{group}.{feature.name} unknown"] += int((~known.any(axis=1)).sum())
+    for name, place in vector_columns(schema).items():
+      counts[f"user.{name}"] += len(user_values)
+      counts[f"user.{name} unknown"] += int((~user_values[:, place].any(axis=1)).sum())
 
 
 def _check_names(where: str, given: Mapping[str, Any], allowed: Sequence[str], known: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of
+from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of, vector_of
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 from lcn_tf.serving.history_reader import told
@@ -67,6 +67,12 @@ def raw_tensors(
         widened = np.zeros((len(requests), max(table.shape[1], tensors[name].shape[1])))
         widened[:, : table.shape[1]] = table
         tensors[input_name(group, feature.weights)] = widened
+  for vector in schema.user_vectors:
+    numbers = functools.partial(vector_of, width=vector.width)
+    table = np.zeros((len(requests), vector.width), np.float32)
+    for b, request in enumerate(requests):
+      table[b] = told(f"{where[b]}.user[{vector.name!r}]", numbers, request.user.get(vector.name)) or 0
+    tensors[input_name("user", vector.name)] = table
   return tensors
 
 

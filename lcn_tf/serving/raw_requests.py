@@ -63,6 +63,8 @@ class RawRequests(tf.Module):
     tensors["user_fields"], user = self._group("user", schema.user_fields, raw, raw["time"])
     context, context_values = self._group("context", schema.context_fields, raw, raw["time"][:, tf.newaxis])
     tensors["candidate_context"] = _for_candidates(context, real)
+    vectors = [raw[input_name("user", vector.name)] for vector in schema.user_vectors]
+    user = tf.concat([user, *vectors], axis=-1)
     values = {"user_values": user, "candidate_values": _for_candidates(context_values, real)}
     for d in DOMAINS:
       history, values[f"{d}_values"] = self._history(d, raw)
@@ -170,6 +172,8 @@ class RawRequests(tf.Module):
           made.append(_number(raw, input_name(group, feature.name), 0.0 if feature.refuses_negative else None))
         if feature.weights:
           made.append(_number(raw, input_name(group, feature.weights), 0.0, missing=False))
+    for vector in self.schema.user_vectors:
+      made.append(_number(raw, input_name("user", vector.name), None, missing=False))
     return made
 
 

@@ -4,6 +4,7 @@
     candidate_ids     [B, N]      ids      items of the target domain; what is behind the count is padding
     candidate_count   [B]         int32    candidates that are real
     user_{field}      [B]         values   a field that holds lists: [B, M]
+    user_{vector}     [B, width]  float32  a user without a vector has zeros
     context_{field}   [B, N | 1]  values   one column is for all candidates
     {d}_ids           [B, L]      ids      the behaviours in domain d ('target', 'source'), in any order
     {d}_times         [B, L]      int64    their moments, in seconds
@@ -68,6 +69,7 @@ def raw_spec(schema: Schema, id_types: dict[DomainName, tf.DType]) -> dict[str, 
       shapes.append((input_name(group, feature.name), shape, tf.float64 if feature.numeric else tf.string))
       if feature.weights:
         shapes.append((input_name(group, feature.weights), [None, None], tf.float64))
+  shapes += [(input_name("user", vector.name), [None, vector.width], tf.float32) for vector in schema.user_vectors]
   twice = [name for name, count in Counter(name for name, _, _ in shapes).items() if count > 1]
   if twice:
     raise ValueError(f"two columns would be the input {twice[0]!r}")

@@ -11,6 +11,7 @@ from absl import logging
 
 from lcn_tf import files
 from lcn_tf.data import records
+from lcn_tf.data.field_values import vector_columns
 from lcn_tf.data.id_mapping import BucketTable, IdMapping
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
@@ -60,7 +61,7 @@ def raw_requests(serialized: Sequence[bytes], schema: Schema, mapping: IdMapping
 def _raw(record: records.Request, schema: Schema, mapping: IdMapping) -> RankRequest:
   now = record.times == record.times[0]
   context = _values(schema.context_fields, record.context[now], mapping)
-  user = {}
+  user: dict[str, Any] = {}
   first = 0
   for feature in schema.user_fields:
     rows = record.user_fields[first : first + feature.max_values]
@@ -69,6 +70,8 @@ def _raw(record: records.Request, schema: Schema, mapping: IdMapping) -> RankReq
     user[feature.name] = values if feature.max_values > 1 else values[0]
     if feature.weights:
       user[feature.weights] = [1.0] * len(values)
+  for name, place in vector_columns(schema).items():
+    user[name] = record.user_values[place].tolist()
   return RankRequest(
     int(record.times[0]),
     _ids("target", record.items[now], mapping),

@@ -32,3 +32,20 @@ def embed_fields(fields, indices, values, tables, slopes, end=""):
   assert not indices
   assert not values
   return found
+
+
+def project_vectors(vectors, values, kernels):
+  """The projection of each vector of one user.
+
+  Args:
+    vectors: Vectors of the schema, in the order of the columns.
+    values: Numbers of all vectors, side by side.
+    kernels: Projections `[width, columns]` by name.
+  """
+  values = list(values)
+  found = []
+  for vector in vectors:
+    own = [values.pop(0) for _ in range(vector.width)]
+    found.append(sum(number * row for number, row in zip(own, np.asarray(kernels[vector.name]), strict=True)))
+  assert not values
+  return found

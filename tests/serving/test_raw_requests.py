@@ -11,7 +11,7 @@ from lcn_tf.schema import DOMAINS
 from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
 from lcn_tf.serving.raw_client import raw_tensors
 from lcn_tf.serving.raw_requests import RawRequests
-from tests.data import logs, value_logs
+from tests.data import logs, vector_logs
 
 PLAIN = {
   "user_fields": [{"name": "user_id", "vocabulary": "user"}, {"name": "likes", "max_values": 2}],
@@ -25,9 +25,9 @@ NOTHING = {"target": {"max_length": 7}, "source": {"max_length": 5}, "candidates
 
 
 def records_of(folder, kind):
-  """Plain fields with ids that are numbers or texts, no fields at all, and fields with values and weights."""
+  """Plain fields with ids that are numbers or texts, no fields at all, and fields with values, weights and vectors."""
   if kind == "values":
-    return value_logs.build(folder)
+    return vector_logs.build(folder)
   log, items = logs.random_log(np.random.default_rng(0), 400, span=90), logs.items(12)
   log = log.with_columns(place=pl.Series(np.random.default_rng(1).integers(0, 4, 400)))
   if kind == "texts":
@@ -83,7 +83,7 @@ def random_requests(record_set, rng, count):
     found = {}
     for feature in schema.user_fields:
       found |= several(feature) if feature.max_values > 1 else {feature.name: value(feature)}
-    return found
+    return found | {v.name: pick([None, rng.normal(size=v.width)]) for v in schema.user_vectors}
 
   def behaviours(d):
     fields = schema.domain(d).cross_fields
@@ -150,7 +150,7 @@ def test_sizes_that_do_not_agree_are_errors_that_name_the_tensor(case):
 
 def test_numbers_that_are_none_are_errors_that_name_the_tensor(case):
   for name, spec in case[2].spec.items():
-    if spec.dtype == tf.float64:
+    if spec.dtype.is_floating:
       refused(case, name, **{name: lambda tensor: tensor + np.inf})
       if name.endswith(("price", "weights")):
         refused(case, name, **{name: lambda tensor: tensor * 0 - 1})

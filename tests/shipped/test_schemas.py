@@ -21,6 +21,7 @@ EVERYTHING = {
     {"name": "hobbies", "max_values": 2, "weights": "hobby_weights"},
     {"name": "age", "kind": "numeric", "buckets": 4},
   ],
+  "user_vectors": [{"name": "taste", "width": 5}],
   "context_fields": ["hour", "page", PRICE],
   "target": {
     "item_fields": [
@@ -88,6 +89,7 @@ def write_log(folder):
     tables.users.with_row_index("n")
     .with_columns(hobbies=pl.concat_list(pl.col("n") % 4, pl.col("n") % 9), age=(20 + pl.col("n") % 50).cast(pl.String))
     .with_columns(hobby_weights=pl.concat_list(pl.col("n") % 2, pl.col("n") % 3))
+    .with_columns(taste=pl.when(pl.col("n") % 5 > 0).then(pl.concat_list((pl.col("n") * k).sin() for k in range(1, 6))))
     .drop("n")
   )
   for name, table in (("interactions", interactions), ("items", items), ("users", users)):
@@ -149,7 +151,14 @@ def request_of(schema, interactions, items):
   assert histories["source"]
   known = items.filter(pl.col("domain") == "target")["item_id"].to_list()[:5]
   profile = (
-    {"user_id": user, "segment": "0", "hobbies": [1, 2], "hobby_weights": [2, 0.5], "age": 31.5}
+    {
+      "user_id": user,
+      "segment": "0",
+      "hobbies": [1, 2],
+      "hobby_weights": [2, 0.5],
+      "age": 31.5,
+      "taste": [1, -0.5, 0, 0.25, 2],
+    }
     if "user_fields" in schema
     else {}
   )

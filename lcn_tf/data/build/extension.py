@@ -76,8 +76,8 @@ class Earlier:
       vectors = {v.name for domain in domains for v in domain.item_vectors}
       fields = [field for domain in domains for field in domain.item_fields]
       items = _blank(self.state.items, ("item_id", "domain"), fields, vectors)
-    if users is None and any(feature.name != "user_id" for feature in schema.user_fields):
-      users = _blank(self.state.users, ("user_id",), schema.user_fields)
+    if users is None and any(part.name != "user_id" for part in schema.user_parts()):
+      users = _blank(self.state.users, ("user_id",), schema.user_fields, {v.name for v in schema.user_vectors})
     return dataclasses.replace(tables, items=items, users=users)
 
 
@@ -90,7 +90,7 @@ def _blank(
     table: Table of the state, with the types of keys and fields.
     keys: Columns that tell its rows apart.
     fields: Fields; one that is a key has no column of its own.
-    vectors: Names of vectors, which the state does not keep.
+    vectors: Names of vectors.
   """
   types = {key: table.schema[key] for key in keys}
   lists = set(vectors)

@@ -7,6 +7,7 @@ import polars as pl
 
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.vocabulary import build_buckets, build_vocabulary, count_values, extend_vocabulary, total_counts
+from lcn_tf.data.field_values import put_vectors
 from lcn_tf.data.id_mapping import NULL, IdMapping, ValueTable, column_of, field_column, field_table, field_values
 from lcn_tf.schema import (
   DOMAINS,
@@ -31,7 +32,7 @@ class Indexed:
     users: Everybody who has an index, `user`, `user_id`; in the order of the index.
     active: Those of them who have interactions.
     user_fields: `[users + 1, P]`; row 0 is padding, rows of users without interactions are zeros.
-    user_values: Float values of these, `[users + 1, V]`.
+    user_values: Float values of these and vectors, `[users + 1, V]`; see `lcn_tf.data.field_values`.
     users_without_profile: Active users who are not in the users file.
     mapping: Id mapping.
     unknown_items: Per domain, how many items of the interactions are not in the catalogue.
@@ -245,10 +246,7 @@ def _vectors(items: pl.DataFrame, vector: ItemVector, earlier: np.ndarray | None
   table = np.zeros((2 + len(items), vector.width), vector.dtype)
   if earlier is not None:
     table[: len(earlier)] = earlier
-  column = items[field_column(vector)]
-  there = column.is_not_null().to_numpy()
-  if there.any():
-    table[2:][there] = column.drop_nulls().explode().to_numpy().reshape(-1, vector.width)
+  put_vectors(items[field_column(vector)], table[2:])
   return table
 
 
@@ -287,8 +285,8 @@ def index(
   profiles = _profiles(active, checked)
   user_fields = np.zeros((len(users) + 1, columns(schema.user_fields)), np.int32)
   user_fields[active["user"].to_numpy()] = field_table(profiles, schema.user_fields, mapping.vocabularies)
-  user_values = np.zeros((len(users) + 1, value_columns(schema.user_fields)), np.float32)
-  user_values[active["user"].to_numpy()] = field_values(profiles, schema.user_fields, mapping.vocabularies)
+  user_values = np.zeros((len(users) + 1, value_columns(schema.user_parts())), np.float32)
+  user_values[active["user"].to_numpy()] = field_values(profiles, schema.user_parts(), mapping.vocabularies)
 
   rows = pl.concat(
     mapping.items[d].select(pl.lit(d).alias("domain"), "item_id", pl.col("row").alias("item")) for d in DOMAINS

@@ -10,7 +10,7 @@ from lcn_tf.data.build.values import EXACT, MILLISECONDS
 from lcn_tf.data.field_values import weights_column
 from lcn_tf.data.id_mapping import field_column
 from lcn_tf.errors import UserError, nearest
-from lcn_tf.schema import DOMAINS, Domain, Feature, ItemVector, Schema
+from lcn_tf.schema import DOMAINS, Domain, Feature, ItemVector, Schema, UserVector
 
 ROW = "row"  # position in the input, which orders behaviours of one second
 RESERVED = ("user_id", "item_id", "domain", "timestamp")
@@ -156,12 +156,14 @@ class RawTable:
     self.unfit.append((name, bad, reason))
     self.add(name, lists)
 
-  def vector(self, vector: ItemVector) -> None:
-    """Adds a vector of the items as lists of float32; notes which rows hold what is none."""
-    column = self.column(vector.name, "a vector of the items of the schema")
+  def vector(self, vector: ItemVector | UserVector) -> None:
+    """Adds a vector of the items or users as lists of float32; notes which rows hold what is none."""
+    column = self.column(vector.name, f"a vector of the {self.kind} of the schema")
+    if column.dtype == pl.Null:  # no row has any
+      column = column.cast(pl.List(pl.Float32))
     inner = column.dtype.inner if isinstance(column.dtype, pl.List | pl.Array) else None
     if not isinstance(inner, pl.DataType) or not (inner.is_numeric() or inner == pl.Null):
-      raise self.wrong_type(column, f"lists of {vector.width} numbers (a vector of the items)")
+      raise self.wrong_type(column, f"lists of {vector.width} numbers (a vector of the {self.kind})")
     lists = column.cast(pl.List(pl.Float32))
     limit = float(np.finfo(vector.dtype).max)
     numbers = pl.element().is_finite() & (pl.element().abs() <= limit)

@@ -158,7 +158,7 @@ def user_requests(
     behaviours: All of the user's behaviours per domain, whatever the split: a candidate sees only older ones.
     candidates: The user's candidates of one split and domain.
     schema: Schema of the records.
-    user_values: Float values of the user fields `[V]`; None if they have none.
+    user_values: Float values of the user's fields and vectors `[V]`; None if there are none.
   """
   values = no_values() if user_values is None else user_values
   times = {d: behaviours[d].times for d in DOMAINS}

@@ -28,7 +28,7 @@ class UserLog:
 
   Attributes:
     fields: Vocabulary indices of the user fields `[users, P]`; row = index of the user.
-    values: Float values of the user fields `[users, V]` float32.
+    values: Float values of the users' fields and vectors `[users, V]` float32.
     behaviours: Per domain.
     behaviour_offsets: Per domain: user u owns positions `offsets[u] .. offsets[u + 1] - 1`.
     candidates: Per domain of the candidates.

@@ -9,6 +9,7 @@ import polars as pl
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.indexing import Indexed
 from lcn_tf.data.build.shards import Plan, UserLog
+from lcn_tf.data.field_values import vector_columns
 from lcn_tf.data.id_mapping import ValueTable, field_sources
 from lcn_tf.data.record_set import SPLITS, SplitName
 from lcn_tf.data.statistics import (
@@ -62,6 +63,7 @@ def statistics(
     owners = np.unique(plan.spans[:, 0])
     lengths = {name: older[name](plan.spans[:, 0], candidates.times[plan.spans[:, 2] - 1]) for name in DOMAINS}
     of_users = _fields("user", schema.user_fields, log.fields[owners], [source[owners] for source in users], tables)
+    of_vectors = _vectors_of_users(log.values[owners], schema)
     of_items = _of_items(indexed, schema, d, items[d], candidates.items[rows])
     sources = [source[rows] for source in log.context_sources[d]]
     of_context = _fields("context", schema.context_fields, candidates.context[rows], sources, tables)
@@ -73,7 +75,7 @@ def statistics(
       hours=_counts(candidates.times[rows] // 3600 % 24, 24),
       histories={name: numbers(lengths[name], None, LENGTH_EDGES) for name in DOMAINS},
       longer={name: int((lengths[name] > schema.domain(name).max_length).sum()) for name in DOMAINS},
-      fields=(*of_users, *of_items, *of_context),
+      fields=(*of_users, *of_vectors, *of_items, *of_context),
     )
   return Statistics(
     parts=parts,
@@ -110,9 +112,19 @@ def _of_items(
   features, tables = schema.catalogue_features(d), indexed.mapping.vocabularies
   yield from _fields("item", features, catalogue[met], own, tables, weights[met])
   for name, vectors in indexed.mapping.vectors[d].items():
-    norms = np.linalg.norm(vectors[met].astype(np.float64), axis=1)
-    counted = numbers(np.where(norms > 0, norms, np.nan), weights[met], EDGES)
-    yield FieldStatistics(name=name, of="item", vocabulary="", numbers=counted)
+    yield FieldStatistics(name=name, of="item", vocabulary="", numbers=_norms(vectors[met], weights[met]))
+
+
+def _vectors_of_users(values: np.ndarray, schema: Schema) -> Iterator[FieldStatistics]:
+  """The vectors behind the other float values of users, `[users, V]`."""
+  for name, own in vector_columns(schema).items():
+    yield FieldStatistics(name=name, of="user", vocabulary="", numbers=_norms(values[:, own]))
+
+
+def _norms(vectors: np.ndarray, weights: np.ndarray | None = None) -> Numbers:
+  """Lengths of vectors `[rows, width]`; a row of zeros has none. `weights` as in `numbers`."""
+  norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+  return numbers(np.where(norms > 0, norms, np.nan), weights, EDGES)
 
 
 def _fields(

@@ -40,7 +40,7 @@ class RawTables:
 @dataclasses.dataclass(frozen=True)
 class Checked:
   """Input without its bad rows. Ids are integers or strings, fields are strings or lists of strings, numeric fields
-  floats, vectors of items and weights lists of floats.
+  floats, vectors and weights lists of floats.
 
   Attributes:
     interactions: `row`, `user_id`, `item_id`, `domain`, `timestamp` (int64 seconds), `weight` (float), `label` (float,
@@ -48,7 +48,7 @@ class Checked:
       splits), and the cross and context fields under `field_column`.
     items: `item_id`, `domain`, the item fields and vectors under `field_column`, and weights under `weights_column`; no
       key twice.
-    users: `user_id`, and the user fields likewise; empty if there is no file.
+    users: `user_id`, and the user fields and vectors likewise; empty if there is no file.
     rejected: `table`, `file` (null if it was none), `row` (of the table), `reason`, and the row's keys as strings.
   """
 
@@ -202,6 +202,12 @@ def _read_columns(
       table.field_values(feature)
     else:
       raise UserError(f"schema.user_fields: {feature.name!r} is read from the users file, but there is none (--users)")
+  for user_vector in schema.user_vectors:
+    if not users:
+      raise UserError(
+        f"schema.user_vectors: {user_vector.name!r} is read from the users file, but there is none (--users)"
+      )
+    users.vector(user_vector)
 
 
 def _catalogue(items: pl.DataFrame, interactions: RawTable, known: pl.DataFrame | None) -> pl.DataFrame:

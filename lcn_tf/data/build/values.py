@@ -10,6 +10,7 @@ import polars as pl
 MILLISECONDS = 10**11  # seconds of the year 5138, milliseconds of 1973: what is not before is no moment
 # by the name of a type of floats: from there on they do not tell whole numbers apart
 EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _is_integer(value: Any) -> bool:
@@ -91,6 +92,35 @@ def weights_of(value: Any, count: int) -> list[float]:
   if len(given) != count or len(numbers) != count or None in numbers:
     raise ValueError(f"{value!r} is not {count} finite numbers of at least 0, one for each value of the list")
   return [number for number in numbers if number is not None]
+
+
+def vector_of(value: Any, width: int) -> list[float] | None:
+  """The numbers of a vector; None for a missing one.
+
+  Args:
+    value: List or NumPy array; None = missing.
+    width: Numbers of a vector.
+
+  Raises:
+    ValueError: It is not `width` finite numbers that a 32-bit float can hold.
+  """
+  if value is None:
+    return None
+  expected = f"expected {width} finite numbers of float32"
+  if not isinstance(value, (list, tuple, np.ndarray)) or (isinstance(value, np.ndarray) and not value.ndim):
+    raise ValueError(f"{value!r} is no list: {expected}")
+  if len(value) != width:
+    raise ValueError(f"{len(value)} values: {expected}")
+  numbers = []
+  for place, one in enumerate(value):
+    try:
+      number = None if isinstance(one, str) else number_of(one)
+    except ValueError:
+      number = None
+    if number is None or abs(number) > _LARGEST:
+      raise ValueError(f"value {place} is {one!r}: {expected}")
+    numbers.append(number)
+  return numbers
 
 
 def id_of(value: Any) -> str | None:

@@ -12,6 +12,9 @@ so no model ranks impressions better than p itself does (`oracle_auc`), one that
 popularity(i) (`blind_auc`), and one that knows exactly the interests that the target history shows, by E[p | those, i]
 (`target_auc`; clicks on the other interests enter the target history and may lift a model above it).
 
+With `taste_width` a vector of the user tells of all of them, and a model that reads it may be above `target_auc`
+whatever it does with histories.
+
 With `rare` items live for a few days (`lcn_tf.data.sources.lives`), so most ids that a model is asked about were hardly
 met in training. What stays is a topic's authors, and its categories, which tell some topics apart from others.
 """
@@ -65,7 +68,7 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
       items         author (of `options.items_per_author` items of one topic), topic if `options.topic_field`, category
                     (of some topics) if `options.category_topics`, content if `options.content_width`, tags and
                     tag_weights if `options.tags`
-      users         segment (means nothing)
+      users         segment (means nothing), taste (of nine in ten) if `options.taste_width`
       notes         oracle_auc, blind_auc, target_auc over all target impressions; target_impressions, click_rate
 
   Impressions come in sessions spread over the time after the warm-up. Items of the two domains have ids of their own,
@@ -90,12 +93,15 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
     renewal = Renewal(target.popularity, options.new_items, options.days, options.popularity, START, seed)
     impressions, own = renewal.impressions(impressions)
     parts[0], parts[2], target_items = renewal.behaviours(parts[0]), impressions, renewal.items(target_items)
+  users = pl.DataFrame({"user_id": np.arange(options.users), "segment": random.integers(SEGMENTS, size=options.users)})
+  if options.taste_width:
+    users = users.with_columns(_tastes(interests, options, seed))
   tables = RawTables(
     interactions=pl.concat(
       [part.select(*COLUMNS, *({"price"} & set(part.columns))) for part in parts], how="diagonal"
     ).sort("timestamp", maintain_order=True),
     items=pl.concat([target_items, _item_table("source", source, options, seed)]),
-    users=pl.DataFrame({"user_id": np.arange(options.users), "segment": random.integers(SEGMENTS, size=options.users)}),
+    users=users,
     notes={"data": "synthetic"},
   )
   label = impressions["label"].to_numpy()
@@ -161,7 +167,7 @@ def _item_table(domain: DomainName, items: _Items, options: Synthetic, seed: int
     category = items.topic // options.category_topics if domain == "target" else items.topic % groups
     table = table.with_columns((domain[0] + pl.Series(category).cast(pl.String)).alias("category"))
   if options.content_width:
-    of_topics = np.random.default_rng([seed, 1]).normal(size=(2 * options.topics, options.content_width))
+    of_topics = _topic_vectors(options.content_width, options, seed)
     noise = np.random.default_rng([seed, 2, ord(domain[0])]).normal(size=(len(index), options.content_width))
     content = (of_topics[items.topic] + noise).astype(np.float32)
     table = table.with_columns(pl.Series("content", content, pl.Array(pl.Float32, options.content_width)))
@@ -175,6 +181,24 @@ def _item_table(domain: DomainName, items: _Items, options: Synthetic, seed: int
       pl.Series("tag_weights", weights.tolist(), pl.List(pl.Float64)),
     )
   return table
+
+
+def _topic_vectors(width: int, options: Synthetic, seed: int) -> np.ndarray:
+  """A vector of every topic, `[2 * topics, width]`."""
+  return np.random.default_rng([seed, 1]).normal(size=(2 * options.topics, width))
+
+
+def _tastes(interests: np.ndarray, options: Synthetic, seed: int) -> pl.Series:
+  """Vectors of the users, null for a tenth of them; `interests` `[users, k]` are theirs.
+
+  A vector is the sum of those of the user's topics over the root of k, plus noise of the same size.
+  """
+  random = np.random.default_rng([seed, 6])
+  of_topics = _topic_vectors(options.taste_width, options, seed)[interests].sum(axis=1) / np.sqrt(interests.shape[1])
+  vectors = (of_topics + random.normal(size=of_topics.shape)).astype(np.float32)
+  has_one = random.random(len(vectors)) < 0.9
+  taste = [vector if known else None for vector, known in zip(vectors.tolist(), has_one, strict=True)]
+  return pl.Series("taste", taste, pl.List(pl.Float32))
 
 
 def _history(

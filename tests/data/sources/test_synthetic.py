@@ -263,3 +263,16 @@ def test_a_new_item_has_a_popularity_of_its_own_which_its_clicks_follow():
   # in the place of the first one's, not on top of it
   one, other = (np.log(rows["probability"] / (1 - rows["probability"])).std() for rows in (ours, theirs))
   assert one == pytest.approx(other, rel=0.1)
+
+
+def test_the_taste_of_a_user_is_near_the_topics_that_he_cares_about(tables):
+  options = Synthetic(users=800, topic_field=True, content_width=16, taste_width=16)
+  told = synthetic.generate(options, seed=1)
+  assert told.users.drop("taste").equals(tables.users)
+  assert told.interactions.equals(tables.interactions)
+  assert 0.07 < told.users["taste"].null_count() / 800 < 0.13
+  content = np.array(told.items["content"].to_list())
+  topics = np.array([content[(told.items["topic"] == topic).to_numpy()].mean(axis=0) for topic in range(20)])
+  rows = with_topic(told).filter(pl.col("label").is_not_null()).join(told.users.drop_nulls("taste"), on="user_id")
+  near = (np.array(rows["taste"].to_list()) * topics[rows["topic"].to_numpy()]).sum(axis=1)
+  assert roc_auc_score(rows["label"].to_numpy(), near) > 0.65
