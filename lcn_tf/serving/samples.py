@@ -13,6 +13,7 @@ from lcn_tf import files
 from lcn_tf.data import records
 from lcn_tf.data.field_values import vector_columns
 from lcn_tf.data.id_mapping import BucketTable, IdMapping
+from lcn_tf.data.read.validity import problem
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 from lcn_tf.serving.requests import BehaviourColumns, RankRequest
@@ -22,21 +23,29 @@ COUNT = 8
 
 
 def keep(record_set: RecordSet, folder: pathlib.Path) -> None:
-  """Writes the first records of the validation split, or of the training split without one, to `folder`.
+  """Writes the first valid records of the validation split, or of the training split without one, to `folder`.
 
-  Records that cannot be read are left to those who train on them: there are no samples then.
+  Shards that cannot be read are left to those who train on them: there are no samples then.
   """
   split = "validation" if "target" in record_set.splits.get("validation", {}) else "train"
   shards = [str(record_set.path / shard.file) for shard in record_set.part(split).shards]
   compression = "GZIP" if record_set.compression == "gzip" else ""
   try:
-    found = list(tf.data.TFRecordDataset(shards, compression).take(COUNT).as_numpy_iterator())
+    read = tf.data.TFRecordDataset(shards, compression).take(2 * COUNT).as_numpy_iterator()
+    found = [one for one in read if _valid(one, record_set.record_schema)][:COUNT]
   except tf.errors.OpError as error:
     logging.warning("no samples of requests are kept: %s", error.message)
     return
   with files.replacing(folder / FILE) as aside, tf.io.TFRecordWriter(str(aside)) as writer:
     for one in found:
       writer.write(one)
+
+
+def _valid(serialized: bytes, schema: Schema) -> bool:
+  try:
+    return problem(records.decode(serialized, schema), schema, "target") is None
+  except ValueError:
+    return False
 
 
 def kept(folder: pathlib.Path) -> list[bytes]:

@@ -106,9 +106,8 @@ def build(
     if records.state and part.counts:
       state = next_state(indexed, part.checked, part.counts, part.totals, log, schema, part.earlier)
       write_state(state, indexed.mapping, folder)
-    # the seed of a keyed out-of-vocabulary hash, too
-    seed = other.notes.get("seed", 0) if other else records.seed
-    facts = part.divided.notes | part.notes | {"seed": seed}
+    # with the seed of a keyed out-of-vocabulary hash
+    facts = part.divided.notes | part.notes | {"seed": other.notes.get("seed", 0) if other else records.seed}
     built = RecordSet(
       name=experiment.name,
       fingerprint=fingerprint(sized, indexed.mapping),
