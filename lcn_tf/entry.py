@@ -50,10 +50,10 @@ def define_set(values: flags.FlagValues) -> flags.FlagHolder[list[str]]:
   return flags.DEFINE_multi_string("set", [], help, flag_values=values)
 
 
-def define_records(values: flags.FlagValues) -> flags.FlagHolder[str]:
-  """Defines the required flag --records."""
+def define_records(values: flags.FlagValues, required: bool = True) -> flags.FlagHolder[str]:
+  """Defines the flag --records."""
   help = "Record set, a folder that pipelines.build_records made."
-  return flags.DEFINE_string("records", None, help, required=True, flag_values=values)
+  return flags.DEFINE_string("records", None, help, required=required, flag_values=values)  # type: ignore[return-value]
 
 
 def define_log(values: flags.FlagValues, extends: bool = False) -> tuple[flags.FlagHolder[str | None], ...]:
@@ -148,6 +148,26 @@ def define_scoring(
   help = "Treatment of a broken record. error = the command ends, skip = the record is logged and left out."
   on_corrupt = flags.DEFINE_enum("on_corrupt", "error", ["error", "skip"], help, flag_values=values)
   return define_bootstrap(values), define_seed(values), on_corrupt
+
+
+def define_workers(values: flags.FlagValues) -> flags.FlagHolder[int]:
+  """Defines the flag --workers of the commands that score shards."""
+  help = "Processes that score shards. Each loads the model."
+  return flags.DEFINE_integer("workers", 1, help, lower_bound=1, flag_values=values)
+
+
+def define_slices(values: flags.FlagValues) -> tuple[flags.FlagHolder[list[str]], flags.FlagHolder[int]]:
+  """Defines the flags --slices and --slice_minimum."""
+  help = (
+    "Fields to slice the candidates by: user.<field>, item.<field>, context.<field>, history_target, history_source, "
+    "item_count, hour, or two of them with * between. Without the flag there are history_target, history_source and "
+    "item_count."
+  )
+  minimum = "Candidates below which a slice of --slices is pooled with the other small ones."
+  return (
+    flags.DEFINE_list("slices", [], help, flag_values=values),
+    flags.DEFINE_integer("slice_minimum", 100, minimum, lower_bound=0, flag_values=values),
+  )
 
 
 @contextlib.contextmanager

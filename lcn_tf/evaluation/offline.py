@@ -1,16 +1,22 @@
-"""Offline evaluation: a SavedModel over a split -> predictions, metrics, report."""
+"""Offline evaluation: a SavedModel over a split, or a file of scores -> predictions, metrics, report."""
 
+import dataclasses
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from absl import logging
 
-from lcn_tf import files, formats, metrics
+from lcn_tf import files, formats
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.evaluation import predictions, report
-from lcn_tf.evaluation.slices import slices
+from lcn_tf.evaluation import measuring, predictions, report
+from lcn_tf.evaluation.candidates import Candidates
+from lcn_tf.evaluation.fields import FileFields, RecordFields
+from lcn_tf.evaluation.measuring import Settings
+
+PREDICTIONS, PAGE, METRICS = "predictions.parquet", "report/index.html", "metrics.json"
 
 
 def evaluate(
@@ -26,8 +32,15 @@ def evaluate(
   seed: int = 0,
   training: Mapping[str, Any] | None = None,
   on_corrupt: Literal["error", "skip"] = "error",
+  workers: int = 1,
+  settings: Settings | None = None,
+  baseline: str | pathlib.Path | None = None,
+  score_only: bool = False,
 ) -> dict[str, Any]:
   """Scores a split with an export and leaves `metrics.json`, `predictions.parquet` and `report/index.html` in `output`.
+
+  The predictions of each shard are kept in `output/scored` until the results are there. An evaluation that was killed
+  goes on with them.
 
   Args:
     model_dir: Version folder of a SavedModel, or export folder, whose newest version is read.
@@ -42,62 +55,143 @@ def evaluate(
     seed: Seed of the bootstrap.
     training: Cost of the training, kept in `metrics.json`.
     on_corrupt: Treatment of a broken record: an error, or logged and left out (`skip`).
+    workers: Processes that score.
+    settings: What is measured; None = `bootstrap` and `seed`, and the default slices.
+    baseline: Model or predictions file that this one is compared with; None = there is none.
+    score_only: True leaves `predictions.parquet` alone; earlier metrics and report in `output` are removed.
 
   Returns:
-    Contents of `metrics.json`; NaN where a metric is undefined (null in the file).
+    Contents of `metrics.json`; NaN where a metric is undefined (null in the file). {} with `score_only`.
 
   Raises:
     UserError: The model or the split is missing, the fingerprints differ, or records or scores are broken.
   """
-  from lcn_tf.evaluation import scoring  # TensorFlow takes seconds to load, and tools.paired needs none of it.
+  from lcn_tf.evaluation import parts, scoring  # TensorFlow takes seconds to load, and tools.paired needs none of it.
 
-  _check_counts(requests, bootstrap)
+  settings = settings or Settings(bootstrap, seed)
+  if requests < 1 or workers < 1:
+    raise UserError(f"expected requests >= 1 and workers >= 1, found {requests} and {workers}")
   record_set.part(split)
   output = files.make(output)
-  ranker = scoring.load(model_dir)
-  chunks = scoring.score(ranker, record_set, split, requests=requests, on_corrupt=on_corrupt)
-  frame = predictions.collect(chunks, record_set, ranker.domain)
-  scored = predictions.scored(frame)
-  found: dict[str, Any] = metrics.summary(scored, replicates=bootstrap, seed=seed)
-  found["confidence"]["seed"] = seed
-  info, path = ranker.info, ranker.path
-  found |= {
-    "seed": info.get("seed"),
-    "split": split,
-    "fingerprint": record_set.fingerprint,
-    "model": {"name": info.get("name", ""), "version": path.resolve().name, "path": str(path)},
-    "records": predictions.records_read(record_set, split, ranker.domain, found["candidates"]),
-  }
-  if training is not None:
-    found["training"] = dict(training)
-  item_counts = predictions.item_counts(record_set, ranker.domain)
-  found["slices"] = slices(frame, item_counts, replicates=min(bootstrap, 100), seed=seed)
-  run = ranker.path.resolve().parent.parent
-  page = report.render(
-    found,
-    scored,
-    record_set,
-    history=report.read_history(_first(history_csv, run / "history.csv")),
-    config=_text(_first(config_yaml, run / "experiment.yaml")),
-  )
-  contents: Mapping[str, str | Callable[[pathlib.Path], object]] = {
-    "predictions.parquet": frame.write_parquet,
-    "report/index.html": page,
-    "metrics.json": formats.to_json(found),
-  }
-  files.publish(output, "the results", contents, needs=int(frame.estimated_size()) + len(page))
-  logging.info(
-    "%s: AUC %.4f, GAUC %.4f, logloss %.4f on %d candidates of %d users -> %s",
-    split,
-    *(found[name] for name in ("auc", "gauc", "logloss", "candidates", "users")),
-    output / "metrics.json",
-  )
+  version = scoring.version_folder(model_dir)
+  info = scoring.description(version)
+  domain = info.get("domain", "target")
+  fields = RecordFields(record_set, domain)
+  wanted = () if score_only else fields.stored(measuring.sliced(fields, settings))
+  with parts.workplace(output) as work:
+    task = parts.Task(version, record_set, split, work, requests, on_corrupt, wanted)
+    pieces = parts.score(task, workers)
+    candidates = Candidates(pieces, name=str(version))
+    if score_only:
+      _publish(output, _predictions(candidates), {})
+      logging.info("%s: %d candidates -> %s", split, len(candidates), output / PREDICTIONS)
+      return {}
+    other, described = None, {}
+    if baseline is not None and pathlib.Path(baseline).is_file():
+      other = Candidates([pathlib.Path(baseline)])
+      described = {"path": str(baseline)}
+    elif baseline is not None:
+      base = scoring.version_folder(baseline)
+      again = dataclasses.replace(task, model=base, folder=work / "baseline", fields=())
+      other = Candidates(parts.score(again, workers), name=str(base))
+      described = {"name": scoring.description(base).get("name", ""), "version": base.name, "path": str(base)}
+    if other is not None:
+      measuring.check_same(other, candidates)
+    result = measuring.measure(candidates, fields.of(candidates), settings, baseline=other)
+    found = result.as_json() | {
+      "seed": info.get("seed"),
+      "split": split,
+      "fingerprint": record_set.fingerprint,
+      "model": {"name": info.get("name", ""), "version": version.resolve().name, "path": str(version)},
+      "records": predictions.records_read(record_set, split, domain, result.overall.summary["candidates"]),
+    }
+    if training is not None:
+      found["training"] = dict(training)
+    if other is not None:
+      found["baseline"] = described | found["baseline"]
+    run = version.resolve().parent.parent
+    page = report.render(
+      found,
+      result.scored,
+      record_set,
+      history=report.read_history(_first(history_csv, run / "history.csv")),
+      config=_text(_first(config_yaml, run / "experiment.yaml")),
+    )
+    _publish(output, _predictions(candidates), {PAGE: page, METRICS: formats.to_json(found)}, pieces)
+  _say(split, found, output)
   return found
 
 
-def _check_counts(requests: int, bootstrap: int) -> None:
-  if requests < 1 or bootstrap < 0:
-    raise UserError(f"expected requests >= 1 and bootstrap >= 0, found {requests} and {bootstrap}")
+def evaluate_predictions(
+  file: str | pathlib.Path,
+  output: str | pathlib.Path,
+  *,
+  settings: Settings,
+  baseline: str | pathlib.Path | None = None,
+) -> dict[str, Any]:
+  """Leaves `metrics.json` and `report/index.html` of candidates that were scored elsewhere.
+
+  Args:
+    file: Parquet file with the columns `user` (integers or texts), `label` and `probability`, and any others. Of these
+      `weight` weighs the candidates, `timestamp`, or `request`, groups them to requests.
+    output: Folder of the results, made if missing.
+    settings: What is measured.
+    baseline: Another file of the same candidates; None = there is none.
+
+  Returns:
+    Contents of `metrics.json`.
+
+  Raises:
+    UserError: A file or a column is missing, or holds what no metric is defined for.
+  """
+  candidates = Candidates([files.local(file)])
+  other = None if baseline is None else Candidates([files.local(baseline)])
+  if other is not None:
+    measuring.check_same(other, candidates)
+  result = measuring.measure(candidates, FileFields(candidates), settings, baseline=other)
+  found = result.as_json() | {
+    "predictions": str(file),
+    "model": {"name": pathlib.Path(file).stem, "version": "", "path": str(file)},
+  }
+  if other is not None:
+    found["baseline"] = {"path": str(baseline)} | found["baseline"]
+  page = report.render(found, result.scored, None, history={})
+  output = files.make(output)
+  _publish(output, None, {PAGE: page, METRICS: formats.to_json(found)})
+  _say(str(file), found, output)
+  return found
+
+
+def _predictions(candidates: Candidates) -> Callable[[pathlib.Path], object]:
+  """What writes the predictions file: the columns of the parts but those of fields, a piece at a time."""
+  names = [name for name in candidates.columns if "#" not in name]
+  return lambda path: candidates.scan().select(names).sink_parquet(path)
+
+
+def _publish(
+  output: pathlib.Path,
+  write: Callable[[pathlib.Path], object] | None,
+  texts: Mapping[str, str],
+  pieces: list[pathlib.Path] | None = None,
+) -> None:
+  """Puts the results in the place of older ones. Metrics and a page of other predictions are removed."""
+  contents: dict[str, str | Callable[[pathlib.Path], object]] = dict(texts)
+  if write is not None:
+    contents = {PREDICTIONS: write, **contents}
+  needs = sum(piece.stat().st_size for piece in pieces or []) + sum(map(len, texts.values()))
+  if METRICS not in texts:
+    (output / METRICS).unlink(missing_ok=True)
+    shutil.rmtree(output / "report", ignore_errors=True)
+  files.publish(output, "the results", contents, needs=needs)
+
+
+def _say(what: str, found: Mapping[str, Any], output: pathlib.Path) -> None:
+  logging.info(
+    "%s: AUC %.4f, GAUC %.4f, logloss %.4f on %d candidates of %d users -> %s",
+    what,
+    *(found[name] for name in ("auc", "gauc", "logloss", "candidates", "users")),
+    output / METRICS,
+  )
 
 
 def _first(given: str | pathlib.Path | None, default: pathlib.Path) -> pathlib.Path | None:

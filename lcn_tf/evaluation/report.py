@@ -38,7 +38,7 @@ def read_history(file: str | pathlib.Path | None) -> dict[str, list[float]]:
 def render(
   found: Mapping[str, Any],
   scored: Scored,
-  record_set: RecordSet,
+  record_set: RecordSet | None,
   *,
   history: Mapping[str, Sequence[float]],
   config: str = "",
@@ -48,21 +48,24 @@ def render(
   Args:
     found: Contents of `metrics.json`, `slices` included.
     scored: Candidates with probabilities.
-    record_set: Record set of the candidates.
+    record_set: Record set of the candidates; None if they were scored elsewhere.
     history: Training log by column, {} if there is none.
     config: Effective config, empty if there is none.
   """
   model = found["model"]
-  title = f"{model['name'] or model['version']} on {record_set.name}"
-  facts = [f"{found['split']} split", f"version {model['version']}"]
-  facts += [] if found.get("seed") is None else [f"seed {found['seed']}"]
-  facts.append(f"schema and vocabularies {record_set.fingerprint}")
+  title = model["name"] or model["version"]
+  facts = ["scored elsewhere"]
+  if record_set is not None:
+    title = f"{title} on {record_set.name}"
+    facts = [f"{found['split']} split", f"version {model['version']}"]
+    facts += [] if found.get("seed") is None else [f"seed {found['seed']}"]
+    facts.append(f"schema and vocabularies {record_set.fingerprint}")
   parts = [
     _cards(found),
     _training(history),
     _scores(found, scored),
     *(_slice(name, buckets, found) for name, buckets in found.get("slices", {}).items()),
-    _data(record_set, str(found["split"])),
+    _data(record_set, str(found["split"])) if record_set is not None else "",
     _details(found, config),
   ]
   return markup.document(title, facts, parts)
@@ -140,7 +143,7 @@ def _scores(found: Mapping[str, Any], scored: Scored) -> str:
 def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
   if not buckets:
     return ""
-  title, what = SLICES[name]
+  title, what = SLICES.get(name, (f"By {name}", name))
   alt = f"AUC and GAUC by {what}: " + "; ".join(
     f"{bucket['bucket']}: AUC {shown(bucket['auc'])}, GAUC {shown(bucket['gauc'])}" for bucket in buckets
   )
@@ -200,15 +203,15 @@ def _data(record_set: RecordSet, split: str) -> str:
 
 def _details(found: Mapping[str, Any], config: str) -> str:
   confidence = found["confidence"]
-  lost = found["records"].get("left_out", 0)
-  body = markup.facts(
-    [
-      ("model", found["model"]["path"]),
-      ("records", found["records"]["path"] + (f", {lost:,} candidates of broken records left out" if lost else "")),
-      ("fingerprint", found["fingerprint"]),
-      ("bootstrap", f"{confidence['replicates']} samples of the users, seed {confidence.get('seed', 0)}"),
-    ]
-  )
+  facts = [("predictions", found["predictions"])] if "predictions" in found else [("model", found["model"]["path"])]
+  if "records" in found:
+    lost = found["records"].get("left_out", 0)
+    lines = f", {lost:,} candidates of broken records left out" if lost else ""
+    facts += [("records", found["records"]["path"] + lines), ("fingerprint", found["fingerprint"])]
+  if "baseline" in found:
+    facts.append(("baseline", found["baseline"]["path"]))
+  facts.append(("bootstrap", f"{confidence['replicates']} samples of the users, seed {confidence.get('seed', 0)}"))
+  body = markup.facts(facts)
   if config:
     body += markup.details("Effective config", markup.preformatted(config))
   return markup.section("How this was made", body)
