@@ -9,6 +9,7 @@ It leaves in --output:
     metrics.json          metrics with confidence intervals, also of slices of the candidates
     predictions.parquet   one row per candidate: score, label, weight, user, item, time
     report/index.html     the same for people, with plots
+    gate.json             verdicts, with --gate
 
 Example:
 
@@ -51,6 +52,13 @@ _BASELINE = flags.DEFINE_string(
   "Model or predictions file to compare with, of the same candidates. Without the flag there is no comparison.",
   flag_values=_FLAGS,
 )
+_GATE = flags.DEFINE_string(
+  "gate",
+  None,
+  "Rules that the model has to pass, a YAML file; configs/gates has an example. The command ends with exit code 3 if "
+  "one fails. Without the flag there are none.",
+  flag_values=_FLAGS,
+)
 _SCORE_ONLY = flags.DEFINE_bool(
   "score_only", False, "Leave the predictions alone: no metrics and no report.", flag_values=_FLAGS
 )
@@ -65,8 +73,11 @@ def main(argv: Sequence[str]) -> None:
     evaluation.parse_slices(_SLICES.value) if _SLICES.value else None,
     _SLICE_MINIMUM.value,
   )
+  gate = evaluation.read_gate(_GATE.value) if _GATE.value else None
   if _PREDICTIONS.value:
-    evaluation.evaluate_predictions(_PREDICTIONS.value, _OUTPUT.value, settings=settings, baseline=_BASELINE.value)
+    evaluation.evaluate_predictions(
+      _PREDICTIONS.value, _OUTPUT.value, settings=settings, baseline=_BASELINE.value, gate=gate
+    )
     return
   evaluation.evaluate(
     _MODEL.value,  # type: ignore[arg-type]
@@ -78,6 +89,7 @@ def main(argv: Sequence[str]) -> None:
     workers=_WORKERS.value,
     settings=settings,
     baseline=_BASELINE.value,
+    gate=gate,
     score_only=_SCORE_ONLY.value,
   )
 
@@ -89,6 +101,8 @@ def _check_flags() -> None:
     UserError: Neither a model with records nor predictions are given, or both are.
   """
   given = [name for name in ("model", "records", "score_only") if _FLAGS[name].value]
+  if _SCORE_ONLY.value and (_GATE.value or _BASELINE.value or _SLICES.value):
+    raise UserError("--score_only leaves no metrics: --gate, --baseline and --slices need some")
   if _PREDICTIONS.value and given:
     raise UserError(f"--predictions stands in the place of {', '.join('--' + name for name in given)}")
   for name in ("model", "records"):

@@ -14,9 +14,11 @@ from lcn_tf.errors import UserError
 from lcn_tf.evaluation import measuring, predictions, report
 from lcn_tf.evaluation.candidates import Candidates
 from lcn_tf.evaluation.fields import FileFields, RecordFields
+from lcn_tf.evaluation.gate import Gate, Judged, as_json, check, judge
 from lcn_tf.evaluation.measuring import Settings
 
 PREDICTIONS, PAGE, METRICS = "predictions.parquet", "report/index.html", "metrics.json"
+VERDICTS = "gate.json"
 
 
 def evaluate(
@@ -35,6 +37,7 @@ def evaluate(
   workers: int = 1,
   settings: Settings | None = None,
   baseline: str | pathlib.Path | None = None,
+  gate: Gate | None = None,
   score_only: bool = False,
 ) -> dict[str, Any]:
   """Scores a split with an export and leaves `metrics.json`, `predictions.parquet` and `report/index.html` in `output`.
@@ -58,6 +61,7 @@ def evaluate(
     workers: Processes that score.
     settings: What is measured; None = `bootstrap` and `seed`, and the default slices.
     baseline: Model or predictions file that this one is compared with; None = there is none.
+    gate: Rules, whose verdicts are left in `gate.json`; None = there are none.
     score_only: True leaves `predictions.parquet` alone; earlier metrics and report in `output` are removed.
 
   Returns:
@@ -65,6 +69,7 @@ def evaluate(
 
   Raises:
     UserError: The model or the split is missing, the fingerprints differ, or records or scores are broken.
+    RefusedError: A rule of the gate has failed; the results are there.
   """
   from lcn_tf.evaluation import parts, scoring  # TensorFlow takes seconds to load, and tools.paired needs none of it.
 
@@ -77,7 +82,9 @@ def evaluate(
   info = scoring.description(version)
   domain = info.get("domain", "target")
   fields = RecordFields(record_set, domain)
-  wanted = () if score_only else fields.stored(measuring.sliced(fields, settings))
+  _check_gate(gate, baseline)
+  names = (*measuring.sliced(fields, settings), *(gate.sliced() if gate else ()))
+  wanted = () if score_only else fields.stored(names)
   with parts.workplace(output) as work:
     task = parts.Task(version, record_set, split, work, requests, on_corrupt, wanted)
     pieces = parts.score(task, workers)
@@ -97,7 +104,8 @@ def evaluate(
       described = {"name": scoring.description(base).get("name", ""), "version": base.name, "path": str(base)}
     if other is not None:
       measuring.check_same(other, candidates)
-    result = measuring.measure(candidates, fields.of(candidates), settings, baseline=other)
+    also = gate.sliced() if gate else ()
+    result = measuring.measure(candidates, fields.of(candidates), settings, baseline=other, also=also)
     found = result.as_json() | {
       "seed": info.get("seed"),
       "split": split,
@@ -110,15 +118,19 @@ def evaluate(
     if other is not None:
       found["baseline"] = described | found["baseline"]
     run = version.resolve().parent.parent
+    judged = judge(gate, result) if gate else []
     page = report.render(
       found,
       result.scored,
       record_set,
+      judged=judged,
       history=report.read_history(_first(history_csv, run / "history.csv")),
       config=_text(_first(config_yaml, run / "experiment.yaml")),
     )
-    _publish(output, _predictions(candidates), {PAGE: page, METRICS: formats.to_json(found)}, pieces)
+    _publish(output, _predictions(candidates), _texts(page, found, gate, judged), pieces)
   _say(split, found, output)
+  if gate:
+    check(judged, gate, str(output / VERDICTS))
   return found
 
 
@@ -128,6 +140,7 @@ def evaluate_predictions(
   *,
   settings: Settings,
   baseline: str | pathlib.Path | None = None,
+  gate: Gate | None = None,
 ) -> dict[str, Any]:
   """Leaves `metrics.json` and `report/index.html` of candidates that were scored elsewhere.
 
@@ -137,28 +150,35 @@ def evaluate_predictions(
     output: Folder of the results, made if missing.
     settings: What is measured.
     baseline: Another file of the same candidates; None = there is none.
+    gate: As in `evaluate`.
 
   Returns:
     Contents of `metrics.json`.
 
   Raises:
     UserError: A file or a column is missing, or holds what no metric is defined for.
+    RefusedError: A rule of the gate has failed; the results are there.
   """
+  _check_gate(gate, baseline)
   candidates = Candidates([files.local(file)])
   other = None if baseline is None else Candidates([files.local(baseline)])
   if other is not None:
     measuring.check_same(other, candidates)
-  result = measuring.measure(candidates, FileFields(candidates), settings, baseline=other)
+  also = gate.sliced() if gate else ()
+  result = measuring.measure(candidates, FileFields(candidates), settings, baseline=other, also=also)
   found = result.as_json() | {
     "predictions": str(file),
     "model": {"name": pathlib.Path(file).stem, "version": "", "path": str(file)},
   }
   if other is not None:
     found["baseline"] = {"path": str(baseline)} | found["baseline"]
-  page = report.render(found, result.scored, None, history={})
+  judged = judge(gate, result) if gate else []
+  page = report.render(found, result.scored, None, history={}, judged=judged)
   output = files.make(output)
-  _publish(output, None, {PAGE: page, METRICS: formats.to_json(found)})
+  _publish(output, None, _texts(page, found, gate, judged))
   _say(str(file), found, output)
+  if gate:
+    check(judged, gate, str(output / VERDICTS))
   return found
 
 
@@ -166,6 +186,22 @@ def _predictions(candidates: Candidates) -> Callable[[pathlib.Path], object]:
   """What writes the predictions file: the columns of the parts but those of fields, a piece at a time."""
   names = [name for name in candidates.columns if "#" not in name]
   return lambda path: candidates.scan().select(names).sink_parquet(path)
+
+
+def _texts(page: str, found: Mapping[str, Any], gate: Gate | None, judged: list[Judged]) -> dict[str, str]:
+  """The results that are texts, by name; who finds the last one finds all."""
+  verdicts = {VERDICTS: formats.to_json(as_json(gate, judged))} if gate else {}
+  return {PAGE: page, **verdicts, METRICS: formats.to_json(found)}
+
+
+def _check_gate(gate: Gate | None, baseline: object) -> None:
+  """Checks that there is a baseline if a gate asks for one.
+
+  Raises:
+    UserError: There is none.
+  """
+  if gate and gate.differs() and baseline is None:
+    raise UserError(f"{gate.path}: its rules on differences need a baseline; give --baseline")
 
 
 def _publish(
@@ -179,6 +215,8 @@ def _publish(
   if write is not None:
     contents = {PREDICTIONS: write, **contents}
   needs = sum(piece.stat().st_size for piece in pieces or []) + sum(map(len, texts.values()))
+  if VERDICTS not in texts:
+    (output / VERDICTS).unlink(missing_ok=True)
   if METRICS not in texts:
     (output / METRICS).unlink(missing_ok=True)
     shutil.rmtree(output / "report", ignore_errors=True)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.evaluation import against
+from lcn_tf.evaluation.gate import Judged
 from lcn_tf.metrics import Scored
 from lcn_tf.pages import figures, markup
 from lcn_tf.pages.markup import moment, shown
@@ -42,6 +44,7 @@ def render(
   *,
   history: Mapping[str, Sequence[float]],
   config: str = "",
+  judged: Sequence[Judged] = (),
 ) -> str:
   """The page.
 
@@ -51,6 +54,7 @@ def render(
     record_set: Record set of the candidates; None if they were scored elsewhere.
     history: Training log by column, {} if there is none.
     config: Effective config, empty if there is none.
+    judged: Verdicts of a gate.
   """
   model = found["model"]
   title = model["name"] or model["version"]
@@ -62,8 +66,11 @@ def render(
     facts.append(f"schema and vocabularies {record_set.fingerprint}")
   parts = [
     _cards(found),
+    against.verdicts(judged),
+    against.baseline(found),
     _training(history),
     _scores(found, scored),
+    against.requests(found),
     *(_slice(name, buckets, found) for name, buckets in found.get("slices", {}).items()),
     _data(record_set, str(found["split"])) if record_set is not None else "",
     _details(found, config),
