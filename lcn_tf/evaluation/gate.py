@@ -81,6 +81,11 @@ class Gate(Rules):
     """The names of the slices that are judged."""
     return tuple(dict.fromkeys(name.partition("=")[0] for name in self.slices))
 
+  def without_differences(self) -> "Gate":
+    """The rules that need no baseline."""
+    slices = {name: rules.model_copy(update={"difference": {}}) for name, rules in self.slices.items()}
+    return self.model_copy(update={"difference": {}, "slices": slices})
+
   def differs(self) -> bool:
     """Whether a rule asks for a baseline."""
     return bool(self.difference) or any(rules.difference for rules in self.slices.values())
