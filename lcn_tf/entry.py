@@ -123,9 +123,11 @@ def define_seq_len(values: flags.FlagValues, default: int) -> flags.FlagHolder[i
   return flags.DEFINE_integer("seq_len", default, "Behaviours L of a history.", lower_bound=1, flag_values=values)
 
 
-def define_candidates(values: flags.FlagValues, default: int) -> flags.FlagHolder[int]:
+def define_candidates(
+  values: flags.FlagValues, default: int, help: str = "Candidates N of a request."
+) -> flags.FlagHolder[int]:
   """Defines the flag --candidates."""
-  return flags.DEFINE_integer("candidates", default, "Candidates N of a request.", lower_bound=1, flag_values=values)
+  return flags.DEFINE_integer("candidates", default, help, lower_bound=1, flag_values=values)
 
 
 def define_bootstrap(values: flags.FlagValues, default: int = 200, lower_bound: int = 0) -> flags.FlagHolder[int]:

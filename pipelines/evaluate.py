@@ -18,6 +18,7 @@ Example:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -79,19 +80,12 @@ def main(argv: Sequence[str]) -> None:
       _PREDICTIONS.value, _OUTPUT.value, settings=settings, baseline=_BASELINE.value, gate=gate
     )
     return
-  evaluation.evaluate(
-    _MODEL.value,  # type: ignore[arg-type]
-    RecordSet.open(_RECORDS.value),  # type: ignore[arg-type]
-    _SPLIT.value,
-    _OUTPUT.value,
-    requests=_REQUESTS.value,
-    on_corrupt=_ON_CORRUPT.value,  # type: ignore[arg-type]
-    workers=_WORKERS.value,
-    settings=settings,
-    baseline=_BASELINE.value,
-    gate=gate,
-    score_only=_SCORE_ONLY.value,
-  )
+  asked: Any = (_MODEL.value, RecordSet.open(str(_RECORDS.value)), _SPLIT.value, _OUTPUT.value)
+  options: Any = {"requests": _REQUESTS.value, "on_corrupt": _ON_CORRUPT.value, "workers": _WORKERS.value}
+  if _SCORE_ONLY.value:
+    evaluation.score(*asked, **options)
+  else:
+    evaluation.evaluate(*asked, settings=settings, baseline=_BASELINE.value, gate=gate, **options)
 
 
 def _check_flags() -> None:

@@ -87,15 +87,15 @@ def measure(
 
   Args:
     candidates: Candidates.
-    of: What they can be sliced by.
-    settings: What is measured.
+    of: Fields that they can be sliced by.
+    settings: Bootstrap and slices.
     baseline: The same candidates with other scores.
     also: Further slices, which a gate names.
 
   Raises:
     UserError: A field is unknown, or a column holds what no metric is defined for.
   """
-  names = tuple(dict.fromkeys([*sliced(of, settings), *also]))
+  names = sliced(of, settings, also)
   fields.check(of, names)
   scored = candidates.scored()
   requests = candidates.requests(scored.users)
@@ -113,9 +113,10 @@ def measure(
   return Result(scored, overall, found, settings.seed)
 
 
-def sliced(of: Fields, settings: Settings) -> tuple[str, ...]:
+def sliced(of: Fields, settings: Settings, also: tuple[str, ...] = ()) -> tuple[str, ...]:
   """The names of the slices that are measured."""
-  return settings.slices if settings.slices is not None else tuple(n for n in slices.DEFAULT if of.has(n))
+  own = settings.slices if settings.slices is not None else tuple(n for n in slices.DEFAULT if of.has(n))
+  return tuple(dict.fromkeys([*own, *also]))
 
 
 def check_same(baseline: Candidates, candidates: Candidates) -> None:

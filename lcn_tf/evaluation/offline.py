@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from absl import logging
 
@@ -13,9 +13,12 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import measuring, predictions, report
 from lcn_tf.evaluation.candidates import Candidates
-from lcn_tf.evaluation.fields import FileFields, RecordFields
+from lcn_tf.evaluation.fields import Fields, FileFields, RecordFields
 from lcn_tf.evaluation.gate import Gate, Judged, as_json, check, judge
-from lcn_tf.evaluation.measuring import Settings
+from lcn_tf.evaluation.measuring import Result, Settings
+
+if TYPE_CHECKING:
+  from lcn_tf.evaluation import parts
 
 PREDICTIONS, PAGE, METRICS = "predictions.parquet", "report/index.html", "metrics.json"
 VERDICTS = "gate.json"
@@ -38,7 +41,6 @@ def evaluate(
   settings: Settings | None = None,
   baseline: str | pathlib.Path | None = None,
   gate: Gate | None = None,
-  score_only: bool = False,
 ) -> dict[str, Any]:
   """Scores a split with an export and leaves `metrics.json`, `predictions.parquet` and `report/index.html` in `output`.
 
@@ -59,13 +61,12 @@ def evaluate(
     training: Cost of the training, kept in `metrics.json`.
     on_corrupt: Treatment of a broken record: an error, or logged and left out (`skip`).
     workers: Processes that score.
-    settings: What is measured; None = `bootstrap` and `seed`, and the default slices.
+    settings: Bootstrap and slices; None = `bootstrap` and `seed`, and the default slices.
     baseline: Model or predictions file that this one is compared with; None = there is none.
     gate: Rules, whose verdicts are left in `gate.json`; None = there are none.
-    score_only: True leaves `predictions.parquet` alone; earlier metrics and report in `output` are removed.
 
   Returns:
-    Contents of `metrics.json`; NaN where a metric is undefined (null in the file). {} with `score_only`.
+    Contents of `metrics.json`; NaN where a metric is undefined (null in the file).
 
   Raises:
     UserError: The model or the split is missing, the fingerprints differ, or records or scores are broken.
@@ -74,64 +75,108 @@ def evaluate(
   from lcn_tf.evaluation import parts, scoring  # TensorFlow takes seconds to load, and tools.paired needs none of it.
 
   settings = settings or Settings(bootstrap, seed)
-  if requests < 1 or workers < 1:
-    raise UserError(f"expected requests >= 1 and workers >= 1, found {requests} and {workers}")
+  _check(gate, baseline, requests, workers)
   record_set.part(split)
   output = files.make(output)
   version = scoring.version_folder(model_dir)
   info = scoring.description(version)
   domain = info.get("domain", "target")
   fields = RecordFields(record_set, domain)
-  _check_gate(gate, baseline)
-  names = (*measuring.sliced(fields, settings), *(gate.sliced() if gate else ()))
-  wanted = () if score_only else fields.stored(names)
+  wanted = fields.stored(measuring.sliced(fields, settings, gate.sliced() if gate else ()))
   with parts.workplace(output) as work:
     task = parts.Task(version, record_set, split, work, requests, on_corrupt, wanted)
     pieces = parts.score(task, workers)
     candidates = Candidates(pieces, name=str(version))
-    if score_only:
-      _publish(output, _predictions(candidates), {})
-      logging.info("%s: %d candidates -> %s", split, len(candidates), output / PREDICTIONS)
-      return {}
-    other, described = None, {}
-    if baseline is not None and pathlib.Path(baseline).is_file():
-      other = Candidates([pathlib.Path(baseline)])
-      described = {"path": str(baseline)}
-    elif baseline is not None:
-      base = scoring.version_folder(baseline)
-      again = dataclasses.replace(task, model=base, folder=work / "baseline", fields=())
-      other = Candidates(parts.score(again, workers), name=str(base))
-      described = {"name": scoring.description(base).get("name", ""), "version": base.name, "path": str(base)}
-    if other is not None:
-      measuring.check_same(other, candidates)
-    also = gate.sliced() if gate else ()
-    result = measuring.measure(candidates, fields.of(candidates), settings, baseline=other, also=also)
-    found = result.as_json() | {
-      "seed": info.get("seed"),
-      "split": split,
-      "fingerprint": record_set.fingerprint,
-      "model": {"name": info.get("name", ""), "version": version.resolve().name, "path": str(version)},
-      "records": predictions.records_read(record_set, split, domain, result.overall.summary["candidates"]),
-    }
+    other, described = _baseline(baseline, task, workers)
+    result, found, judged = _measured(candidates, fields.of(candidates), settings, other, described, gate)
+    found |= _facts(task, info, found["candidates"])
     if training is not None:
       found["training"] = dict(training)
-    if other is not None:
-      found["baseline"] = described | found["baseline"]
     run = version.resolve().parent.parent
-    judged = judge(gate, result) if gate else []
-    page = report.render(
-      found,
-      result.scored,
-      record_set,
-      judged=judged,
-      history=report.read_history(_first(history_csv, run / "history.csv")),
-      config=_text(_first(config_yaml, run / "experiment.yaml")),
-    )
+    history = report.read_history(_first(history_csv, run / "history.csv"))
+    config = _text(_first(config_yaml, run / "experiment.yaml"))
+    page = report.render(found, result.scored, record_set, history=history, config=config, judged=judged)
     _publish(output, _predictions(candidates), _texts(page, found, gate, judged), pieces)
   _say(split, found, output)
   if gate:
     check(judged, gate, str(output / VERDICTS))
   return found
+
+
+def score(
+  model_dir: str | pathlib.Path,
+  record_set: RecordSet,
+  split: str,
+  output: str | pathlib.Path,
+  *,
+  requests: int = 64,
+  on_corrupt: Literal["error", "skip"] = "error",
+  workers: int = 1,
+) -> None:
+  """Scores a split with an export and leaves `predictions.parquet` alone in `output`.
+
+  Metrics, verdicts and report of an earlier evaluation are removed from there: they are of other predictions.
+
+  The arguments and the errors are those of `evaluate`.
+  """
+  from lcn_tf.evaluation import parts, scoring
+
+  _check(None, None, requests, workers)
+  record_set.part(split)
+  output = files.make(output)
+  version = scoring.version_folder(model_dir)
+  with parts.workplace(output) as work:
+    pieces = parts.score(parts.Task(version, record_set, split, work, requests, on_corrupt), workers)
+    candidates = Candidates(pieces, name=str(version))
+    _publish(output, _predictions(candidates), {}, pieces)
+    logging.info("%s: %d candidates -> %s", split, len(candidates), output / PREDICTIONS)
+
+
+def _facts(task: "parts.Task", info: Mapping[str, Any], candidates: int) -> dict[str, Any]:
+  """What `metrics.json` says of model and records."""
+  record_set = task.record_set
+  return {
+    "seed": info.get("seed"),
+    "split": task.split,
+    "fingerprint": record_set.fingerprint,
+    "model": {"name": info.get("name", ""), "version": task.model.resolve().name, "path": str(task.model)},
+    "records": predictions.records_read(record_set, task.split, info.get("domain", "target"), candidates),
+  }
+
+
+def _measured(
+  candidates: Candidates,
+  fields: Fields,
+  settings: Settings,
+  baseline: Candidates | None,
+  described: Mapping[str, Any],
+  gate: Gate | None,
+) -> tuple[Result, dict[str, Any], list[Judged]]:
+  """Metrics, as they are and as `metrics.json` has them, and verdicts."""
+  if baseline is not None:
+    measuring.check_same(baseline, candidates)
+  also = gate.sliced() if gate else ()
+  result = measuring.measure(candidates, fields, settings, baseline=baseline, also=also)
+  found = result.as_json()
+  if baseline is not None:
+    found["baseline"] = {**described, **found["baseline"]}
+  return result, found, judge(gate, result) if gate else []
+
+
+def _baseline(
+  baseline: str | pathlib.Path | None, task: "parts.Task", workers: int
+) -> tuple[Candidates | None, dict[str, Any]]:
+  """The candidates as a baseline scores them, and what `metrics.json` says of it."""
+  from lcn_tf.evaluation import parts, scoring
+
+  if baseline is None:
+    return None, {}
+  if pathlib.Path(baseline).is_file():
+    return Candidates([pathlib.Path(baseline)]), {"path": str(baseline)}
+  version = scoring.version_folder(baseline)
+  again = dataclasses.replace(task, model=version, folder=task.folder / "baseline", fields=())
+  described = {"name": scoring.description(version).get("name", ""), "version": version.name, "path": str(version)}
+  return Candidates(parts.score(again, workers), name=str(version)), described
 
 
 def evaluate_predictions(
@@ -148,7 +193,7 @@ def evaluate_predictions(
     file: Parquet file with the columns `user` (integers or texts), `label` and `probability`, and any others. Of these
       `weight` weighs the candidates, `timestamp`, or `request`, groups them to requests.
     output: Folder of the results, made if missing.
-    settings: What is measured.
+    settings: Bootstrap and slices.
     baseline: Another file of the same candidates; None = there is none.
     gate: As in `evaluate`.
 
@@ -159,20 +204,15 @@ def evaluate_predictions(
     UserError: A file or a column is missing, or holds what no metric is defined for.
     RefusedError: A rule of the gate has failed; the results are there.
   """
-  _check_gate(gate, baseline)
+  _check(gate, baseline)
   candidates = Candidates([files.local(file)])
   other = None if baseline is None else Candidates([files.local(baseline)])
-  if other is not None:
-    measuring.check_same(other, candidates)
-  also = gate.sliced() if gate else ()
-  result = measuring.measure(candidates, FileFields(candidates), settings, baseline=other, also=also)
-  found = result.as_json() | {
+  fields, described = FileFields(candidates), {"path": str(baseline)}
+  result, found, judged = _measured(candidates, fields, settings, other, described, gate)
+  found |= {
     "predictions": str(file),
     "model": {"name": pathlib.Path(file).stem, "version": "", "path": str(file)},
   }
-  if other is not None:
-    found["baseline"] = {"path": str(baseline)} | found["baseline"]
-  judged = judge(gate, result) if gate else []
   page = report.render(found, result.scored, None, history={}, judged=judged)
   output = files.make(output)
   _publish(output, None, _texts(page, found, gate, judged))
@@ -194,12 +234,14 @@ def _texts(page: str, found: Mapping[str, Any], gate: Gate | None, judged: list[
   return {PAGE: page, **verdicts, METRICS: formats.to_json(found)}
 
 
-def _check_gate(gate: Gate | None, baseline: object) -> None:
-  """Checks that there is a baseline if a gate asks for one.
+def _check(gate: Gate | None, baseline: object, requests: int = 1, workers: int = 1) -> None:
+  """Checks arguments of an evaluation.
 
   Raises:
-    UserError: There is none.
+    UserError: There is no baseline, and a gate asks for one; or a count is not positive.
   """
+  if requests < 1 or workers < 1:
+    raise UserError(f"expected requests >= 1 and workers >= 1, found {requests} and {workers}")
   if gate and gate.differs() and baseline is None:
     raise UserError(f"{gate.path}: its rules on differences need a baseline; give --baseline")
 

@@ -115,7 +115,7 @@ def score(task: Task, workers: int = 1) -> list[pathlib.Path]:
   """Scores what is not there yet.
 
   Args:
-    task: What is scored.
+    task: Task.
     workers: Processes; each loads the model and scores shards. With one, this process does.
 
   Returns:
