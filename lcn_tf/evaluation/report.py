@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lcn_tf import metrics
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.evaluation import against
 from lcn_tf.evaluation.gate import Judged
@@ -116,7 +117,8 @@ def _training(history: Mapping[str, Sequence[float]]) -> str:
     return [name for name in names if np.isfinite(history.get(name, ())).any()]
 
   pictures = []
-  for names, title in ((there("loss", "val_loss", "val_logloss"), "Loss"), (there("val_auc", "val_gauc"), "Ranking")):
+  own = "ctr_loss" if there("ctr_loss") else "loss"  # a sum with other losses is no match for the validation's
+  for names, title in ((there(own, "val_loss", "val_logloss"), "Loss"), (there("val_auc", "val_gauc"), "Ranking")):
     if names:
       alt = f"{title} by epoch: " + "; ".join(f"{name} ends at {history[name][-1]:.4f}" for name in names)
       pictures.append(figures.picture(figures.training(history, names, title), alt))
@@ -133,18 +135,29 @@ def _training(history: Mapping[str, Sequence[float]]) -> str:
 def _scores(found: Mapping[str, Any], scored: Scored) -> str:
   if not len(scored):
     return markup.section("Scores", "<p>There are no candidates.</p>")
+  curve = metrics.threshold_curve(scored.scores, scored.labels, scored.weights)
   pictures = [
-    figures.picture(draw(scored), alt, size=(4.4, 4.0))
+    figures.picture(draw, alt, size=(4.4, 4.0))
     for draw, alt in (
       (
-        figures.calibration,
+        figures.calibration(scored),
         f"Calibration curve: observed against predicted share of positives; overall {shown(found['calibration'], 3)}.",
       ),
-      (figures.distributions, "Distribution of the predicted probabilities by label."),
-      (figures.gain, "Cumulative gain: share of the positives among the best-scored candidates."),
+      (figures.distributions(scored), "Distribution of the predicted probabilities by label."),
+      (figures.gain(curve), "Cumulative gain: share of the positives among the best-scored candidates."),
+      (figures.roc(curve), f"ROC curve; the area under it is the AUC, {shown(found['auc'])}."),
+      (figures.precision_recall(curve), "Precision against recall over all thresholds."),
     )
   ]
-  return markup.section("Scores", markup.grid(pictures))
+  return markup.section("Scores", markup.grid(pictures) + _calibration(scored))
+
+
+def _calibration(scored: Scored) -> str:
+  """The bins of the calibration curve as a table."""
+  bins = metrics.calibration_curve(scored.scores, scored.labels, scored.weights)
+  columns = (bins.predicted, bins.observed, bins.count)
+  rows = [[f"{p:.4f}", f"{o:.4f}", f"{n:,}"] for p, o, n in zip(*columns, strict=True)]
+  return markup.details("Calibration by bin", markup.table(["predicted", "observed", "candidates"], rows, text=0))
 
 
 def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ A metric of one class only, or of no candidate, is NaN, never 0.5. NaN scores ra
 
 from lcn_tf.metrics.bootstrap import NAMES, Replicates, confidence, paired, paired_replicates, replicates_of
 from lcn_tf.metrics.probability import CalibrationCurve, calibration, calibration_curve, calibration_error, logloss
-from lcn_tf.metrics.ranking import auc, gauc, user_auc
+from lcn_tf.metrics.ranking import ThresholdCurve, auc, gauc, threshold_curve, user_auc
 from lcn_tf.metrics.scored import Accumulator, Scored
 from lcn_tf.metrics.summary import Measured, measure, summary
 
@@ -16,6 +16,7 @@ __all__ = [
   "Measured",
   "Replicates",
   "Scored",
+  "ThresholdCurve",
   "auc",
   "calibration",
   "calibration_curve",
@@ -28,5 +29,6 @@ __all__ = [
   "paired_replicates",
   "replicates_of",
   "summary",
+  "threshold_curve",
   "user_auc",
 ]

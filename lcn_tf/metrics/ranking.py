@@ -1,8 +1,10 @@
 """AUC and GAUC: exact, with any sample weights; a tie counts one half. NumPy only."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from lcn_tf.metrics.scored import as_labels, blocks, check_scores, dense
+from lcn_tf.metrics.scored import BLOCK, as_labels, blocks, check_scores, dense
 
 
 class Ranking:
@@ -69,6 +71,54 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = Non
     ValueError: A score is NaN, or a label is neither 0 nor 1.
   """
   return Ranking(scores, labels).auc(None if weights is None else np.asarray(weights, np.float64))
+
+
+class ThresholdCurve(NamedTuple):
+  """What is above each of some thresholds, from none of the candidates to all; weighted.
+
+  Attributes:
+    true_positives: Positives above each threshold, `[points]`, rising.
+    false_positives: Negatives above it, `[points]`, rising.
+    positives: All positives.
+    negatives: All negatives.
+  """
+
+  true_positives: np.ndarray
+  false_positives: np.ndarray
+  positives: float
+  negatives: float
+
+
+def threshold_curve(
+  scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, points: int = 400
+) -> ThresholdCurve:
+  """The curve behind ROC, precision and recall, and cumulative gain.
+
+  Candidates of equal scores are above a threshold together or not at all.
+
+  Args:
+    scores, labels, weights: As in `auc`.
+    points: Number of thresholds at most, at quantiles of the scores.
+
+  Raises:
+    ValueError: A score is NaN, or a label is neither 0 nor 1.
+  """
+  scores, labels = np.asarray(scores), as_labels(labels)
+  check_scores(scores)
+  if not len(scores):
+    return ThresholdCurve(np.zeros(1), np.zeros(1), 0.0, 0.0)
+  # none has a score that is no candidate's: what is at least a threshold is a whole group of ties
+  thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, points - 1), method="higher"))
+  above = np.zeros((2, len(thresholds) + 1))
+  for start in range(0, len(scores), BLOCK):
+    some = slice(start, start + BLOCK)
+    place = np.searchsorted(thresholds, scores[some], "right")
+    weight = np.ones(len(place)) if weights is None else np.asarray(weights[some], np.float64)
+    for i, of_class in enumerate((labels[some], ~labels[some])):
+      above[i] += np.bincount(place, weight * of_class, minlength=len(thresholds) + 1)
+  falling = np.cumsum(above[:, :0:-1], axis=1)
+  found = np.concatenate([np.zeros((2, 1)), falling], axis=1)
+  return ThresholdCurve(found[0], found[1], float(found[0, -1]), float(found[1, -1]))
 
 
 def user_auc(

@@ -119,7 +119,7 @@ def test_report_needs_nothing_but_itself(folder, found):
   text = (folder / "run" / "report" / "index.html").read_text()
   page = _Page(text)
   images = [attributes for tag, attributes in page.tags if tag == "img"]
-  assert len(images) == 2 + 3 + 3
+  assert len(images) == 2 + 5 + 3
   assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
   assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
   assert "http" not in text.replace("data:image", "")
