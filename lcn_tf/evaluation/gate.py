@@ -77,9 +77,13 @@ class Gate(Rules):
   slices: dict[str, SliceRules] = {}
   path: pathlib.Path = pydantic.Field(pathlib.Path(), exclude=True)
 
-  def sliced(self) -> tuple[str, ...]:
-    """The names of the slices that are judged."""
-    return tuple(dict.fromkeys(name.partition("=")[0] for name in self.slices))
+  def sliced(self) -> dict[str, set[str]]:
+    """The slices that are judged, with the values that the rules name, by their name."""
+    found: dict[str, set[str]] = {}
+    for rule in self.slices:
+      name, _, value = rule.partition("=")
+      found.setdefault(name, set()).update({value} - {""})
+    return found
 
   def without_differences(self) -> "Gate":
     """The rules that need no baseline."""

@@ -1,7 +1,8 @@
 """Scored candidates -> metrics of all and of slices, alone and against a baseline."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lcn_tf import metrics
@@ -81,7 +82,7 @@ def measure(
   settings: Settings,
   *,
   baseline: Candidates | None = None,
-  also: tuple[str, ...] = (),
+  also: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Result:
   """Metrics of scored candidates.
 
@@ -90,12 +91,12 @@ def measure(
     of: Fields that they can be sliced by.
     settings: Bootstrap and slices.
     baseline: The same candidates with other scores.
-    also: Further slices, which a gate names.
+    also: Further slices, which a gate names, with the values that are not pooled.
 
   Raises:
     UserError: A field is unknown, or a column holds what no metric is defined for.
   """
-  names = sliced(of, settings, also)
+  names = sliced(of, settings, tuple(also))
   fields.check(of, names)
   scored = candidates.scored()
   requests = candidates.requests(scored.users)
@@ -107,9 +108,9 @@ def measure(
   overall = metrics.measure(scored, requests=requests, **options)
   found: dict[str, dict[str, tuple[float | None, Measured]]] = {}
   for name in names:
-    pooled = settings.slice_minimum if settings.slices is not None or name not in slices.DEFAULT else 0
-    coded = fields.coded(of, name)
-    found |= slices.measured({name: coded}, scored, requests=requests, minimum=pooled, **options)
+    pooled = settings.slice_minimum if name in (settings.slices or ()) or name not in slices.DEFAULT else 0
+    of_name: dict[str, Any] = {"minimum": pooled, "kept": also.get(name, ()), "requests": requests}
+    found |= slices.measured({name: fields.coded(of, name)}, scored, **of_name, **options)
   return Result(scored, overall, found, settings.seed)
 
 

@@ -82,7 +82,7 @@ def evaluate(
   info = scoring.description(version)
   domain = info.get("domain", "target")
   fields = RecordFields(record_set, domain)
-  wanted = fields.stored(measuring.sliced(fields, settings, gate.sliced() if gate else ()))
+  wanted = fields.stored(measuring.sliced(fields, settings, tuple(gate.sliced()) if gate else ()))
   with parts.workplace(output) as work:
     task = parts.Task(version, record_set, split, work, requests, on_corrupt, wanted)
     pieces = parts.score(task, workers)
@@ -155,7 +155,7 @@ def _measured(
   """Metrics, as they are and as `metrics.json` has them, and verdicts."""
   if baseline is not None:
     measuring.check_same(baseline, candidates)
-  also = gate.sliced() if gate else ()
+  also = gate.sliced() if gate else {}
   result = measuring.measure(candidates, fields, settings, baseline=baseline, also=also)
   found = result.as_json()
   if baseline is not None:

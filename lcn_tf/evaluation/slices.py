@@ -1,7 +1,7 @@
 """Metrics of parts of the candidates: by any field of user, item and moment, by history, by columns of a file."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,13 +69,16 @@ def crossed(a: Coded, b: Coded) -> Coded:
   return Coded(pairs.reshape(len(pairs), -1), _Pairs(a.names, b.names))
 
 
-def groups(coded: Coded, minimum: int = 0) -> Iterator[tuple[str, float | None, np.ndarray]]:
+def groups(
+  coded: Coded, minimum: int = 0, kept: Collection[str] = ()
+) -> Iterator[tuple[str, float | None, np.ndarray]]:
   """Slices of a field.
 
   Args:
     coded: The field.
     minimum: Candidates below which a slice is pooled with the other small ones, as those beyond the `MOST` largest are.
       0 pools none.
+    kept: Names of values that are not pooled.
 
   Yields:
     Name, lower end if there are `lows`, positions of the candidates, rising. First by `lows` or falling numbers of
@@ -96,6 +99,7 @@ def groups(coded: Coded, minimum: int = 0) -> Iterator[tuple[str, float | None, 
   small = set()
   if minimum:
     small = {int(i) for i in by_size if sizes[i] < minimum} | {int(i) for i in by_size[MOST:]}
+    small = {i for i in small if coded.names[values[i]] not in kept} if kept else small
   for i in range(len(values)) if coded.lows is not None else by_size.tolist():
     if i not in small:
       yield coded.names[values[i]], None if coded.lows is None else float(coded.lows[values[i]]), parts[i]
@@ -111,6 +115,7 @@ def measured(
   requests: np.ndarray | None = None,
   baseline: Scored | None = None,
   minimum: int = 0,
+  kept: Collection[str] = (),
   replicates: int = _REPLICATES,
   seed: int = 0,
 ) -> dict[str, dict[str, tuple[float | None, Measured]]]:
@@ -119,7 +124,7 @@ def measured(
   Args:
     coded: Fields by the name of the slices.
     scored, requests, baseline, seed: As in `metrics.measure`.
-    minimum: As in `groups`.
+    minimum, kept: As in `groups`.
     replicates: Bootstrap samples; at most 100 are drawn.
 
   Returns:
@@ -128,7 +133,7 @@ def measured(
   found: dict[str, dict[str, tuple[float | None, Measured]]] = {}
   for name, field in coded.items():
     found[name] = {}
-    for value, low, rows in groups(field, minimum):
+    for value, low, rows in groups(field, minimum, kept):
       of_rows = metrics.measure(
         _taken(scored, rows),
         requests=None if requests is None else requests[rows],

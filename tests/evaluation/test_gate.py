@@ -118,6 +118,13 @@ def test_small_slices_and_values_that_are_not_there_are_not_judged(files, tmp_pa
   assert judged[-1].reason == "no slice has this value"
 
 
+def test_a_slice_that_a_rule_names_is_judged_however_small(tmp_path):
+  frame = log(users=30)
+  path = pathlib.Path(write(tmp_path / "scored.parquet", frame))
+  judged = _judged(_gate(tmp_path, "slices: {user=user-7: {minimum: 5, logloss: {max: 9}}}"), path)
+  assert [(rule.slice, rule.verdict, rule.candidates) for rule in judged] == [("user=user-7", "passed", 24)]
+
+
 def test_what_is_not_defined_fails_overall_and_is_not_judged_in_a_slice(tmp_path):
   frame = log(users=30)
   frame = frame.with_columns(label=frame["label"] * 0)
