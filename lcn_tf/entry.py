@@ -50,10 +50,10 @@ def define_set(values: flags.FlagValues) -> flags.FlagHolder[list[str]]:
   return flags.DEFINE_multi_string("set", [], help, flag_values=values)
 
 
-def define_records(values: flags.FlagValues) -> flags.FlagHolder[str]:
-  """Defines the required flag --records."""
+def define_records(values: flags.FlagValues, required: bool = True) -> flags.FlagHolder[str]:
+  """Defines the flag --records."""
   help = "Record set, a folder that pipelines.build_records made."
-  return flags.DEFINE_string("records", None, help, required=True, flag_values=values)
+  return flags.DEFINE_string("records", None, help, required=required, flag_values=values)  # type: ignore[return-value]
 
 
 def define_log(values: flags.FlagValues, extends: bool = False) -> tuple[flags.FlagHolder[str | None], ...]:
@@ -123,9 +123,11 @@ def define_seq_len(values: flags.FlagValues, default: int) -> flags.FlagHolder[i
   return flags.DEFINE_integer("seq_len", default, "Behaviours L of a history.", lower_bound=1, flag_values=values)
 
 
-def define_candidates(values: flags.FlagValues, default: int) -> flags.FlagHolder[int]:
+def define_candidates(
+  values: flags.FlagValues, default: int, help: str = "Candidates N of a request."
+) -> flags.FlagHolder[int]:
   """Defines the flag --candidates."""
-  return flags.DEFINE_integer("candidates", default, "Candidates N of a request.", lower_bound=1, flag_values=values)
+  return flags.DEFINE_integer("candidates", default, help, lower_bound=1, flag_values=values)
 
 
 def define_bootstrap(values: flags.FlagValues, default: int = 200, lower_bound: int = 0) -> flags.FlagHolder[int]:
@@ -148,6 +150,26 @@ def define_scoring(
   help = "Treatment of a broken record. error = the command ends, skip = the record is logged and left out."
   on_corrupt = flags.DEFINE_enum("on_corrupt", "error", ["error", "skip"], help, flag_values=values)
   return define_bootstrap(values), define_seed(values), on_corrupt
+
+
+def define_workers(values: flags.FlagValues) -> flags.FlagHolder[int]:
+  """Defines the flag --workers of the commands that score shards."""
+  help = "Processes that score shards. Each loads the model."
+  return flags.DEFINE_integer("workers", 1, help, lower_bound=1, flag_values=values)
+
+
+def define_slices(values: flags.FlagValues) -> tuple[flags.FlagHolder[list[str]], flags.FlagHolder[int]]:
+  """Defines the flags --slices and --slice_minimum."""
+  help = (
+    "Fields to slice the candidates by: user.<field>, item.<field>, context.<field>, history_target, history_source, "
+    "item_count, hour, or two of them with * between. Without the flag there are history_target, history_source and "
+    "item_count."
+  )
+  minimum = "Candidates below which a slice of --slices is pooled with the other small ones."
+  return (
+    flags.DEFINE_list("slices", [], help, flag_values=values),
+    flags.DEFINE_integer("slice_minimum", 100, minimum, lower_bound=0, flag_values=values),
+  )
 
 
 @contextlib.contextmanager
@@ -251,8 +273,9 @@ def _check_names(values: flags.FlagValues, argv: Sequence[str]) -> None:
 def run(main: Callable[[Sequence[str]], None]) -> None:
   """Calls `main` with the command line and turns errors into messages on stderr.
 
-  Exit codes: 1 after a `UserError`; 65 after a `SettingsError`; 74 after an error of storage (a full disk, a quota, a
-  mount that is gone), after which the same command may succeed later; 130 after Ctrl-C; 143 after SIGTERM.
+  Exit codes: 1 after a `UserError`; 3 if a gate refuses a model; 65 after a `SettingsError`; 74 after an error of
+  storage (a full disk, a quota, a mount that is gone), after which the same command may succeed later; 130 after
+  Ctrl-C; 143 after SIGTERM.
   """
   logging.set_verbosity(logging.INFO)
   # TensorFlow's own information is about its internals

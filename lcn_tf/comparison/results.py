@@ -183,7 +183,7 @@ def _replicates(found: pl.DataFrame, file: pathlib.Path, count: int, output: pat
   It takes seconds, and each call of the comparison needs it again. So it is kept in `output/bootstrap`.
   """
   digest = hashlib.sha256(file.read_bytes()).hexdigest()[:24]
-  cache = output / "bootstrap" / f"{digest}-{count}-{SEED}.npz"
+  cache = output / "bootstrap" / f"{digest}-{count}-{SEED}-{len(metrics.NAMES)}.npz"
   if cache.is_file():
     try:
       with np.load(cache) as arrays:

@@ -4,14 +4,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from lcn_tf import metrics
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import predictions
 
-_SAME = ("user", "item", "timestamp", "label", "weight")
+SAME = ("user", "item", "timestamp", "label", "weight")
 
 
 def compare(
@@ -63,17 +62,30 @@ def compare(
 
 
 def check_same(
-  frame: pl.DataFrame, path: str | pathlib.Path, first: pl.DataFrame, first_path: str | pathlib.Path
+  frame: pl.DataFrame,
+  path: str | pathlib.Path,
+  first: pl.DataFrame,
+  first_path: str | pathlib.Path,
+  names: Sequence[str] = SAME,
 ) -> None:
   """Checks that two predictions files have the same candidates in the same order.
+
+  Args:
+    frame, first: Their rows.
+    path, first_path: Their names in the message.
+    names: Columns that are compared.
 
   Raises:
     UserError: The candidates differ; the message has the place.
   """
   if len(frame) != len(first):
     raise UserError(f"{path}: {len(frame)} candidates, but {first_path} has {len(first)}")
-  for name in _SAME:
-    differs = np.flatnonzero(frame[name].to_numpy() != first[name].to_numpy())
+  for name in names:
+    if frame[name].dtype.is_numeric() != first[name].dtype.is_numeric():
+      raise UserError(
+        f"{path}: not the candidates of {first_path}: {name} is {frame[name].dtype} instead of {first[name].dtype}"
+      )
+    differs = frame[name].ne_missing(first[name]).arg_true()
     if len(differs):
       row = int(differs[0])
       raise UserError(

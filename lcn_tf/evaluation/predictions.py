@@ -1,7 +1,7 @@
 """The predictions file: one row per candidate, in the order of the records."""
 
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from lcn_tf import files, formats
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.metrics import Scored
-from lcn_tf.schema import DOMAINS, DomainName, item_vocabulary
+from lcn_tf.schema import DOMAINS, DomainName, Schema, item_vocabulary
 
 _TYPES = {
   "user": np.int64,
@@ -26,16 +26,31 @@ COLUMNS = tuple(_TYPES)
 IDS = {"user": "user_id", "item": "item_id"}  # their columns in the log
 
 
-def columns(batch: Mapping[str, np.ndarray], record_set: RecordSet) -> dict[str, np.ndarray]:
+def columns(
+  batch: Mapping[str, np.ndarray], record_set: RecordSet, fields: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
   """The columns of a batch's real candidates, except `probability`.
 
   `item` is a row of the target domain's catalogue, `history_<domain>` the behaviours that the candidate may see.
+
+  Args:
+    batch: Batch of records.
+    record_set: Their record set.
+    fields: Names of user and context fields (`field_places`) whose vocabulary indices are added, int32, in the columns
+      `field_columns`.
   """
   mask = batch["candidate_mask"]
   seen = {}
   for d in DOMAINS:
     visible = batch[f"{d}_length"][:, np.newaxis] - batch[f"{d}_first_visible"]
     seen[f"history_{d}"] = np.clip(visible, 0, record_set.record_schema.domain(d).max_length)[mask]
+  places = field_places(record_set.record_schema)
+  added: dict[str, np.ndarray] = {}
+  for name in fields:
+    tensor, first, width = places[name]
+    values = batch[tensor] if tensor == "candidate_context" else batch[tensor][:, np.newaxis]
+    values = np.broadcast_to(values, (*mask.shape, values.shape[-1]))[mask]
+    added |= {column: values[:, first + i] for i, column in enumerate(field_columns(name, width))}
   return {
     "user": np.broadcast_to(batch["user"][:, np.newaxis], mask.shape)[mask],
     "item": batch["candidate_items"][mask],
@@ -43,7 +58,31 @@ def columns(batch: Mapping[str, np.ndarray], record_set: RecordSet) -> dict[str,
     "label": batch["label"][mask],
     "weight": batch["weight"][mask],
     **seen,
+    **added,
   }
+
+
+def field_places(schema: Schema) -> dict[str, tuple[str, int, int]]:
+  """Where a batch has the fields that are neither of an item nor of a behaviour.
+
+  Returns:
+    By `user.<name>` or `context.<name>`: tensor, first column, number of columns.
+  """
+  found = {}
+  for prefix, tensor, features in (
+    ("user", "user_fields", schema.user_fields),
+    ("context", "candidate_context", schema.context_fields),
+  ):
+    first = 0
+    for feature in features:
+      found[f"{prefix}.{feature.name}"] = (tensor, first, feature.max_values)
+      first += feature.max_values
+  return found
+
+
+def field_columns(name: str, width: int) -> list[str]:
+  """Columns of the values of a field, in the files of parts: `user.hobbies#0`, `user.hobbies#1`."""
+  return [f"{name}#{i}" for i in range(width)]
 
 
 def collect(
@@ -62,15 +101,23 @@ def collect(
   Raises:
     DamagedError: One of these files was changed since it was written.
   """
-  tables = _ids(record_set, domain) if record_set else {}
-  frames = [pl.DataFrame({name: chunk[name].astype(dtype) for name, dtype in _TYPES.items()}) for chunk in chunks]
-  frame = pl.concat(frames) if frames else pl.DataFrame({name: np.zeros(0, dtype) for name, dtype in _TYPES.items()})
-  for name, table in tables.items():
-    none = 1 + int(table[name].to_numpy().max(initial=0))
-    numbers = pl.DataFrame({name: pl.int_range(none + 1, eager=True)})
-    by_number = numbers.join(table, on=name, how="left", maintain_order="left")[IDS[name]]
-    frame = frame.with_columns(by_number.gather(frame[name].clip(0, none)))
-  return frame
+  ids = ids_of(record_set, domain) if record_set else {}
+  frames = [as_frame(chunk, ids) for chunk in chunks]
+  return pl.concat(frames) if frames else as_frame({name: np.zeros(0) for name in _TYPES}, ids)
+
+
+def as_frame(chunk: Mapping[str, np.ndarray], ids: Mapping[str, pl.Series]) -> pl.DataFrame:
+  """The rows of a chunk: `COLUMNS`, the ids, then the chunk's other columns.
+
+  Args:
+    chunk: Columns.
+    ids: Result of `ids_of`.
+  """
+  frame = pl.DataFrame({name: chunk[name].astype(dtype) for name, dtype in _TYPES.items()})
+  frame = frame.with_columns(
+    [by_number.gather(frame[name].clip(0, len(by_number) - 1)) for name, by_number in ids.items()]
+  )
+  return frame.with_columns([pl.Series(name, chunk[name]) for name in chunk if name not in _TYPES])
 
 
 def write(
@@ -89,15 +136,19 @@ def write(
   return len(frame)
 
 
-def _ids(record_set: RecordSet, domain: DomainName) -> dict[str, pl.DataFrame]:
-  """Numbers, int64, and ids of `user` and `item`, as far as the files are there."""
+def ids_of(record_set: RecordSet, domain: DomainName) -> dict[str, pl.Series]:
+  """The ids of `user` and `item` by number, null for a number without one, as far as the files are there.
+
+  Raises:
+    DamagedError: A file was changed since it was written.
+  """
   sources = {"user": ("users.parquet", "user"), "item": (f"items/{domain}.parquet", "row")}
   found = {}
   for name, (file, number) in sources.items():
-    if not record_set.has(file):
-      continue
-    table = record_set.table(file, [number, IDS[name]])
-    found[name] = table.select(pl.col(number).cast(pl.Int64).alias(name), IDS[name])
+    if record_set.has(file):
+      table = record_set.table(file, [number, IDS[name]]).select(pl.col(number).cast(pl.Int64), IDS[name])
+      numbers = pl.DataFrame({number: pl.int_range(2 + int(table[number].to_numpy().max(initial=0)), eager=True)})
+      found[name] = numbers.join(table, on=number, how="left", maintain_order="left")[IDS[name]]
   return found
 
 

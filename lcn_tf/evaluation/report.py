@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from lcn_tf import metrics
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.evaluation import against
+from lcn_tf.evaluation.gate import Judged
 from lcn_tf.metrics import Scored
 from lcn_tf.pages import figures, markup
 from lcn_tf.pages.markup import moment, shown
@@ -38,31 +41,39 @@ def read_history(file: str | pathlib.Path | None) -> dict[str, list[float]]:
 def render(
   found: Mapping[str, Any],
   scored: Scored,
-  record_set: RecordSet,
+  record_set: RecordSet | None,
   *,
   history: Mapping[str, Sequence[float]],
   config: str = "",
+  judged: Sequence[Judged] = (),
 ) -> str:
   """The page.
 
   Args:
     found: Contents of `metrics.json`, `slices` included.
     scored: Candidates with probabilities.
-    record_set: Record set of the candidates.
+    record_set: Record set of the candidates; None if they were scored elsewhere.
     history: Training log by column, {} if there is none.
     config: Effective config, empty if there is none.
+    judged: Verdicts of a gate.
   """
   model = found["model"]
-  title = f"{model['name'] or model['version']} on {record_set.name}"
-  facts = [f"{found['split']} split", f"version {model['version']}"]
-  facts += [] if found.get("seed") is None else [f"seed {found['seed']}"]
-  facts.append(f"schema and vocabularies {record_set.fingerprint}")
+  title = model["name"] or model["version"]
+  facts = ["scored elsewhere"]
+  if record_set is not None:
+    title = f"{title} on {record_set.name}"
+    facts = [f"{found['split']} split", f"version {model['version']}"]
+    facts += [] if found.get("seed") is None else [f"seed {found['seed']}"]
+    facts.append(f"schema and vocabularies {record_set.fingerprint}")
   parts = [
     _cards(found),
+    against.verdicts(judged),
+    against.baseline(found),
     _training(history),
     _scores(found, scored),
+    against.requests(found),
     *(_slice(name, buckets, found) for name, buckets in found.get("slices", {}).items()),
-    _data(record_set, str(found["split"])),
+    _data(record_set, str(found["split"])) if record_set is not None else "",
     _details(found, config),
   ]
   return markup.document(title, facts, parts)
@@ -106,7 +117,8 @@ def _training(history: Mapping[str, Sequence[float]]) -> str:
     return [name for name in names if np.isfinite(history.get(name, ())).any()]
 
   pictures = []
-  for names, title in ((there("loss", "val_loss", "val_logloss"), "Loss"), (there("val_auc", "val_gauc"), "Ranking")):
+  own = "ctr_loss" if there("ctr_loss") else "loss"  # a sum with other losses is no match for the validation's
+  for names, title in ((there(own, "val_loss", "val_logloss"), "Loss"), (there("val_auc", "val_gauc"), "Ranking")):
     if names:
       alt = f"{title} by epoch: " + "; ".join(f"{name} ends at {history[name][-1]:.4f}" for name in names)
       pictures.append(figures.picture(figures.training(history, names, title), alt))
@@ -123,24 +135,35 @@ def _training(history: Mapping[str, Sequence[float]]) -> str:
 def _scores(found: Mapping[str, Any], scored: Scored) -> str:
   if not len(scored):
     return markup.section("Scores", "<p>There are no candidates.</p>")
+  curve = metrics.threshold_curve(scored.scores, scored.labels, scored.weights)
   pictures = [
-    figures.picture(draw(scored), alt, size=(4.4, 4.0))
+    figures.picture(draw, alt, size=(4.4, 4.0))
     for draw, alt in (
       (
-        figures.calibration,
+        figures.calibration(scored),
         f"Calibration curve: observed against predicted share of positives; overall {shown(found['calibration'], 3)}.",
       ),
-      (figures.distributions, "Distribution of the predicted probabilities by label."),
-      (figures.gain, "Cumulative gain: share of the positives among the best-scored candidates."),
+      (figures.distributions(scored), "Distribution of the predicted probabilities by label."),
+      (figures.gain(curve), "Cumulative gain: share of the positives among the best-scored candidates."),
+      (figures.roc(curve), f"ROC curve; the area under it is the AUC, {shown(found['auc'])}."),
+      (figures.precision_recall(curve), "Precision against recall over all thresholds."),
     )
   ]
-  return markup.section("Scores", markup.grid(pictures))
+  return markup.section("Scores", markup.grid(pictures) + _calibration(scored))
+
+
+def _calibration(scored: Scored) -> str:
+  """The bins of the calibration curve as a table."""
+  bins = metrics.calibration_curve(scored.scores, scored.labels, scored.weights)
+  columns = (bins.predicted, bins.observed, bins.count)
+  rows = [[f"{p:.4f}", f"{o:.4f}", f"{n:,}"] for p, o, n in zip(*columns, strict=True)]
+  return markup.details("Calibration by bin", markup.table(["predicted", "observed", "candidates"], rows, text=0))
 
 
 def _slice(name: str, buckets: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
   if not buckets:
     return ""
-  title, what = SLICES[name]
+  title, what = SLICES.get(name, (f"By {name}", name))
   alt = f"AUC and GAUC by {what}: " + "; ".join(
     f"{bucket['bucket']}: AUC {shown(bucket['auc'])}, GAUC {shown(bucket['gauc'])}" for bucket in buckets
   )
@@ -200,15 +223,15 @@ def _data(record_set: RecordSet, split: str) -> str:
 
 def _details(found: Mapping[str, Any], config: str) -> str:
   confidence = found["confidence"]
-  lost = found["records"].get("left_out", 0)
-  body = markup.facts(
-    [
-      ("model", found["model"]["path"]),
-      ("records", found["records"]["path"] + (f", {lost:,} candidates of broken records left out" if lost else "")),
-      ("fingerprint", found["fingerprint"]),
-      ("bootstrap", f"{confidence['replicates']} samples of the users, seed {confidence.get('seed', 0)}"),
-    ]
-  )
+  facts = [("predictions", found["predictions"])] if "predictions" in found else [("model", found["model"]["path"])]
+  if "records" in found:
+    lost = found["records"].get("left_out", 0)
+    lines = f", {lost:,} candidates of broken records left out" if lost else ""
+    facts += [("records", found["records"]["path"] + lines), ("fingerprint", found["fingerprint"])]
+  if "baseline" in found:
+    facts.append(("baseline", found["baseline"]["path"]))
+  facts.append(("bootstrap", f"{confidence['replicates']} samples of the users, seed {confidence.get('seed', 0)}"))
+  body = markup.facts(facts)
   if config:
     body += markup.details("Effective config", markup.preformatted(config))
   return markup.section("How this was made", body)

@@ -12,7 +12,7 @@ from absl import logging
 
 from lcn_tf import files, storage
 from lcn_tf.data.read import dataset, diagnosis
-from lcn_tf.data.record_set import RecordSet, check_fingerprint
+from lcn_tf.data.record_set import RecordSet, check_fingerprint, sha256
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line
 from lcn_tf.evaluation import predictions
 from lcn_tf.schema import DomainName
@@ -74,20 +74,15 @@ def load(model: str | pathlib.Path) -> Ranker:
     UserError: The folder holds no SavedModel of `pipelines.export`: the signature or the description is missing.
   """
   path = version_folder(model)
-  description = path / DESCRIPTION
+  info = description(path)
   try:
-    info = describe(path)
     loaded = tf.saved_model.load(files.plain(path))
   except FileNotFoundError as error:
     raise UserError(f"{path}: not a complete export: {error.filename or error} is missing") from None
-  except UserError:
-    raise
   except Exception as error:  # whatever TensorFlow and protobuf raise for damaged bytes
     if storage.failure(error):
       raise
     raise DamagedError(f"{path}: this model cannot be read: {one_line(error)}. {REMEDY}") from None
-  if "fingerprint" not in info:
-    raise UserError(f"{description}: expected an object with the key 'fingerprint'")
   if SIGNATURE not in loaded.signatures:
     raise UserError(f"{path}: no signature {SIGNATURE!r}; it has: {', '.join(loaded.signatures) or 'none'}")
   function = loaded.signatures[SIGNATURE]
@@ -98,8 +93,35 @@ def load(model: str | pathlib.Path) -> Ranker:
   return Ranker(path, info, function, tuple(function.structured_input_signature[1]))
 
 
+def description(version: pathlib.Path) -> dict[str, Any]:
+  """What the export wrote of a version: `name`, `fingerprint`, `seed`, `schema`, `domain`.
+
+  Raises:
+    UserError: There is no such description.
+  """
+  try:
+    info = describe(version)
+  except FileNotFoundError as error:
+    raise UserError(f"{version}: not a complete export: {error.filename or error} is missing") from None
+  if "fingerprint" not in info:
+    raise UserError(f"{version / DESCRIPTION}: expected an object with the key 'fingerprint'")
+  return info
+
+
+def digest(version: pathlib.Path) -> str:
+  """Digest of a version: of its graph, its description, and the index that has a checksum of every variable."""
+  names = ("saved_model.pb", DESCRIPTION, "variables/variables.index")
+  return " ".join(sha256(version / name) if (version / name).is_file() else "" for name in names)
+
+
 def score(
-  ranker: Ranker, record_set: RecordSet, split: str, *, requests: int = 64, on_corrupt: dataset.OnCorrupt = "error"
+  ranker: Ranker,
+  record_set: RecordSet,
+  split: str,
+  *,
+  requests: int = 64,
+  on_corrupt: dataset.OnCorrupt = "error",
+  fields: Sequence[str] = (),
 ) -> Iterator[dict[str, np.ndarray]]:
   """Scores a split, some batches at a time, in the order of the records.
 
@@ -111,9 +133,10 @@ def score(
     split: Split to score.
     requests: Rows per call.
     on_corrupt: Treatment of a broken record: an error, or logged and left out (`skip`).
+    fields: Names of user and context fields to add, as in `predictions.columns`.
 
   Yields:
-    The columns of `predictions.COLUMNS` for the candidates of some batches.
+    The columns of `predictions.COLUMNS`, and those of `fields`, for the candidates of some batches.
 
   Raises:
     UserError: The split is missing, the fingerprints differ, a record is broken, the model asks for a tensor that
@@ -140,7 +163,7 @@ def score(
       mask = batch["candidate_mask"].numpy()
       if probability.shape != mask.shape:
         raise UserError(f"{ranker.path}: returned probabilities {probability.shape} for candidates {mask.shape}")
-      chunk = predictions.columns({name: tensor.numpy() for name, tensor in batch.items()}, record_set)
+      chunk = predictions.columns({name: tensor.numpy() for name, tensor in batch.items()}, record_set, fields)
       chunk["probability"] = probability[mask]
       done += len(chunk["user"])
       record = batch["record"].numpy()

@@ -2,31 +2,40 @@
 
 A replicate draws as many users as there are, with replacement. A user drawn c times counts c times, so a replicate is
 the same metric under integer user weights. Candidates are sorted once, and each user's own AUC and loss are computed
-once. A replicate then costs one cumulative sum (AUC) and two dot products (GAUC, logloss). Nothing is approximated.
+once. A replicate then costs one cumulative sum (AUC) and a few dot products (GAUC, logloss, calibration). Nothing is
+approximated.
 """
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lcn_tf.metrics import probability, ranking
-from lcn_tf.metrics.scored import Scored, dense
+from lcn_tf.metrics import requests as by_request
+from lcn_tf.metrics.scored import BLOCK, Scored, dense
 
-NAMES = ("auc", "gauc", "logloss")
+NAMES = ("auc", "gauc", "logloss", "calibration")
 _THREADS = 2
 
 
 class Resampler:
   """Scored candidates of one model, ready to be evaluated under user weights.
 
+  Args:
+    scored: Candidates.
+    requests: Request of each candidate, an integer `[n]`; None leaves out the metrics of requests.
+
   Attributes:
+    names: Names of the metrics: `NAMES`, then those of `requests.NAMES` if there are requests.
     users: Number of users.
+    requests: Number of requests that count; 0 without any.
     gauc_weight: Weight n_u of each user in GAUC, `[users]`; 0 for a user with one class only.
   """
 
-  def __init__(self, scored: Scored):
+  def __init__(self, scored: Scored, requests: np.ndarray | None = None):
     index, self.users = dense(scored.users)
     order = ranking.Ranking(scored.scores, scored.labels)
     self._ranking = order
@@ -34,17 +43,24 @@ class Resampler:
     weights = scored.weights
     self._positive_weights = None if weights is None else weights[order.positives]
     self._negative_weights = None if weights is None else weights[order.negatives]
+    del order.positives, order.negatives  # 4 bytes a candidate
     auc_u, self._weight_u = ranking.user_auc_of(scored.scores, scored.labels, index, self.users, weights)
     both = ~np.isnan(auc_u)
     self.gauc_weight = np.where(both, self._weight_u, 0.0)
     self._gauc_sum = np.where(both, auc_u, 0.0) * self.gauc_weight
-    self._loss_sum: np.ndarray | None = None
-    if probability.are_probabilities(scored.scores):
-      loss = probability.losses(scored.scores, scored.labels)
-      self._loss_sum = np.bincount(index, loss if weights is None else loss * weights, minlength=self.users)
+    self._sums = _user_sums(scored, index, self.users) if probability.are_probabilities(scored.scores) else None
+    self.names: tuple[str, ...] = NAMES
+    self.requests = 0
+    self._requests: tuple[np.ndarray, np.ndarray] | None = None
+    if requests is not None:
+      self.names += by_request.NAMES
+      found = by_request.of_requests(dataclasses.replace(scored, users=index), requests)
+      self.requests = len(found.users)
+      sums = [np.bincount(found.users, column, minlength=self.users) for column in found.values.T]
+      self._requests = np.stack(sums), np.bincount(found.users, minlength=self.users)
 
   def metrics(self, counts: np.ndarray | None = None) -> np.ndarray:
-    """`[auc, gauc, logloss]` with user `u` counted `counts[u]` times (once if None). NaN where undefined."""
+    """The metrics of `names` with user `u` counted `counts[u]` times (once if None). NaN where undefined."""
     if counts is None:
       pooled = self._ranking.auc_of(self._positive_weights, self._negative_weights)
       counts = np.ones(self.users)
@@ -54,31 +70,43 @@ class Resampler:
       if self._positive_weights is not None and self._negative_weights is not None:
         positive, negative = positive * self._positive_weights, negative * self._negative_weights
       pooled = self._ranking.auc_of(positive, negative)
-    loss = np.nan if self._loss_sum is None else _ratio(counts, self._loss_sum, self._weight_u)
-    return np.array([pooled, _ratio(counts, self._gauc_sum, self.gauc_weight), loss])
+    loss = calibration = np.nan
+    if self._sums is not None:
+      losses, predicted, observed = self._sums
+      loss, calibration = _ratio(counts, losses, self._weight_u), _ratio(counts, predicted, observed)
+    found = [pooled, _ratio(counts, self._gauc_sum, self.gauc_weight), loss, calibration]
+    if self._requests is not None:
+      sums, many = self._requests
+      found += [_ratio(counts, of_metric, many) for of_metric in sums]
+    return np.array(found)
+
+
+def _user_sums(scored: Scored, index: np.ndarray, users: int) -> np.ndarray:
+  """Weighted sums of losses, probabilities and labels of each user, `[3, users]`."""
+  sums = np.zeros((3, users))
+  for start in range(0, len(scored), BLOCK):
+    some = slice(start, start + BLOCK)
+    scores, labels = scored.scores[some], scored.labels[some]
+    weight = 1.0 if scored.weights is None else scored.weights[some]
+    for i, values in enumerate((probability.losses(scores, labels), scores.astype(np.float64), labels)):
+      sums[i] += np.bincount(index[some], values * weight, minlength=users)
+  return sums
 
 
 def confidence(
   scored: Scored, *, replicates: int = 200, level: float = 0.95, seed: int = 0
 ) -> dict[str, list[float] | float | int]:
-  """Percentile intervals of AUC, GAUC and logloss.
+  """Percentile intervals of AUC, GAUC, logloss and calibration.
 
   A replicate in which a metric is undefined (one class only) is left out of that metric's interval.
 
   Returns:
-    `{"level", "replicates", "auc": [low, high], "gauc", "logloss"}`. An interval is `[nan, nan]` if no replicate is
-    left. The one of logloss is `[nan, nan]` also if the scores are no probabilities.
+    `{"level", "replicates", "auc": [low, high], "gauc", "logloss", "calibration"}`. An interval is `[nan, nan]` if no
+    replicate is left. Those of logloss and calibration are `[nan, nan]` also if the scores are no probabilities.
   """
-  return intervals(Resampler(scored), replicates=replicates, level=level, seed=seed)
-
-
-def intervals(
-  resampler: Resampler, *, replicates: int, level: float = 0.95, seed: int = 0
-) -> dict[str, list[float] | float | int]:
-  """`confidence` of candidates that are already sorted."""
-  values = _replicate([resampler], replicates, level, seed)[:, 0]
+  found = replicates_of(scored, replicates=replicates, seed=seed)
   return {"level": level, "replicates": replicates} | {
-    name: _interval(values[:, i], level) for i, name in enumerate(NAMES)
+    name: interval(found.values[:, i], level) for i, name in enumerate(NAMES)
   }
 
 
@@ -100,7 +128,7 @@ def paired(
     seed: Seed of the bootstrap.
 
   Returns:
-    For `auc`, `gauc` and `logloss`: `{"a", "b", "difference" (a - b), "interval": [low, high], "a_seeds", "b_seeds"}`.
+    For each of `NAMES`: `{"a", "b", "difference" (a - b), "interval": [low, high], "a_seeds", "b_seeds"}`.
 
   Raises:
     ValueError: `a` or `b` is empty, or the candidates (labels, users, weights) are not the same everywhere.
@@ -109,12 +137,12 @@ def paired(
   _check_sides(a, b)
   for i, other in enumerate(everyone):
     _check_same(everyone[0], other, i)
-  found = _replicates([Resampler(scored) for scored in everyone], replicates, level, seed)
+  found = replicates_by([Resampler(scored) for scored in everyone], replicates=replicates, seed=seed)
   return paired_replicates(found[: len(a)], found[len(a) :], level=level)
 
 
 class Replicates(NamedTuple):
-  """Metrics of one model, in the order of `NAMES`.
+  """Metrics of one model, in the order of `Resampler.names`.
 
   Attributes:
     point: Metrics of its candidates, `[metrics]`.
@@ -127,7 +155,7 @@ class Replicates(NamedTuple):
 
 def replicates_of(scored: Scored, *, replicates: int = 1000, seed: int = 0) -> Replicates:
   """Replicates of one model for `paired_replicates`. Models with the same candidates get the same resampled users."""
-  return _replicates([Resampler(scored)], replicates, 0.95, seed)[0]
+  return replicates_by([Resampler(scored)], replicates=replicates, seed=seed)[0]
 
 
 def paired_replicates(
@@ -148,7 +176,7 @@ def paired_replicates(
       "a": float(of_a.mean()),
       "b": float(of_b.mean()),
       "difference": float(of_a.mean() - of_b.mean()),
-      "interval": _interval(difference[:, i], level),
+      "interval": interval(difference[:, i], level),
       "a_seeds": [float(value) for value in of_a],
       "b_seeds": [float(value) for value in of_b],
     }
@@ -160,29 +188,34 @@ def _check_sides(a: Sequence[object], b: Sequence[object]) -> None:
     raise ValueError(f"expected at least one model on each side, found {len(a)} and {len(b)}")
 
 
-def _replicates(resamplers: Sequence[Resampler], replicates: int, level: float, seed: int) -> list[Replicates]:
-  values = _replicate(resamplers, replicates, level, seed)
-  return [Replicates(resampler.metrics(), values[:, i]) for i, resampler in enumerate(resamplers)]
-
-
-def _replicate(resamplers: Sequence[Resampler], replicates: int, level: float, seed: int) -> np.ndarray:
-  """Metrics `[replicates, models, metrics]`. All models see the same users in a replicate."""
-  if replicates < 0 or not 0 < level < 1:
-    raise ValueError(f"expected replicates >= 0 and 0 < level < 1, found {replicates} and {level}")
+def replicates_by(resamplers: Sequence[Resampler], *, replicates: int, seed: int = 0) -> list[Replicates]:
+  """Replicates of models with the same candidates. All models see the same users in a replicate."""
+  if replicates < 0:
+    raise ValueError(f"expected replicates >= 0, found {replicates}")
   users = resamplers[0].users
   seeds = np.random.SeedSequence(seed).spawn(replicates)
 
-  def one(stream: np.random.SeedSequence) -> np.ndarray:
+  def one(stream: np.random.SeedSequence) -> list[np.ndarray]:
     drawn = np.random.default_rng(stream).integers(0, users, users) if users else np.zeros(0, np.int64)
     counts = np.bincount(drawn, minlength=users).astype(np.float64)
-    return np.stack([resampler.metrics(counts) for resampler in resamplers])
+    return [resampler.metrics(counts) for resampler in resamplers]
 
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     found = list(pool.map(one, seeds))
-  return np.stack(found) if found else np.zeros((0, len(resamplers), len(NAMES)))
+  return [
+    Replicates(resampler.metrics(), np.array([each[i] for each in found]).reshape(-1, len(resampler.names)))
+    for i, resampler in enumerate(resamplers)
+  ]
 
 
-def _interval(values: np.ndarray, level: float) -> list[float]:
+def interval(values: np.ndarray, level: float) -> list[float]:
+  """Percentile interval of the replicates `[replicates]` of a metric, of those in which it is defined.
+
+  Raises:
+    ValueError: `level` is not between 0 and 1.
+  """
+  if not 0 < level < 1:
+    raise ValueError(f"expected 0 < level < 1, found {level}")
   values = values[~np.isnan(values)]
   if not len(values):
     return [float("nan"), float("nan")]

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from lcn_tf.metrics.scored import as_labels, check_scores
+from lcn_tf.metrics.scored import BLOCK, as_labels, check_scores
 
 CLIP = 1e-7
 
@@ -85,16 +85,27 @@ def calibration_curve(
   if not len(probabilities):
     return CalibrationCurve(*(np.zeros(0) for _ in range(4)))
   edges = np.unique(np.quantile(probabilities, np.arange(1, bins) / bins, method="higher"))
-  bin_of = np.searchsorted(edges, probabilities, side="left")
-  weight = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
   size = len(edges) + 1
-  count = np.bincount(bin_of, minlength=size)
-  mass = np.bincount(bin_of, weight, minlength=size)
-  predicted = np.bincount(bin_of, weight * probabilities, minlength=size)
-  observed = np.bincount(bin_of, weight * labels, minlength=size)
+  count = np.zeros(size, np.int64)
+  mass, predicted, observed = np.zeros((3, size))
+  for start in range(0, len(probabilities), BLOCK):
+    some = slice(start, start + BLOCK)
+    bin_of = np.searchsorted(edges, probabilities[some], side="left")
+    weight = np.ones(len(bin_of)) if weights is None else np.asarray(weights[some], np.float64)
+    count += np.bincount(bin_of, minlength=size)
+    mass += np.bincount(bin_of, weight, minlength=size)
+    predicted += np.bincount(bin_of, weight * probabilities[some], minlength=size)
+    observed += np.bincount(bin_of, weight * labels[some], minlength=size)
   kept = mass > 0
   mass = mass[kept]
   return CalibrationCurve(predicted[kept] / mass, observed[kept] / mass, count[kept], mass)
+
+
+def calibration_error(curve: CalibrationCurve) -> float:
+  """Expected calibration error (ECE): mean distance of predicted and observed over the bins, by their weights. NaN
+  without a bin."""
+  total = float(curve.weight.sum())
+  return float(np.dot(curve.weight, np.abs(curve.predicted - curve.observed)) / total) if total > 0 else float("nan")
 
 
 def _mean(values: np.ndarray, weights: np.ndarray | None) -> float:

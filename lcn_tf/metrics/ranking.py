@@ -1,8 +1,10 @@
 """AUC and GAUC: exact, with any sample weights; a tie counts one half. NumPy only."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from lcn_tf.metrics.scored import as_labels, check_scores, dense
+from lcn_tf.metrics.scored import BLOCK, as_labels, blocks, check_scores, dense
 
 
 class Ranking:
@@ -19,12 +21,14 @@ class Ranking:
     check_scores(scores)
     negatives = np.flatnonzero(~labels)
     positives = np.flatnonzero(labels)
-    self.negatives = negatives[np.argsort(scores[negatives])]
-    self.positives = positives[np.argsort(scores[positives])]
+    place = np.int32 if len(scores) < 2**31 else np.int64
+    self.negatives = negatives[np.argsort(scores[negatives])].astype(place)
+    self.positives = positives[np.argsort(scores[positives])].astype(place)
     below, above = scores[self.negatives], scores[self.positives]
-    self._low = np.searchsorted(below, above, side="left")
-    high = np.searchsorted(below, above, side="right")
+    self._low = np.searchsorted(below, above, side="left").astype(place)
+    high = np.searchsorted(below, above, side="right").astype(place)
     self._high = None if np.array_equal(high, self._low) else high
+    self._below = len(below)
 
   def auc(self, weights: np.ndarray | None = None) -> float:
     """AUC under `weights [n]` (1 each if None). NaN if a class has no weight."""
@@ -34,15 +38,15 @@ class Ranking:
 
   def auc_of(self, positive: np.ndarray | None, negative: np.ndarray | None) -> float:
     """AUC under weights in the order of `positives` and `negatives` (1 each if None). NaN if a class has no weight."""
-    cumulative = np.zeros(len(self.negatives) + 1)
     if negative is None:
-      cumulative = np.arange(len(self.negatives) + 1, dtype=np.float64)
+      cumulative = np.arange(self._below + 1, dtype=np.float64)
     else:
+      cumulative = np.zeros(self._below + 1)
       np.cumsum(negative, dtype=np.float64, out=cumulative[1:])
     outranked = cumulative[self._low]
     if self._high is not None:
       outranked = (outranked + cumulative[self._high]) / 2
-    mass = float(len(self.positives)) if positive is None else float(np.sum(positive, dtype=np.float64))
+    mass = float(len(self._low)) if positive is None else float(np.sum(positive, dtype=np.float64))
     pairs = mass * cumulative[-1]
     if not pairs > 0:
       return float("nan")
@@ -69,6 +73,54 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = Non
   return Ranking(scores, labels).auc(None if weights is None else np.asarray(weights, np.float64))
 
 
+class ThresholdCurve(NamedTuple):
+  """What is above each of some thresholds, from none of the candidates to all; weighted.
+
+  Attributes:
+    true_positives: Positives above each threshold, `[points]`, rising.
+    false_positives: Negatives above it, `[points]`, rising.
+    positives: All positives.
+    negatives: All negatives.
+  """
+
+  true_positives: np.ndarray
+  false_positives: np.ndarray
+  positives: float
+  negatives: float
+
+
+def threshold_curve(
+  scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, points: int = 400
+) -> ThresholdCurve:
+  """The curve behind ROC, precision and recall, and cumulative gain.
+
+  Candidates of equal scores are above a threshold together or not at all.
+
+  Args:
+    scores, labels, weights: As in `auc`.
+    points: Number of thresholds at most, at quantiles of the scores.
+
+  Raises:
+    ValueError: A score is NaN, or a label is neither 0 nor 1.
+  """
+  scores, labels = np.asarray(scores), as_labels(labels)
+  check_scores(scores)
+  if not len(scores):
+    return ThresholdCurve(np.zeros(1), np.zeros(1), 0.0, 0.0)
+  # none has a score that is no candidate's: what is at least a threshold is a whole group of ties
+  thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, points - 1), method="higher"))
+  above = np.zeros((2, len(thresholds) + 1))
+  for start in range(0, len(scores), BLOCK):
+    some = slice(start, start + BLOCK)
+    place = np.searchsorted(thresholds, scores[some], "right")
+    weight = np.ones(len(place)) if weights is None else np.asarray(weights[some], np.float64)
+    for i, of_class in enumerate((labels[some], ~labels[some])):
+      above[i] += np.bincount(place, weight * of_class, minlength=len(thresholds) + 1)
+  falling = np.cumsum(above[:, :0:-1], axis=1)
+  found = np.concatenate([np.zeros((2, 1)), falling], axis=1)
+  return ThresholdCurve(found[0], found[1], float(found[0, -1]), float(found[1, -1]))
+
+
 def user_auc(
   scores: np.ndarray, labels: np.ndarray, users: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -87,10 +139,24 @@ def user_auc_of(
   scores: np.ndarray, labels: np.ndarray, index: np.ndarray, count: int, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
   """`user_auc` of checked arrays, with users as indices below `count`."""
-  if not len(scores):
-    return np.full(count, np.nan), np.zeros(count)
-  order = np.argsort(scores)
-  order = order[np.argsort(index[order], kind="stable")]
+  auc_u, weight_u = np.full(count, np.nan), np.zeros(count)
+  by_user = np.argsort(index, kind="stable")
+  for start, stop in blocks(np.bincount(index, minlength=count)):
+    rows = by_user[start:stop]
+    _fill(auc_u, weight_u, scores[rows], labels[rows], index[rows], None if weights is None else weights[rows])
+  return auc_u, weight_u
+
+
+def _fill(
+  auc_u: np.ndarray,
+  weight_u: np.ndarray,
+  scores: np.ndarray,
+  labels: np.ndarray,
+  index: np.ndarray,
+  weights: np.ndarray | None,
+) -> None:
+  """Sets the entries of the users whose candidates these are, all of them."""
+  order = np.lexsort((scores, index))
   score, user, positive = scores[order], index[order], labels[order]
   new_user = np.concatenate([[True], user[1:] != user[:-1]])
   # A tie group is a run of one user's equal scores.
@@ -102,13 +168,11 @@ def user_auc_of(
   sizes = np.diff(np.append(first, len(group)))
   before = np.cumsum(negatives) - negatives
   won = positives * (before - np.repeat(before[first], sizes) + negatives / 2)
-  auc_u, weight_u = np.full(count, np.nan), np.zeros(count)
   present = user[group[first]]
   mass, other = np.add.reduceat(positives, first), np.add.reduceat(negatives, first)
   with np.errstate(invalid="ignore", divide="ignore"):
     auc_u[present] = np.where(mass * other > 0, np.add.reduceat(won, first) / (mass * other), np.nan)
   weight_u[present] = mass + other
-  return auc_u, weight_u
 
 
 def gauc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, weights: np.ndarray | None = None) -> float:

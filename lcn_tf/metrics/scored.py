@@ -1,9 +1,11 @@
 """Scored candidates: the input of every metric, checked once, and the joining of chunks."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+
+BLOCK = 2**20  # candidates whose intermediate results are held at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,3 +138,14 @@ def dense(users: np.ndarray) -> tuple[np.ndarray, int]:
       return position[shifted], int(position[-1]) + 1
   values, index = np.unique(users, return_inverse=True)
   return index.astype(np.int32), len(values)
+
+
+def blocks(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
+  """Spans `(start, stop)` of about `BLOCK` candidates that divide no group, where groups of `sizes [g]` follow each
+  other."""
+  ends = np.cumsum(sizes)
+  start = 0
+  while start < (int(ends[-1]) if len(ends) else 0):
+    stop = int(ends[min(np.searchsorted(ends, start + BLOCK), len(ends) - 1)])
+    yield start, stop
+    start = stop

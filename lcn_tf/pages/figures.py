@@ -16,7 +16,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from lcn_tf import metrics
 
 _DPI = 150
-_POINTS = 400
 FEW_USERS = 20  # with both classes: a bucket of fewer is not drawn
 
 
@@ -131,7 +130,7 @@ def training(history: Mapping[str, Sequence[float]], names: Sequence[str], title
     axes.set(xlabel="epoch", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(names) > 1:
-      axes.legend(loc="upper right" if names[0] == "loss" else "lower right")
+      axes.legend(loc="upper right" if title == "Loss" else "lower right")
 
   return draw
 
@@ -182,33 +181,74 @@ def distributions(scored: metrics.Scored) -> Draw:
   return draw
 
 
-def gain(scored: metrics.Scored) -> Draw:
+def roc(curve: metrics.ThresholdCurve) -> Draw:
+  """Positives that are found against negatives that are taken for positives, over all thresholds."""
+
+  def draw(figure: Figure) -> None:
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1, label="random")
+    if curve.positives and curve.negatives:
+      x, y = curve.false_positives / curve.negatives, curve.true_positives / curve.positives
+      axes.plot(x, y, color=FIRST, label="model")
+      axes.fill_between(x, x, y, color=FIRST, alpha=0.08)
+    axes.set(xlabel="share of the negatives", ylabel="share of the positives", title="ROC")
+    _shares(axes)
+    axes.legend(loc="lower right")
+
+  return draw
+
+
+def precision_recall(curve: metrics.ThresholdCurve) -> Draw:
+  """Share of positives among the candidates above a threshold, against the share of all positives there."""
+
+  def draw(figure: Figure) -> None:
+    axes = figure.subplots()
+    total = curve.positives + curve.negatives
+    if total and curve.positives:
+      axes.axhline(curve.positives / total, linestyle="--", color=MUTED, linewidth=1, label="random")
+      taken = curve.true_positives + curve.false_positives
+      there = taken > 0
+      axes.plot(
+        curve.true_positives[there] / curve.positives,
+        curve.true_positives[there] / taken[there],
+        color=FIRST,
+        label="model",
+      )
+      axes.legend(loc="upper right")
+    axes.set(xlabel="share of the positives found", ylabel="positives among the found", title="Precision and recall")
+    _shares(axes)
+
+  return draw
+
+
+def gain(curve: metrics.ThresholdCurve) -> Draw:
   """Share of the positives that the best-scored candidates hold."""
-  order = np.argsort(-scored.scores, kind="stable")
-  weights = np.ones(len(scored)) if scored.weights is None else scored.weights
-  seen = np.concatenate([[0], np.cumsum(weights[order])])
-  caught = np.concatenate([[0], np.cumsum((weights * scored.labels)[order])])
-  at = np.unique(np.linspace(0, len(scored), _POINTS).astype(int))
-  share = float(caught[-1] / seen[-1]) if seen[-1] else 0.0
+  total = curve.positives + curve.negatives
+  share = curve.positives / total if total else 0.0
 
   def draw(figure: Figure) -> None:
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1, label="random")
     axes.plot([0, share, 1], [0, 1, 1], ":", color=MUTED, linewidth=1.4, label="perfect")
-    if caught[-1]:
-      x, y = seen[at] / seen[-1], caught[at] / caught[-1]
+    if curve.positives:
+      x, y = (curve.true_positives + curve.false_positives) / total, curve.true_positives / curve.positives
       axes.plot(x, y, color=FIRST, label="model")
       axes.fill_between(x, x, y, color=FIRST, alpha=0.08)
       tenth = float(np.interp(0.1, x, y))
       axes.plot(0.1, tenth, "o", color=SECOND)
       axes.annotate(f"best 10 % hold {tenth:.0%}", (0.1, tenth), xytext=(10, -4), textcoords="offset points", color=INK)
     axes.set(xlabel="best-scored candidates", ylabel="positives among them", title="Cumulative gain")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _shares(axes)
     axes.legend(loc="lower right")
 
   return draw
+
+
+def _shares(axes: Axes) -> None:
+  """Both axes from 0 to 100 %."""
+  axes.set(xlim=(0, 1), ylim=(0, 1.02))
+  for axis in (axes.xaxis, axes.yaxis):
+    axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def by_bucket(buckets: Sequence[Mapping[str, Any]], overall: Mapping[str, Any], xlabel: str) -> Draw:
@@ -243,7 +283,12 @@ def _points(axes: Axes, x: np.ndarray, buckets: Sequence[Mapping[str, Any]], nam
 
 
 def _words(name: str) -> str:
-  names = {"val_auc": "validation AUC", "val_gauc": "validation GAUC", "val_loss": "validation loss", "loss": "loss"}
+  names = {
+    "val_auc": "validation AUC",
+    "val_gauc": "validation GAUC",
+    "val_loss": "validation loss",
+    "ctr_loss": "click loss",
+  }
   return names.get(name, name.replace("_", " "))
 
 

@@ -119,7 +119,7 @@ def test_report_needs_nothing_but_itself(folder, found):
   text = (folder / "run" / "report" / "index.html").read_text()
   page = _Page(text)
   images = [attributes for tag, attributes in page.tags if tag == "img"]
-  assert len(images) == 2 + 3 + 3
+  assert len(images) == 2 + 5 + 3
   assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
   assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe"}
   assert "http" not in text.replace("data:image", "")
@@ -154,10 +154,11 @@ def test_metrics_are_never_of_other_predictions(folder, record_set, tmp_path, mo
   before = {name: (tmp_path / name).read_bytes() for name in names}
   # wherever it is killed before all of the new results are whole, the older ones stay
   for where, function in (
-    (metrics, "summary"),
+    (pl.DataFrame, "write_parquet"),
+    (metrics, "measure"),
     (report, "render"),
     (formats, "to_json"),
-    (pl.DataFrame, "write_parquet"),
+    (pl.LazyFrame, "sink_parquet"),
   ):
     with monkeypatch.context() as patch:
       patch.setattr(where, function, killed)
@@ -172,7 +173,7 @@ def test_metrics_are_never_of_other_predictions(folder, record_set, tmp_path, mo
       evaluate(model / "10", record_set, "test", tmp_path, bootstrap=0)
   assert not (tmp_path / "metrics.json").exists()
   assert (tmp_path / "predictions.parquet").read_bytes() != before["predictions.parquet"]
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "report"]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "report", "scored"]
 
 
 def test_a_constant_model_is_worth_one_half_and_its_json_is_valid(folder, record_set, tmp_path):

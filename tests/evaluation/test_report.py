@@ -44,7 +44,14 @@ def test_degenerate_candidates_still_make_a_page(tmp_path, scores, labels):
   page = report.render(found, scored, record_set, history={})
   assert "<h1>&lt;b&gt; on small</h1>" in page
   assert ">-<" in page  # an AUC that is not defined
-  assert page.count("<img") == (3 if scores else 0)
+  assert page.count("<img") == (5 if scores else 0)
+
+
+def test_the_loss_beside_the_validations_is_that_of_the_clicks():
+  history = {"epoch": [0.0], "loss": [9.0], "ctr_loss": [0.5], "val_loss": [0.6]}
+  page = report._training(history)
+  assert "Loss by epoch: ctr_loss ends at 0.5000; val_loss ends at 0.6000" in page
+  assert "Loss by epoch: loss ends at 9.0000" in report._training({"epoch": [0.0], "loss": [9.0]})
 
 
 def test_bucket_names():

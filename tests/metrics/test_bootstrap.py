@@ -36,6 +36,7 @@ def test_a_replicate_equals_the_metrics_of_the_copied_users(data):
   columns = [scores, labels, np.ones(size) if weights is None else weights, users]
   s, y, w, u = reference.resample(counts, *(column.tolist() for column in columns))
   expected = [reference.auc(s, y, w), reference.gauc(s, y, u, w), reference.logloss(s, y, w)]
+  expected.append(reference.calibration(s, y, w))
   np.testing.assert_allclose(found, expected, atol=1e-12)
 
 

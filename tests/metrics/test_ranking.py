@@ -132,3 +132,27 @@ def test_sparse_user_ids_group_like_dense_ones():
   rng = np.random.default_rng(4)
   scores, labels, users = rng.random(500), rng.integers(0, 2, 500), rng.integers(0, 30, 500)
   assert metrics.gauc(scores, labels, users * 10**15) == metrics.gauc(scores, labels, users)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_threshold_curve_is_that_of_scikit_learn(weighted, monkeypatch):
+  monkeypatch.setattr("lcn_tf.metrics.ranking.BLOCK", 50)
+  rng = np.random.default_rng(0)
+  labels = rng.random(300) < 0.3
+  scores = (rng.integers(0, 12, 300) + 3 * labels) / 15
+  weights = rng.uniform(0, 2, 300) if weighted else None
+  curve = metrics.threshold_curve(scores, labels, weights)
+  x, y, _ = sklearn.metrics.roc_curve(labels, scores, sample_weight=weights, drop_intermediate=False)
+  np.testing.assert_allclose(curve.false_positives / curve.negatives, x, atol=1e-12)
+  np.testing.assert_allclose(curve.true_positives / curve.positives, y, atol=1e-12)
+
+
+def test_a_threshold_curve_of_many_scores_keeps_the_area_and_the_ends():
+  rng = np.random.default_rng(1)
+  labels = rng.random(20_000) < 0.3
+  scores = rng.normal(labels, 1)
+  curve = metrics.threshold_curve(scores, labels, points=400)
+  x, y = curve.false_positives / curve.negatives, curve.true_positives / curve.positives
+  assert len(x) <= 400
+  assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+  assert np.trapz(y, x) == pytest.approx(metrics.auc(scores, labels), abs=1e-3)

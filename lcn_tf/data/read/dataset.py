@@ -222,14 +222,24 @@ class _Files:
   by_record: tuple[int, int] = (1, 0)  # (step, first) of the records that are taken
 
 
-def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt: OnCorrupt) -> _Files:
-  part = record_set.part(split, domain)
-  paths = [str(record_set.path / shard.file) for shard in part.shards]
-  for shard, path in zip(part.shards, paths, strict=True):
+def check_shards(record_set: RecordSet, split: str, domain: DomainName, on_corrupt: OnCorrupt = "error") -> None:
+  """Checks that the shards of a split are there and, unless broken ones are left out, those of `dataset.json`.
+
+  Raises:
+    UserError: Names the first that is not.
+  """
+  for shard in record_set.part(split, domain).shards:
+    path = str(record_set.path / shard.file)
     if not tf.io.gfile.exists(path):
       raise UserError(f"{path}: this shard is missing; {record_set.path}/dataset.json lists it")
     if on_corrupt == "error" and not diagnosis.is_described(record_set, shard):
       raise diagnosis.not_described(record_set, shard, domain)
+
+
+def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt: OnCorrupt) -> _Files:
+  check_shards(record_set, split, domain, on_corrupt)
+  part = record_set.part(split, domain)
+  paths = [str(record_set.path / shard.file) for shard in part.shards]
   counts = [shard.records for shard in part.shards]
   files = _Files(paths, counts, sum(counts), "GZIP" if record_set.compression == "gzip" else "")
   if on_corrupt == "error":

@@ -34,6 +34,10 @@ _DATA_ERRORS = (
 )
 
 
+class NothingLeft(UserError):
+  """No record of a split can be read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ScannedRecord:
   """One record of a shard.
@@ -141,7 +145,7 @@ def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
   belongs to other records, and is left out whole. The copies lie in a temporary folder until the program ends.
 
   Raises:
-    UserError: Nothing is left.
+    NothingLeft: Nothing is left.
   """
   part = record_set.part(split, domain)
   paths, counts, broken = [], [], 0
@@ -171,7 +175,7 @@ def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
   if broken:
     logging.warning("%s/%s: %d of %d %s records were left out.", record_set.path, split, broken, part.records, domain)
   if not sum(counts):
-    raise UserError(f"{record_set.path}/{split}: none of the {part.records} {domain}-domain records can be read")
+    raise NothingLeft(f"{record_set.path}/{split}: none of the {part.records} {domain}-domain records can be read")
   return Repaired(paths, counts, broken)
 
 
