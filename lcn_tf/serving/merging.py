@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,6 @@ class _Waiting(NamedTuple):
   """A request that waits for its call."""
 
   tensors: Tensors
-  cost: int
   answer: "concurrent.futures.Future[np.ndarray]"
 
 
@@ -25,8 +25,8 @@ class RequestMerger:
   """Merges requests that wait at the same time into one call of `rank` or `rank_raw`.
 
   A small request costs a call more than it costs the model, so calls of many small requests save time. A large one
-  gains nothing: it goes alone, as does all that `most_cells` does not let in. Requests are answered in the order in
-  which they came. One that the model refuses fails alone: the requests of its call are then asked one by one.
+  gains nothing: it goes alone, as does all that `most_cells` does not let in. Calls take requests in the order in which
+  these came. A request that the model refuses fails alone: those of its call are then asked one by one.
 
   Threads may share an instance. `close` it, or use it in a `with` statement.
 
@@ -34,19 +34,26 @@ class RequestMerger:
     call: Function from the tensors of a signature, B rows, to probabilities `[B, N]`.
     most_requests: Number of requests in a call at most.
     most_cells: Sum at most, over the requests of a call, of padded candidates times padded behaviours.
-    wait: Seconds at most that a request waits for others. With 0 only those are merged that came during a call.
+    wait: Seconds at most that a request waits for others. With 0 only those are merged that came during calls.
+    calls: Number of calls at the same time; 0 = one per core.
   """
 
-  def __init__(self, call: Call, most_requests: int = 32, most_cells: int = 500_000, wait: float = 0.0):
-    if most_requests < 1 or most_cells < 1 or wait < 0:
-      raise ValueError(f"expected positive bounds and wait >= 0, found {most_requests}, {most_cells} and {wait}")
+  def __init__(self, call: Call, most_requests: int = 32, most_cells: int = 500_000, wait: float = 0.0, calls: int = 0):
+    if most_requests < 1 or most_cells < 1 or wait < 0 or calls < 0:
+      raise ValueError(
+        f"expected positive bounds, wait >= 0 and calls >= 0, found {most_requests}, {most_cells}, {wait} and {calls}"
+      )
     self._call = call
     self._most_requests, self._most_cells, self._wait = most_requests, most_cells, wait
     self._waiting: collections.deque[_Waiting] = collections.deque()
     self._changed = threading.Condition()
     self._closed = False
-    self._thread = threading.Thread(target=self._serve, name="request-merger", daemon=True)
-    self._thread.start()
+    self._threads = [
+      threading.Thread(target=self._serve, name=f"request-merger-{number}", daemon=True)
+      for number in range(calls or len(os.sched_getaffinity(0)))
+    ]
+    for thread in self._threads:
+      thread.start()
 
   def submit(self, tensors: Tensors) -> "concurrent.futures.Future[np.ndarray]":
     """The answer of a request, `[N]`, when it is there.
@@ -57,7 +64,7 @@ class RequestMerger:
     Raises:
       RuntimeError: The merger is closed.
     """
-    waiting = _Waiting(tensors, _cells([tensors]), concurrent.futures.Future())
+    waiting = _Waiting(tensors, concurrent.futures.Future())
     with self._changed:
       if self._closed:
         raise RuntimeError("the merger is closed")
@@ -73,8 +80,9 @@ class RequestMerger:
     """Answers what waits, then ends. No request is taken any more."""
     with self._changed:
       self._closed = True
-      self._changed.notify()
-    self._thread.join()
+      self._changed.notify_all()
+    for thread in self._threads:
+      thread.join()
 
   def __enter__(self) -> "RequestMerger":
     return self
@@ -83,21 +91,22 @@ class RequestMerger:
     self.close()
 
   def _serve(self) -> None:
-    while group := self._next():
+    while (group := self._next()) is not None:
       self._answer(group)
 
-  def _next(self) -> list[_Waiting]:
-    """The requests of the next call; none when the merger is closed and nothing waits."""
+  def _next(self) -> list[_Waiting] | None:
+    """The requests of the next call; None when the merger is closed and nothing waits."""
     with self._changed:
       self._changed.wait_for(lambda: self._waiting or self._closed)
       until = time.monotonic() + self._wait
-      while not self._closed and len(group := self._fitting()) == len(self._waiting) < self._most_requests:
-        if (group and group[-1].cost >= self._most_cells) or not self._changed.wait(until - time.monotonic()):
+      while self._waiting and not self._closed and len(self._fitting()) == len(self._waiting) < self._most_requests:
+        large = _cells([self._waiting[-1].tensors]) >= self._most_cells
+        if large or not self._changed.wait(until - time.monotonic()):
           break
       group = self._fitting()
       for _ in group:
         self._waiting.popleft()
-      return group
+      return None if self._closed and not group else group
 
   def _fitting(self) -> list[_Waiting]:
     """The first requests that wait, as many as a call takes; at least one if one waits."""

@@ -57,7 +57,7 @@ class Model:
 
 def test_requests_that_wait_together_are_answered_as_each_alone(signatures):
   model, requests = Model(signatures), requests_of(11)
-  with RequestMerger(model, most_requests=4) as merger:
+  with RequestMerger(model, most_requests=4, calls=1) as merger:
     answers = [merger.submit(one) for one in requests]
     model.gate.set()
     found = [one.result() for one in answers]
@@ -98,7 +98,7 @@ def test_a_call_is_not_larger_than_it_may_be(signatures):
 def test_requests_wait_for_others_no_longer_than_they_may(signatures):
   model, requests = Model(signatures), requests_of(3)
   model.gate.set()
-  with RequestMerger(model, most_requests=3, wait=3600.0) as merger:
+  with RequestMerger(model, most_requests=3, wait=3600.0, calls=1) as merger:
     answers = [merger.submit(one) for one in requests]  # the third one fills the call
     assert all(answer.result().size for answer in answers)
   assert model.sizes == [3]
@@ -109,13 +109,21 @@ def test_requests_wait_for_others_no_longer_than_they_may(signatures):
 
 def test_a_merger_that_is_closed_answers_what_waits_and_takes_nothing_more(signatures):
   model = Model(signatures)
-  merger = RequestMerger(model, wait=3600.0)
+  merger = RequestMerger(model, wait=3600.0, calls=1)
   answer = merger.submit(requests_of(1)[0])
   model.gate.set()
   merger.close()
   assert answer.result().size == 1
   with pytest.raises(RuntimeError, match="closed"):
     merger.submit(requests_of(1)[0])
+
+
+def test_calls_that_run_at_the_same_time_answer_their_own_requests(signatures):
+  model, requests = Model(signatures), requests_of(30)
+  model.gate.set()
+  with RequestMerger(model, most_requests=3, calls=4) as merger:
+    for one, answer in zip(requests, [merger.submit(each) for each in requests], strict=True):
+      np.testing.assert_allclose(answer.result(), model(one)[0], rtol=1e-5)
 
 
 def test_one_column_for_all_candidates_is_repeated_where_others_have_more():
