@@ -154,3 +154,48 @@ def test_numbers_that_are_none_are_errors_that_name_the_tensor(case):
       refused(case, name, **{name: lambda tensor: tensor + np.inf})
       if name.endswith(("price", "weights")):
         refused(case, name, **{name: lambda tensor: tensor * 0 - 1})
+
+
+def changed(raw, rng):
+  """The tensors with a change of a size, of some values, or of the order of one tensor."""
+  tensors = {name: tensor.numpy().copy() for name, tensor in raw.items()}
+  name = rng.choice(sorted(tensors))
+  value = tensors[name]
+  kind = rng.integers(3)
+  if kind == 0:
+    axis = int(rng.integers(value.ndim))
+    width = int(rng.integers(0, value.shape[axis] + 3))
+    tensors[name] = np.take(value, np.arange(width) % max(value.shape[axis], 1), axis=axis) if value.size else value
+  elif kind == 1 and value.size:
+    odd = {"O": [b"", b"\xff\xfe", b"\x00", b"new"], "f": [np.nan, np.inf, -1.0, 1e300]}
+    pool = odd.get(value.dtype.kind, [-(2**31), -1, 0, 3, 40, 2**31 - 1])
+    value.reshape(-1)[rng.integers(value.size, size=2)] = [pool[rng.integers(len(pool))] for _ in range(2)]
+  else:
+    tensors[name] = rng.permutation(value, axis=int(rng.integers(value.ndim)))
+  return {key: tf.constant(one, raw[key].dtype) for key, one in tensors.items()}
+
+
+@pytest.mark.parametrize("trials", [60, pytest.param(2000, marks=pytest.mark.slow)])
+def test_whatever_a_raw_request_holds_it_is_numbered_or_refused_with_the_tensor(case, trials):
+  record_set, _, module, function = case
+  rng, schema, refusals = np.random.default_rng(11), record_set.record_schema, []
+  for trial in range(trials):
+    raw = changed(tensors_of(case, random_requests(record_set, np.random.default_rng(trial % 7), 3)), rng)
+    try:
+      found = function(**raw)
+    except (tf.errors.InvalidArgumentError, ValueError) as error:
+      refusals.append(str(error))
+      continue
+    for name, features in (("user_fields", schema.user_fields), ("candidate_context", schema.context_fields)):
+      for column, feature in enumerate(f for f in features for _ in range(f.max_values)):
+        assert found[name][..., column].numpy().max(initial=0) < schema.vocabularies[feature.vocabulary].size
+    assert found["candidate_items"].numpy().max(initial=0) < schema.target.items
+    for d in DOMAINS:
+      items, times, length = (found[f"{d}_{part}"].numpy() for part in ("items", "times", "length"))
+      real = np.arange(items.shape[1]) < length[:, np.newaxis]
+      assert ((items > 0) == real).all()
+      assert (items < schema.domain(d).items).all()
+      assert (np.diff(times, axis=1) <= 0).all()
+      assert (times[real] < np.broadcast_to(raw["time"].numpy()[:, np.newaxis], times.shape)[real]).all()
+  assert [message for message in refusals if not any(name in message for name in module.spec)] == []
+  assert 0.1 * trials < len(refusals) < 0.95 * trials
