@@ -148,7 +148,7 @@ def main(argv: Sequence[str]) -> None:
     from lcn_tf.models.build import build_model, needs_pretrained
     from lcn_tf.training.cost import peak_memory_bytes
     from lcn_tf.training.optimizers import make_optimizer
-    from lcn_tf.training.strategy import input_options, make_strategy
+    from lcn_tf.training.strategy import make_strategy
 
   if _MODEL.value not in ("lcn", "lcn_crp", *EXTRACTORS):
     raise unknown("--model", "model", _MODEL.value, ["lcn", "lcn_crp", *EXTRACTORS])
@@ -176,7 +176,7 @@ def main(argv: Sequence[str]) -> None:
     batches.append(element)
   stacked = tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *batches)
   data = tf.data.Dataset.from_tensor_slices(stacked).repeat()
-  iterator = iter(strategy.distribute_datasets_from_function(lambda context: data, input_options(strategy)))
+  iterator = iter(strategy.distribute_datasets_from_function(lambda context: data))
   step = model.make_train_function()
   for _ in range(3):
     step(iterator)["loss"].numpy()

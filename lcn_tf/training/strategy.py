@@ -43,27 +43,22 @@ def make_strategy(config: Train) -> tf.distribute.Strategy:
     )
   if config.jit_compile and config.replicas > 1:
     raise UserError(f"train.jit_compile: XLA runs on one CPU device, and train.replicas is {config.replicas}")
-  return tf.distribute.MirroredStrategy(cpu_devices(max(config.replicas, 1)))
-
-
-def input_options(strategy: tf.distribute.Strategy) -> tf.distribute.InputOptions | None:
-  """Options of the way that batches reach the replicas; None = TensorFlow's way, with a buffer on each device.
-
-  A single CPU replica reads the stream itself, as nothing has to be copied to it. TensorFlow's iterator of a device
-  would now and then wait at its end for its tuner, which sleeps up to a minute and takes no options.
-  """
-  devices = strategy.extended.worker_devices
-  if strategy.num_replicas_in_sync > 1 or "CPU" not in devices[0]:
-    return None
-  return tf.distribute.InputOptions(
-    experimental_fetch_to_device=False,
-    experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA,
-  )
+  return tf.distribute.MirroredStrategy(cpu_devices(config.replicas)) if config.replicas > 1 else _one_cpu()
 
 
 def device_names(strategy: tf.distribute.Strategy) -> str:
   """The devices of the replicas: `GPU:0, GPU:1`."""
+  if strategy is _one_cpu():
+    return "CPU:0"
   return ", ".join(device.partition("device:")[2] or device for device in strategy.extended.worker_devices)
+
+
+def _one_cpu() -> tf.distribute.Strategy:
+  """The strategy of one CPU device: TensorFlow's default one, outside of the scope of all others.
+
+  A MirroredStrategy of one device computes the same, and takes longer to make each graph.
+  """
+  return tf.distribute.get_strategy()
 
 
 def tasks() -> tuple[list[str], int]:

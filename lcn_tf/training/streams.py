@@ -14,7 +14,6 @@ from lcn_tf.errors import SettingsError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.schema import DOMAINS
 from lcn_tf.training.progress import Progress
-from lcn_tf.training.strategy import input_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,7 @@ def training_stream(
   model: RequestModel,
   strategy: tf.distribute.Strategy,
   progress: Progress,
-) -> tf.distribute.DistributedDataset:
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
   """Endless training batches from the position of the job on, dealt to the replicas."""
   widths = config.length_buckets
   if config.jit_compile and not widths:
@@ -83,7 +82,7 @@ def training_stream(
       worker=context.input_pipeline_id,
     )
 
-  return strategy.distribute_datasets_from_function(share, input_options(strategy))
+  return strategy.distribute_datasets_from_function(share)
 
 
 def validation_stream(

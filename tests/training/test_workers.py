@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from lcn_tf.errors import UserError
 from lcn_tf.training.checkpoint_store import Store
-from lcn_tf.training.strategy import make_strategy, tasks
+from lcn_tf.training.strategy import device_names, make_strategy, tasks
 from lcn_tf.training.trainer import train
 from tests.support.experiments import small_experiment
 from tests.support.record_sets import small_schema, write_record_set
@@ -108,3 +108,10 @@ def test_the_chief_comes_before_the_workers(monkeypatch):
   assert tasks() == (["a:1", "b:1", "c:1"], 2)
   monkeypatch.delenv("TF_CONFIG")
   assert tasks() == ([], 0)
+
+
+def test_one_cpu_needs_no_copies_and_several_have_one_each(monkeypatch):
+  monkeypatch.delenv("TF_CONFIG", raising=False)
+  one, two = (make_strategy(small_experiment(replicas=count).train) for count in (0, 2))
+  assert one is tf.distribute.get_strategy()
+  assert (device_names(one), device_names(two)) == ("CPU:0", "CPU:0, CPU:1")
