@@ -2,6 +2,7 @@ import ctypes
 import gc
 import itertools
 import os
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -28,17 +29,46 @@ gc.freeze()
 gc.set_threshold(20_000, 50, 100)
 
 
+# TensorFlow registers each traced `tf.custom_gradient` for good: its closure holds the whole graph.
+_REGISTERED = ops.gradient_registry._registry
+_PAGES_PER_MIB = 2**20 // os.sysconf("SC_PAGE_SIZE")
+_MUCH = 100  # MiB
+_resident_after_release = 0
+
+
+def _resident():
+  """MiB of this process."""
+  return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) // _PAGES_PER_MIB
+
+
+def _custom_gradients():
+  return {name for name in _REGISTERED if name.startswith("CustomGradient-")}
+
+
+def _release(names):
+  global _resident_after_release
+  for name in names:
+    del _REGISTERED[name]
+  gc.collect()
+  ctypes.CDLL(None).malloc_trim(0)
+  _resident_after_release = _resident()
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _memory():
+def _graphs_of_a_module():
   """Gives back what a module's graphs have taken."""
   yield
   tf.keras.backend.clear_session()
-  # TensorFlow registers each traced `tf.custom_gradient` for good: its closure holds the whole graph.
-  registered = ops.gradient_registry._registry
-  for name in [name for name in registered if name.startswith("CustomGradient-")]:
-    del registered[name]
-  gc.collect()
-  ctypes.CDLL(None).malloc_trim(0)
+  _release(_custom_gradients())
+
+
+@pytest.fixture(autouse=True)
+def _graphs_of_a_test():
+  """Gives back what a test's graphs have taken, where that is much."""
+  before = _custom_gradients()
+  yield
+  if _resident() > _resident_after_release + _MUCH:
+    _release(_custom_gradients() - before)
 
 
 @pytest.fixture(autouse=True)

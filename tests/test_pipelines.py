@@ -11,8 +11,8 @@ import yaml
 from lcn_tf import config as config_lib
 from lcn_tf.errors import UserError
 from pipelines import build_records, evaluate, export, train
-from tests.support.experiments import small_experiment
-from tests.support.record_sets import small_schema, write_record_set
+from tests.support.experiments import tiny_experiment
+from tests.support.record_sets import tiny_schema, write_record_set
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs" / "synthetic").glob("*.yaml"))
 # few items and topics, so that half a minute of training shows what is learned
@@ -80,11 +80,11 @@ def test_a_later_log_is_evaluated_but_not_trained_on(records, tmp_path):
 
 
 def test_a_job_that_leaves_out_broken_records_ends_with_its_metrics(tmp_path):
-  record_set = write_record_set(tmp_path / "records", small_schema(), compression="none")
+  record_set = write_record_set(tmp_path / "records", tiny_schema(), compression="none")
   for split in ("train", "validation", "test"):
     shard = tmp_path / "records" / record_set.part(split).shards[1].file
     shard.write_bytes(shard.read_bytes()[:-3])
-  experiment = small_experiment("average_pooling", on_corrupt="skip", epochs=1)
+  experiment = tiny_experiment(on_corrupt="skip", epochs=1)
   (tmp_path / "config.yaml").write_text(config_lib.dump(experiment))
   flags = [f"--config={tmp_path / 'config.yaml'}", f"--records={tmp_path / 'records'}", f"--run_dir={tmp_path / 'run'}"]
   train.main(["train", *flags, "--bootstrap=0"])

@@ -62,12 +62,12 @@ def expect_weights(job, unbroken):
     np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
 
 
-def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(record_set, tmp_path):
+def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(tiny_set, tmp_path):
   """Of all systems: tests/golden/test_golden.py."""
-  experiment = small_experiment("average_pooling", crp=True, checkpoint_every=1)
+  experiment = tiny_experiment("average_pooling", crp=True, checkpoint_every=1)
   kill = Copy(3, tmp_path / "unbroken", tmp_path / "broken")
-  unbroken = train(experiment, record_set, tmp_path / "unbroken", (kill,)).model
-  job = train(experiment, record_set, tmp_path / "broken")
+  unbroken = train(experiment, tiny_set, tmp_path / "unbroken", (kill,)).model
+  job = train(experiment, tiny_set, tmp_path / "broken")
   assert job.steps == 8 - 3
   for one, other in zip(unbroken.variables, job.model.variables, strict=True):
     if "catalogue" not in one.name and one.shape.rank:

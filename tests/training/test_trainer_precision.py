@@ -4,25 +4,25 @@ import numpy as np
 
 from lcn_tf.training.trainer import train
 from tests.support.callbacks import Losses
-from tests.support.experiments import small_experiment
+from tests.support.experiments import tiny_experiment
 
 
-def test_mixed_precision_trains_close_to_float32(record_set, tmp_path):
+def test_mixed_precision_trains_close_to_float32(tiny_set, tmp_path):
   curves = {}
   for mixed in (False, True):
     losses = Losses()
-    train(small_experiment(crp=True, epochs=1, mixed_precision=mixed), record_set, tmp_path / str(mixed), (losses,))
+    train(tiny_experiment("lap", crp=True, epochs=1, mixed_precision=mixed), tiny_set, tmp_path / str(mixed), (losses,))
     curves[mixed] = losses.values
   assert len(curves[True]) == 4
   assert curves[True] != curves[False]
   np.testing.assert_allclose(curves[True], curves[False], rtol=0.03)
 
 
-def test_xla_trains_as_without(record_set, tmp_path):
+def test_xla_trains_as_without(tiny_set, tmp_path):
   curves = {}
   for compiled in (False, True):
     losses = Losses()
-    job = train(small_experiment(epochs=1, jit_compile=compiled), record_set, tmp_path / str(compiled), (losses,))
+    job = train(tiny_experiment("lap", epochs=1, jit_compile=compiled), tiny_set, tmp_path / str(compiled), (losses,))
     # XLA may well compute the same bits
     assert job.model.jit_compile == compiled
     curves[compiled] = losses.values
