@@ -66,6 +66,27 @@ ENCODE = """
 """
 
 
+SCORE = """
+  import json, sys
+  from lcn_tf import files
+  from lcn_tf.data.record_set import RecordSet
+  from lcn_tf.serving.encoder import Behaviour, RankRequest
+  from lcn_tf.serving.raw_client import raw_tensors
+  import tensorflow as tf
+
+  export, file = sys.argv[1:]
+  told = json.load(open(file))
+  for one in told:
+    for domain in ("target", "source"):
+      one[domain] = [Behaviour(**event) for event in one[domain]]
+  schema = RecordSet.open(f"{export}/assets.extra").record_schema
+  rank_raw = tf.saved_model.load(files.plain(export)).signatures["rank_raw"]
+  tensors = raw_tensors([RankRequest(**one) for one in told], schema, {"target": False, "source": False})
+  found = rank_raw(**{name: tf.constant(value) for name, value in tensors.items()})["probability"]
+  json.dump(found.numpy()[:, 0].tolist(), open(file, "w"))
+"""
+
+
 def write_log(folder):
   """A planted log with columns of every kind; the fields of a bare schema are those that it does not read."""
   sizes = {"users": 80, "target_items": 40, "source_items": 40, "topics": 8, "interests": 3, "source_only": 1}
@@ -134,19 +155,50 @@ COMPARISON = {
 }
 
 
-def request_of(schema, interactions, items):
-  """A user of the log, by raw ids and values: what the first test interaction of somebody looks like."""
-  now = interactions["timestamp"].max() + 1
-  user = interactions.sort("timestamp")["user_id"][-1]
+def histories_of(schema, interactions, user):
+  """All behaviours of a user in the log."""
   past = interactions.filter((pl.col("user_id") == user) & ((pl.col("label") == 1) | pl.col("label").is_null()))
   histories = {}
   for d in ("target", "source"):
     fields = [f if isinstance(f, str) else f["name"] for f in schema[d].get("cross_fields", [])]
-    rows = past.filter(pl.col("domain") == d).sort("timestamp").iter_rows(named=True)
+    rows = past.filter(pl.col("domain") == d).sort("timestamp", maintain_order=True).iter_rows(named=True)
     histories[d] = [
       {"item_id": row["item_id"], "timestamp": row["timestamp"], "fields": {name: row[name] for name in fields}}
       for row in rows
     ]
+  return histories
+
+
+def requests_of_predictions(schema, interactions, users, predictions):
+  """Requests of one candidate each, by what the log says of it, and the probabilities of the predictions."""
+  keys = ["user_id", "item_id", "timestamp"]
+  alone = interactions.filter(pl.col("domain") == "target").unique(keys, keep="none")
+  rows = predictions.join(alone, on=keys, how="inner", maintain_order="left").head(200)
+  fields = {
+    group: [f if isinstance(f, str) else f["name"] for f in schema.get(f"{group}_fields", [])]
+    for group in ("user", "context")
+  }
+  columns = [*fields["user"], *(v["name"] for v in schema.get("user_vectors", []))]
+  columns += [f["weights"] for f in schema.get("user_fields", []) if isinstance(f, dict) and "weights" in f]
+  profiles = {one["user_id"]: one for one in users.iter_rows(named=True)}
+  requests = [
+    {
+      "time": row["timestamp"],
+      "candidates": [row["item_id"]],
+      "user": {name: profiles[row["user_id"]][name] for name in columns},
+      "context": {name: row[name] for name in fields["context"]},
+      **histories_of(schema, interactions, row["user_id"]),
+    }
+    for row in rows.iter_rows(named=True)
+  ]
+  return requests, rows["probability"].to_list()
+
+
+def request_of(schema, interactions, items):
+  """A user of the log, by raw ids and values: what the first test interaction of somebody looks like."""
+  now = interactions["timestamp"].max() + 1
+  user = interactions.sort("timestamp")["user_id"][-1]
+  histories = histories_of(schema, interactions, user)
   assert histories["target"]
   assert histories["source"]
   known = items.filter(pl.col("domain") == "target")["item_id"].to_list()[:5]
@@ -225,6 +277,15 @@ def test_a_schema_goes_through_everything(schema, ending, tmp_path):
   assert len(probability) == 6
   assert raw == pytest.approx(probability, rel=1e-6)
   assert np.ptp(probability) > 0
+
+  users = pl.read_parquet(tmp_path / path("users_log") / "part.parquet", glob=False)
+  predictions = pl.read_parquet(tmp_path / path("again") / "predictions.parquet", glob=False)
+  requests, expected = requests_of_predictions(schema, interactions, users, predictions)
+  assert len(requests) > 150
+  (tmp_path / "score.py").write_text(textwrap.dedent(SCORE))
+  (tmp_path / "requests.json").write_text(json.dumps(requests))
+  succeeds("python score.py", tmp_path, str(version), "requests.json")
+  np.testing.assert_allclose(json.loads((tmp_path / "requests.json").read_text()), expected, atol=1e-6)
 
   compare = "python -m pipelines.compare --config comparison.yaml --jobs 2"
   said = runs(compare, records="records", output="compared")
