@@ -27,6 +27,7 @@ def test_there_is_a_comparison_for_every_table():
     "movielens",
     "movielens_rating",
     "rare",
+    "rare_start",
     "synthetic",
     "synthetic_scarce",
     "synthetic_sparse",

@@ -30,6 +30,7 @@ SMALLER = [
   ("TWIN 25,TWIN 50,TWIN 100,TWIN 200,LCN w/o CRP 25,LCN w/o CRP 50,LCN w/o CRP 100,LCN w/o CRP 200", "TWIN 200", []),
   ("LCN,MiNet,SIM Soft,SIM Cluster,TWIN", "LCN", []),
   ("ETA,DARE,TWIN,LCN", "LCN", []),
+  ("rare_start.yaml", "", ["--only", "LCN w/o CRP"]),
   ("LCN,LCN w/o CRP,Avg-Pooling,TWIN", "LCN", []),
   ("train.epochs=8", "train.epochs=2", []),
   ("walk.periods=10", "walk.periods=2", []),
