@@ -135,6 +135,7 @@ def test_a_real_grid_is_trained_tested_and_compared_once(folder, capsys):
       "training.json",
       "experiment.yaml",
       "dataset.json",
+      "samples.tfrecord",
       "report",
       "log.txt",
       ".lock",

@@ -5,13 +5,12 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.data import records
-from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.models.base import click_loss
 from lcn_tf.models.build import build_model
 from lcn_tf.serving import export
 from tests.support.experiments import small_experiment
-from tests.support.record_sets import random_request, small_schema
+from tests.support.record_sets import random_request, small_schema, write_record_set
 
 SCHEMA = small_schema()
 
@@ -83,8 +82,8 @@ def test_it_learns_and_is_exported(tmp_path):
   for variable, gradient in zip(own, tape.gradient(loss, own), strict=True):
     assert np.abs(gradient).max() > 0, variable.name
 
-  record_set = RecordSet(name="small", fingerprint="", schema=SCHEMA, compression="none", splits={})
-  version = export.save(model, _experiment("average_pooling", 3), record_set, tmp_path)
+  record_set = write_record_set(tmp_path / "records", SCHEMA, records={"train": 2})
+  version = export.save(model, _experiment("average_pooling", 3), record_set, tmp_path / "served")
   request = {name: tensor for name, tensor in batch.items() if name in request_spec(SCHEMA)}
   served = tf.saved_model.load(str(version)).signatures["rank"](**request)
   np.testing.assert_allclose(served["probability"], tf.sigmoid(model(batch)), rtol=1e-5)
