@@ -67,10 +67,18 @@ def check(version: pathlib.Path) -> None:
     UserError: It cannot be loaded there, or answers otherwise than the model in memory.
   """
   environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
-  program = [sys.executable, "-I", answers.__file__, files.plain(version)]
-  done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
-  if done.returncode:
-    said = (done.stdout.strip() or done.stderr.strip()).splitlines()[-3:]
+  program = [sys.executable, "-I", answers.__file__, files.plain(version), answers.WATCH]
+  pipe = subprocess.PIPE
+  with subprocess.Popen(
+    program, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+  ) as asked:
+    assert asked.stdout is not None
+    try:
+      said = asked.stdout.read().strip().splitlines()[-3:]
+    except BaseException:
+      asked.kill()
+      raise
+  if asked.returncode:
     raise UserError(
       f"the export does not answer as the model does, and is not published: a process with TensorFlow alone says: "
       f"{'; '.join(said)}"

@@ -52,8 +52,8 @@ def input_options(strategy: tf.distribute.Strategy) -> tf.distribute.InputOption
   A single CPU replica reads the stream itself, as nothing has to be copied to it. TensorFlow's iterator of a device
   would now and then wait at its end for its tuner, which sleeps up to a minute and takes no options.
   """
-  devices = strategy.extended.worker_devices
-  if strategy.num_replicas_in_sync > 1 or "CPU" not in devices[0]:
+  one_process = isinstance(strategy, tf.distribute.MirroredStrategy)  # a cluster's strategy takes no such options
+  if not one_process or strategy.num_replicas_in_sync > 1 or "CPU" not in strategy.extended.worker_devices[0]:
     return None
   return tf.distribute.InputOptions(
     experimental_fetch_to_device=False,

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -247,6 +249,13 @@ def test_a_version_that_answers_otherwise_does_not_appear(run, tmp_path, monkeyp
   with pytest.raises(UserError, match=r"is not published.*rank_raw, request 2: probability differs by 0\.01"):
     export_run(run[0], tmp_path, tried=True)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_the_trial_ends_with_the_process_that_has_started_it(tried):
+  program = [sys.executable, "-I", answers.__file__, str(tried), answers.WATCH]
+  # its input has ended before TensorFlow is loaded
+  done = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+  assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_warm_up_requests_are_calls_that_a_server_parses_and_answers(tried):

@@ -16,24 +16,29 @@ _SECONDS = 240
 
 
 class Job:
-  """`pipelines.train` in two processes, with a log each.
+  """`pipelines.train` in two processes or another number of them, with a log each.
 
   Args:
     folder: Holds the run, the logs and the experiment.
     experiment: What both train.
     records: Their record set.
-    flags: More arguments of both.
+    flags: More arguments of all.
+    count: Number of processes.
   """
 
-  def __init__(self, folder: pathlib.Path, experiment: Experiment, records: str | pathlib.Path, *flags: str):
-    with socket.create_server(("localhost", 0)) as one, socket.create_server(("localhost", 0)) as other:
-      addresses = [f"localhost:{server.getsockname()[1]}" for server in (one, other)]
+  def __init__(
+    self, folder: pathlib.Path, experiment: Experiment, records: str | pathlib.Path, *flags: str, count: int = 2
+  ):
+    servers = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    addresses = [f"localhost:{server.getsockname()[1]}" for server in servers]
+    for server in servers:
+      server.close()
     folder.mkdir(exist_ok=True)
     file = folder / "experiment.yaml"
     file.write_text(config.dump(experiment))
     self.run = folder / "run"
     command = [sys.executable, "-m", "pipelines.train", "--config", file, "--records", records, "--run_dir", self.run]
-    self._logs = [folder / f"worker_{index}.txt" for index in range(2)]
+    self._logs = [folder / f"worker_{index}.txt" for index in range(count)]
     self._processes = []
     for index, log in enumerate(self._logs):
       there = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

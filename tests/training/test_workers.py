@@ -51,6 +51,17 @@ def test_two_workers_train_what_two_replicas_of_one_process_do(tmp_path):
 
 
 @pytest.mark.config
+def test_a_cluster_of_one_trains_what_one_process_does(record_set, tmp_path):
+  experiment = small_experiment("average_pooling", epochs=1)
+  here = train(experiment, record_set, tmp_path / "here")
+  multi = small_experiment("average_pooling", epochs=1, strategy="multi_worker")
+  job = Job(tmp_path / "job", multi, record_set.path, "--noevaluate", count=1)
+  assert job.wait() == [0], job.logs()
+  assert here.steps > 1
+  assert_same(weights(job.run), weights(tmp_path / "here"))
+
+
+@pytest.mark.config
 def test_a_preempted_worker_takes_the_others_with_it_and_the_job_goes_on_from_there(record_set, tmp_path):
   """Batches of different widths at the same step, too."""
   experiment = small_experiment(crp=True, strategy="multi_worker", epochs=1000, early_stopping=0)
