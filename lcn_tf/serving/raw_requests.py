@@ -52,8 +52,9 @@ class RawRequests(tf.Module):
     Raises:
       tf.errors.InvalidArgumentError: A tensor is wrong when the graph runs; the message has its name.
     """
-    with tf.control_dependencies([*self._sizes(raw), *self._values(raw)]):
-      raw = {name: tf.identity(tensor) for name, tensor in raw.items()}
+    for checks in (self._sizes, self._values):  # values of tensors whose sizes agree
+      with tf.control_dependencies(checks(raw)):
+        raw = {name: tf.identity(tensor) for name, tensor in raw.items()}
     real = _within(raw["candidate_ids"], raw["candidate_count"])
     tensors = {
       "candidate_items": tf.where(real, self.rows("target", raw["candidate_ids"]), 0),
