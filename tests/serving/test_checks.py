@@ -41,6 +41,34 @@ def rank(tmp_path_factory):
   return function
 
 
+@pytest.mark.parametrize("trials", [60, pytest.param(2000, marks=pytest.mark.slow)])
+def test_whatever_bytes_a_record_has_it_is_scored_or_refused(rank, trials):
+  rng, refusals = np.random.default_rng(3), 0
+  rank_examples = rank.owner.signatures["rank_examples"]
+  sound = [records.encode(random_request(SCHEMA, rng, user=i + 1, candidates=N), SCHEMA) for i in range(3)]
+  assert np.isfinite(rank_examples(examples=tf.constant(sound))["probability"]).all()
+  for _ in range(trials):
+    example = tf.train.Example.FromString(sound[rng.integers(3)])
+    features = example.features.feature
+    name, kind = rng.choice(sorted(features)), rng.integers(3)
+    data = bytearray(features[name].bytes_list.value[0])
+    if kind == 0:
+      data = data[: rng.integers(len(data) + 1)]
+    elif kind == 1:
+      data += bytes(rng.integers(0, 256, rng.integers(1, 9), np.uint8))
+    else:
+      data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    features[name].bytes_list.value[0] = bytes(data)
+    try:
+      found = rank_examples(examples=tf.constant([example.SerializeToString(), sound[0]]))["probability"].numpy()
+    except tf.errors.InvalidArgumentError as error:
+      assert ": expected" in str(error)  # noqa: PT017
+      refusals += 1
+      continue
+    assert ((found >= 0) & (found <= 1)).all()
+  assert 0.2 * trials < refusals < 0.95 * trials
+
+
 def call(rank, tensors):
   return rank(**{name: tf.constant(value) for name, value in tensors.items()})["probability"].numpy()
 
