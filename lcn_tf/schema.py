@@ -309,6 +309,14 @@ def columns(features: tuple[Feature, ...]) -> int:
   return sum(feature.max_values for feature in features)
 
 
+def placed(features: tuple[Feature, ...]) -> Iterator[tuple[Feature, slice]]:
+  """Each field with its integer columns among those of `features`."""
+  first = 0
+  for feature in features:
+    yield feature, slice(first, first + feature.max_values)
+    first += feature.max_values
+
+
 def value_columns(features: tuple[Feature | UserVector, ...]) -> int:
   """Float columns that `features` take, side by side: the *values* of a group of fields."""
   return sum(feature.value_columns for feature in features)

@@ -11,7 +11,7 @@ from lcn_tf.errors import UserError, unknown
 from lcn_tf.evaluation import predictions
 from lcn_tf.evaluation.candidates import Candidates
 from lcn_tf.evaluation.slices import DEFAULT, Coded, buckets, crossed
-from lcn_tf.schema import DomainName, Feature, item_vocabulary
+from lcn_tf.schema import DomainName, Feature, item_vocabulary, placed
 
 FEW = 30  # different numbers of a column up to which each is a slice
 _PARTS = 10  # of a column with more: about equally many candidates each
@@ -66,11 +66,9 @@ class RecordFields:
     self._features: dict[str, Feature] = {}
     for prefix, features in (("user", schema.user_fields), ("context", schema.context_fields)):
       self._features |= {f"{prefix}.{feature.name}": feature for feature in features}
-    self._items: dict[str, tuple[Feature, int]] = {}
-    first = 0
-    for feature in schema.catalogue_features(domain):
-      self._items[f"item.{feature.name}"] = (feature, first)
-      first += feature.max_values
+    self._items = {
+      f"item.{feature.name}": (feature, place) for feature, place in placed(schema.catalogue_features(domain))
+    }
     self._candidates: Candidates | None = None
 
   def of(self, candidates: Candidates) -> "RecordFields":
@@ -107,8 +105,8 @@ class RecordFields:
     if name == "hour":
       return _hours(self._numbers("timestamp"))
     if name in self._items:
-      feature, first = self._items[name]
-      table = self._record_set.catalogue(self._domain)[:, first : first + feature.max_values]
+      feature, place = self._items[name]
+      table = self._record_set.catalogue(self._domain)[:, place]
       return self._named(feature, table[self._numbers("item")])
     feature = self._features[name]
     names = predictions.field_columns(name, feature.max_values)

@@ -11,7 +11,7 @@ from lcn_tf import files, formats
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.metrics import Scored
-from lcn_tf.schema import DOMAINS, DomainName, Schema, item_vocabulary
+from lcn_tf.schema import DOMAINS, DomainName, Schema, item_vocabulary, placed
 
 _TYPES = {
   "user": np.int64,
@@ -47,10 +47,10 @@ def columns(
   places = field_places(record_set.record_schema)
   added: dict[str, np.ndarray] = {}
   for name in fields:
-    tensor, first, width = places[name]
+    tensor, place = places[name]
     values = batch[tensor] if tensor == "candidate_context" else batch[tensor][:, np.newaxis]
-    values = np.broadcast_to(values, (*mask.shape, values.shape[-1]))[mask]
-    added |= {column: values[:, first + i] for i, column in enumerate(field_columns(name, width))}
+    values = np.broadcast_to(values, (*mask.shape, values.shape[-1]))[mask][:, place]
+    added |= dict(zip(field_columns(name, values.shape[1]), values.T, strict=True))
   return {
     "user": np.broadcast_to(batch["user"][:, np.newaxis], mask.shape)[mask],
     "item": batch["candidate_items"][mask],
@@ -62,22 +62,15 @@ def columns(
   }
 
 
-def field_places(schema: Schema) -> dict[str, tuple[str, int, int]]:
+def field_places(schema: Schema) -> dict[str, tuple[str, slice]]:
   """Where a batch has the fields that are neither of an item nor of a behaviour.
 
   Returns:
-    By `user.<name>` or `context.<name>`: tensor, first column, number of columns.
+    By `user.<name>` or `context.<name>`: tensor, and columns.
   """
-  found = {}
-  for prefix, tensor, features in (
-    ("user", "user_fields", schema.user_fields),
-    ("context", "candidate_context", schema.context_fields),
-  ):
-    first = 0
-    for feature in features:
-      found[f"{prefix}.{feature.name}"] = (tensor, first, feature.max_values)
-      first += feature.max_values
-  return found
+  user = {f"user.{f.name}": ("user_fields", place) for f, place in placed(schema.user_fields)}
+  context = {f"context.{f.name}": ("candidate_context", place) for f, place in placed(schema.context_fields)}
+  return user | context
 
 
 def field_columns(name: str, width: int) -> list[str]:

@@ -23,7 +23,7 @@ from lcn_tf.data.id_mapping import (
 )
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
-from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, UserVector, columns, value_columns
+from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Feature, UserVector, columns, placed, value_columns
 from lcn_tf.serving.history_reader import Seen, newest, told
 from lcn_tf.serving.requests import Behaviour, BehaviourColumns, RankRequest
 
@@ -96,26 +96,16 @@ class RequestEncoder:
       for d in DOMAINS:
         length = self._schema.domain(d).max_length
         seen[d].append(newest(request.history(d), now, length, names[d], f"{where}.{d}"))
-    user, user_values = self._of_users(requests)
-    context, context_values = self._of_candidates(requests, items > 0)
-    tensors = {
-      "user_fields": user,
-      "candidate_items": items,
-      "candidate_times": times,
-      "candidate_context": context,
-    }
-    values = {"user_values": user_values, "candidate_values": context_values}
+    tensors: dict[str, np.ndarray] = {"candidate_items": items, "candidate_times": times}
+    fields: dict[str, np.ndarray] = {}
+    fields["user_fields"], fields["user_values"] = self._of_users(requests)
+    fields["candidate_context"], fields["candidate_values"] = self._of_candidates(requests, items > 0)
     for d in DOMAINS:
-      history, values[f"{d}_values"] = self._history(d, seen[d], width)
+      history, fields[f"{d}_cross"], fields[f"{d}_values"] = self._history(d, seen[d], width)
       tensors |= history
     if counts is not None:
-      self._count(tensors, user_values, counts)
-    served = {*index_groups(self._schema), *value_groups(self._schema)}
-    return {
-      name: tensor
-      for name, tensor in (tensors | values).items()
-      if name in served or not name.endswith(("_fields", "_context", "_cross", "_values"))
-    }
+      self._count(tensors | fields, counts)
+    return tensors | {name: fields[name] for name in (*index_groups(self._schema), *value_groups(self._schema))}
 
   def _names(self, fields: tuple[Feature, ...]) -> list[str]:
     """Names that values may have."""
@@ -163,8 +153,10 @@ class RequestEncoder:
     texts = ids if kinds <= {str} else map(str if kinds <= {int} else id_of, ids)
     return [row or UNKNOWN_ITEM for row in map(get, texts)]
 
-  def _history(self, domain: DomainName, seen: list[Seen], candidates: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The tensors of a history, and the float values of its cross fields."""
+  def _history(
+    self, domain: DomainName, seen: list[Seen], candidates: int
+  ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """The tensors of a history, the indices of its cross fields, and their float values."""
     length = np.array([len(behaviours.times) for behaviours in seen], np.int32)
     real = np.arange(length.max(initial=0)) < length[:, np.newaxis]
     fields = self._schema.domain(domain).cross_fields
@@ -185,11 +177,10 @@ class RequestEncoder:
     tensors: dict[str, np.ndarray] = {
       f"{domain}_items": items,
       f"{domain}_times": times,
-      f"{domain}_cross": cross,
       f"{domain}_length": length,
       f"{domain}_first_visible": np.zeros((len(seen), candidates), np.int32),
     }
-    return tensors, values
+    return tensors, cross, values
 
   def _column(
     self, feature: Feature, given: Sequence[Any], where: Callable[[int], str]
@@ -227,9 +218,7 @@ class RequestEncoder:
     floats = field_values(frame, (*features, *vectors), self._vocabularies)
     return field_table(frame, features, self._vocabularies), floats
 
-  def _count(
-    self, tensors: Mapping[str, np.ndarray], user_values: np.ndarray, counts: collections.Counter[str]
-  ) -> None:
+  def _count(self, tensors: Mapping[str, np.ndarray], counts: collections.Counter[str]) -> None:
     """Adds what is there, and what of it is unknown."""
     real = {"candidates": tensors["candidate_items"] > 0} | {d: tensors[f"{d}_items"] > 0 for d in DOMAINS}
     for name, mask in real.items():
@@ -242,16 +231,14 @@ class RequestEncoder:
     groups += [("context", "candidate_context", schema.context_fields, real["candidates"])]
     groups += [(d, f"{d}_cross", schema.domain(d).cross_fields, real[d]) for d in DOMAINS]
     for group, tensor, features, mask in groups:
-      first = 0
-      for feature in features:
-        own = tensors[tensor][mask][:, first : first + feature.max_values]
-        first += feature.max_values
+      for feature, place in placed(features):
+        own = tensors[tensor][mask][:, place]
         known = own > schema.vocabularies[feature.vocabulary].oov
         counts[f"{group}.{feature.name}"] += len(own)
         counts[f"{group}.{feature.name} unknown"] += int((~known.any(axis=1)).sum())
     for name, place in vector_columns(schema).items():
-      counts[f"user.{name}"] += len(user_values)
-      counts[f"user.{name} unknown"] += int((~user_values[:, place].any(axis=1)).sum())
+      counts[f"user.{name}"] += len(everyone)
+      counts[f"user.{name} unknown"] += int((~tensors["user_values"][:, place].any(axis=1)).sum())
 
 
 def _check_names(where: str, given: Mapping[str, Any], allowed: Sequence[str], known: Sequence[str]) -> None:
@@ -290,20 +277,23 @@ class _Lookup(ValueTable):
     return {value: row for row, value in enumerate(self.values, start=1 + self.oov)}
 
   def indices(self, values: pl.Series, null: int = NULL) -> np.ndarray:
-    rows = [null if value is None else self._row(value) for value in values.cast(pl.String)]
-    return np.array(rows, np.int32)
+    return self._indices(values.cast(pl.String).to_list(), null)
 
   def rows(self, values: Sequence[Any], where: Callable[[int], str]) -> np.ndarray:
     """The index of every value as a request has it, `[len(values)]` int32."""
     get = self._index.get
     kinds = set(map(type, values))
     plain = values if kinds <= {str} else map(str, values) if kinds <= {int} else [None] * len(values)
-    found = list(map(get, plain))
-    for i, row in enumerate(found):
-      if row is None:
-        text = told(where(i), text_of, values[i]) if values[i] is not None else None
-        found[i] = NULL if text is None else self._row(text)
-    return np.array(found, np.int32)
+    found = np.array(list(map(get, plain)), object)
+    unread = [i for i, row in enumerate(found) if row is None]
+    texts = [None if values[i] is None else told(where(i), text_of, values[i]) for i in unread]
+    found[unread] = self._indices(texts, NULL)
+    return found.astype(np.int32)
 
-  def _row(self, text: str) -> int:
-    return self._index.get(text) or int(oov_indices([text], self.oov, self.seed)[0])
+  def _indices(self, texts: Sequence[str | None], null: int) -> np.ndarray:
+    found = np.array([null if text is None else self._index.get(text) for text in texts], object)
+    unseen = {
+      i: text for i, (row, text) in enumerate(zip(found, texts, strict=True)) if row is None and text is not None
+    }
+    found[list(unseen)] = oov_indices(list(unseen.values()), self.oov, self.seed)
+    return found.astype(np.int32)

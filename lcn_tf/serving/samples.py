@@ -15,7 +15,7 @@ from lcn_tf.data.field_values import vector_columns
 from lcn_tf.data.id_mapping import BucketTable, IdMapping
 from lcn_tf.data.read.validity import problem
 from lcn_tf.data.record_set import RecordSet
-from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
+from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, placed
 from lcn_tf.serving.requests import BehaviourColumns, RankRequest
 
 FILE = "samples.tfrecord"
@@ -71,10 +71,8 @@ def _raw(record: records.Request, schema: Schema, mapping: IdMapping) -> RankReq
   now = record.times == record.times[0]
   context = _values(schema.context_fields, record.context[now], mapping)
   user: dict[str, Any] = {}
-  first = 0
-  for feature in schema.user_fields:
-    rows = record.user_fields[first : first + feature.max_values]
-    first += feature.max_values
+  for feature, place in placed(schema.user_fields):
+    rows = record.user_fields[place]
     values = _of_field(feature, rows[rows > 0] if feature.max_values > 1 else rows, mapping)
     user[feature.name] = values if feature.max_values > 1 else values[0]
     if feature.weights:
