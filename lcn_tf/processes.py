@@ -1,6 +1,7 @@
 """How processes end: on a signal with a word and clean, children with their parent, temporary files with them."""
 
 import atexit
+import concurrent.futures
 import contextlib
 import multiprocessing
 import multiprocessing.connection
@@ -48,6 +49,36 @@ def end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _watch(lambda: multiprocessing.connection.wait([sentinel]), lambda: os._exit(1))
+
+
+@contextlib.contextmanager
+def pool(
+  workers: int, start: Callable[..., None], *arguments: object
+) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+  """A pool of processes that end with this one, and that are ended when the block fails.
+
+  They are not forked, since TensorFlow's threads do not survive that.
+
+  Args:
+    workers: Number of processes.
+    start: Function that each process calls first, of a module, with `arguments`.
+    arguments: Arguments, which are pickled.
+  """
+  context = multiprocessing.get_context("spawn")
+  made = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (start, arguments))
+  try:
+    yield made
+  except BaseException:
+    for worker in multiprocessing.active_children():
+      worker.terminate()
+    raise
+  finally:
+    made.shutdown(cancel_futures=True)
+
+
+def _start(start: Callable[..., None], arguments: tuple[object, ...]) -> None:
+  end_with_parent()
+  start(*arguments)
 
 
 @contextlib.contextmanager

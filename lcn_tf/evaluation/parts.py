@@ -1,7 +1,7 @@
 """Scoring in parts: the predictions of each shard are kept aside until the results are published.
 
     scored/part-00003.json           sealed: the key of the part and its files, written when all of them are whole
-    scored/part-00003-00000.parquet  predictions, at most `ROWS` rows a file, in the order of the records
+    scored/part-00003-00000.parquet  predictions, about `ROWS` rows a file, in the order of the records
 
 The key is made of all that the predictions depend on: the model's files, `dataset.json`, the shard, the columns. A part
 with another key, or whose files have other checksums, is scored again. An evaluation that was killed goes on with the
@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
@@ -127,7 +126,8 @@ def score(task: Task, workers: int = 1) -> list[pathlib.Path]:
   files.make(task.folder)
   domain = domain_of(task)
   shards = task.record_set.part(task.split, domain).shards
-  keys = [_key(task, domain, shard) for shard in shards]
+  shared = _shared_facts(task, domain)
+  keys = [_key(shared, task, domain, shard) for shard in shards]
   there = {i: found for i, key in enumerate(keys) if (found := _whole(task.folder, i, key)) is not None}
   if there:
     logging.info("%s: %d of %d parts are there already", task.folder, len(there), len(shards))
@@ -182,18 +182,22 @@ def _one_shard(record_set: RecordSet, split: str, domain: DomainName, index: int
   return record_set.model_copy(update={"splits": {split: {domain: alone}}})
 
 
-def _key(task: Task, domain: DomainName, shard: Shard) -> str:
-  """Digest of all that the predictions of a shard depend on."""
-  path = task.record_set.path / shard.file
+def _shared_facts(task: Task, domain: DomainName) -> list[Any]:
+  """What the predictions of all shards depend on."""
   names = ("users.parquet", f"items/{domain}.parquet")
-  facts = [
+  return [
     _FORMAT,
     scoring.digest(task.model),
     sha256(task.record_set.path / "dataset.json"),
     [name for name in names if task.record_set.has(name)],
-    [task.split, domain, shard.file, shard.sha256, path.stat().st_size, ends(path)],
     [task.on_corrupt, *task.fields],
   ]
+
+
+def _key(shared: Sequence[Any], task: Task, domain: DomainName, shard: Shard) -> str:
+  """Digest of all that the predictions of a shard depend on."""
+  path = task.record_set.path / shard.file
+  facts = [*shared, [task.split, domain, shard.file, shard.sha256, path.stat().st_size, ends(path)]]
   return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
@@ -215,25 +219,17 @@ def _whole(folder: pathlib.Path, index: int, key: str) -> list[pathlib.Path] | N
 def _in_processes(task: Task, keys: Mapping[int, str], workers: int) -> None:
   """Scores the parts with these numbers."""
   threads = max(1, len(os.sched_getaffinity(0)) // workers)
-  # not fork: TensorFlow's threads do not survive it
-  context = multiprocessing.get_context("spawn")
-  pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (task, threads))
   try:
-    running = {pool.submit(_work, i, key): i for i, key in keys.items()}
-    for count, done in enumerate(concurrent.futures.as_completed(running), 1):
-      rows = done.result()
-      logging.info("part %d: %d candidates scored; %d of %d parts", running[done], rows, count, len(keys))
+    with processes.pool(workers, _start_worker, task, threads) as pool:
+      running = {pool.submit(_work, i, key): i for i, key in keys.items()}
+      for count, done in enumerate(concurrent.futures.as_completed(running), 1):
+        rows = done.result()
+        logging.info("part %d: %d candidates scored; %d of %d parts", running[done], rows, count, len(keys))
   except BrokenProcessPool:
     raise UserError(
       f"{task.folder}: a scoring process was ended from outside, as a system out of memory does. The parts that are "
       "whole stay: the same command goes on with them. Fewer --workers need less memory."
     ) from None
-  except BaseException:
-    for worker in multiprocessing.active_children():
-      worker.terminate()
-    raise
-  finally:
-    pool.shutdown(cancel_futures=True)
 
 
 _task: Task
@@ -242,7 +238,6 @@ _scorer: Scorer | None = None
 
 def _start_worker(task: Task, threads: int) -> None:
   global _task
-  processes.end_with_parent()
   tf.config.threading.set_intra_op_parallelism_threads(threads)
   tf.config.threading.set_inter_op_parallelism_threads(threads)
   _task = task

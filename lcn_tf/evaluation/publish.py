@@ -13,7 +13,7 @@ from lcn_tf.evaluation import scoring
 from lcn_tf.evaluation.gate import Gate
 from lcn_tf.evaluation.measuring import Settings
 from lcn_tf.evaluation.offline import evaluate
-from lcn_tf.serving.export import newest_version
+from lcn_tf.serving.export import appear, newest_version
 
 
 def publish(
@@ -88,12 +88,7 @@ def _copy(version: pathlib.Path, digest: str, served: pathlib.Path) -> pathlib.P
     scoring.description(aside)
     if scoring.digest(aside) != digest:
       raise UserError(f"{version}: changed while it was evaluated; nothing was published")
-    newest = newest_version(served)
-    number = int(version.resolve().name) if version.resolve().name.isdecimal() else 1
-    if newest is not None:
-      number = max(number, int(newest.name) + 1)
-    while (served / str(number)).exists():
-      number += 1
-    published = aside.rename(served / str(number))
+    name = version.resolve().name
+    published = appear(aside, served, int(name) if name.isdecimal() else 1)
   logging.info("%s: published as %s", version, published)
   return published

@@ -12,7 +12,7 @@ from absl import logging
 
 from lcn_tf import files, formats, storage
 from lcn_tf.config import Experiment
-from lcn_tf.data.id_mapping import id_mapping_of
+from lcn_tf.data.id_mapping import IdMapping, items_of, vocabularies_of
 from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.errors import DamagedError
 from lcn_tf.models.base import RequestModel
@@ -75,7 +75,8 @@ def save(
   ):
     tables = aside / "tables"
     tables.mkdir()
-    schema, mapping = record_set.record_schema, id_mapping_of(record_set)
+    # ids and values alone: catalogues and vectors, which may be large, are in the model
+    schema, mapping = record_set.record_schema, IdMapping(items_of(record_set), {}, vocabularies_of(record_set))
     signatures = Signatures(model, schema, mapping, tables)
     tf.saved_model.save(signatures, files.plain(aside), signatures=signatures.functions)
     shutil.rmtree(tables)
@@ -96,14 +97,9 @@ def save(
       "files": {file.relative_to(aside).as_posix(): _described(file) for file in _model_files(aside)},
     }
     formats.write_sealed(aside / DESCRIPTION, description)
-    newest = newest_version(output)
     if samples and tried:
       trial.check(aside)
-    # above it whatever the clock says: servers take the highest
-    version = max(int(time.time()), int(newest.name) + 1 if newest else 0)
-    while (output / str(version)).exists():
-      version += 1
-    written = aside.rename(output / str(version))
+    written = appear(aside, output, int(time.time()))
   if files.plain(written) != str(written.absolute()):
     logging.warning(
       "%s: TensorFlow reads such a path as a pattern: saved_model.load and servers need a copy, or a link, without "
@@ -111,6 +107,15 @@ def save(
       written,
     )
   return written
+
+
+def appear(aside: pathlib.Path, folder: pathlib.Path, number: int) -> pathlib.Path:
+  """Renames a whole version to `folder/<number>`, or to a higher number: servers take the highest one."""
+  newest = newest_version(folder)
+  number = max(number, int(newest.name) + 1 if newest else 0)
+  while (folder / str(number)).exists():
+    number += 1
+  return aside.rename(folder / str(number))
 
 
 def describe(version: pathlib.Path) -> dict[str, Any]:

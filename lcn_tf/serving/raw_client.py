@@ -118,10 +118,11 @@ def _table(rows: Sequence[Sequence[Any]], read: Cell, dtype: Any, padding: Any, 
   width = max(map(len, rows), default=0)
   table = np.full((len(rows), width), padding, dtype)
   for b, row in enumerate(rows):
-    for n, value in enumerate(row):
-      found = told(f"{places[b]}[{n}]", read, value)
-      if found is not None:
-        table[b, n] = found
+    try:
+      found = [read(value) for value in row]
+    except ValueError:  # once more, for the place
+      found = [told(f"{places[b]}[{n}]", read, value) for n, value in enumerate(row)]
+    table[b, : len(row)] = [padding if one is None else one for one in found]
   return table
 
 

@@ -54,7 +54,11 @@ class Signatures(tf.Module):
 
   def answer(self, name: str, request: Tensors) -> Tensors:
     """The answer of a signature that ranks: the request is read step by step, then the model scores it."""
-    return _called(self._score, self._readers[name](request), self._schema)
+    return _called(self._score, self.read(name, request), self._schema)
+
+  def read(self, name: str, request: Tensors) -> Tensors:
+    """The request of a signature that ranks as tensors of `request_spec`, integers of any type."""
+    return self._readers[name](request)
 
   def _ranking(self, name: str, spec: dict[str, tf.TensorSpec]) -> Any:
     return _concrete(lambda **request: self.answer(name, request), spec)

@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from lcn_tf import files
-from lcn_tf.data import records
 from lcn_tf.data.id_mapping import IdMapping
 from lcn_tf.data.wire import field
 from lcn_tf.errors import UserError
@@ -99,10 +98,9 @@ def _calls(signatures: Signatures, samples: Sequence[bytes], schema: Schema, map
   found: list[_Call] = []
   for group in [*([one] for one in samples[:2]), samples]:
     serialized = np.array(group, object)
-    lengths = {d: tf.constant(_longest([records.decode(one, schema) for one in group], d)) for d in DOMAINS}
-    batch = records.parse(tf.constant(serialized), schema, lengths)
+    batch = signatures.read("rank_examples", {"examples": tf.constant(serialized)})
     specs = signatures.functions["rank"].structured_input_signature[1]
-    found.append(("rank", {name: batch[name].numpy() for name in specs}))
+    found.append(("rank", {name: tf.cast(batch[name], spec.dtype).numpy() for name, spec in specs.items()}))
     found.append(("rank_examples", {"examples": serialized}))
     if "rank_raw" in signatures.functions:
       specs = signatures.functions["rank_raw"].structured_input_signature[1]
@@ -112,10 +110,6 @@ def _calls(signatures: Signatures, samples: Sequence[bytes], schema: Schema, map
         ("rank_raw", {name: _wide(raw[name].astype(spec.dtype.as_numpy_dtype)) for name, spec in specs.items()})
       )
   return found
-
-
-def _longest(group: Sequence[records.Request], domain: Any) -> int:
-  return max(1, *(len(one.history(domain).items) for one in group))
 
 
 def _wide(value: np.ndarray) -> np.ndarray:

@@ -56,24 +56,40 @@ def export_run(
 
 def _metrics(run: pathlib.Path, weights: str) -> dict[str, Any] | None:
   """The run's `metrics.json` if its own export has these weights; None if it has others, or none."""
-  newest = newest_version(run / "export")
-  if newest is None or not (run / "metrics.json").is_file():
+  if (
+    not (run / "metrics.json").is_file()
+    or _newest_of(weights, run / "export", "The model card has no metrics.") is None
+  ):
     return None
   try:
     found: dict[str, Any] = formats.read_json(run / "metrics.json")
-    return found if describe(newest).get("weights") == weights else None
-  except DamagedError:
+  except DamagedError as error:
+    logging.warning("%s The model card has no metrics.", error)
     return None
+  return found
 
 
 def exported(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib.Path | None:
   """The newest version in `output` if it is of the run's best checkpoint, which needs no other export; else None."""
-  newest = newest_version(pathlib.Path(output))
+  if newest_version(pathlib.Path(output)) is None:
+    return None
+  return _newest_of(digest(read_run(run_dir).checkpoints()[0]), pathlib.Path(output), "It is exported again.")
+
+
+def _newest_of(weights: str, output: pathlib.Path, consequence: str) -> pathlib.Path | None:
+  """The newest version in `output` if it has these weights, and is whole; else None.
+
+  Args:
+    weights: Digest of the weights.
+    output: Folder of versions.
+    consequence: What a damaged version leads to, for the log.
+  """
+  newest = newest_version(output)
   if newest is None or not (newest / DESCRIPTION).is_file():
     return None
   try:
     described = describe(newest)
   except DamagedError as error:
-    logging.warning("%s It is exported again.", error)
+    logging.warning("%s %s", error, consequence)
     return None
-  return newest if described.get("weights") == digest(read_run(run_dir).checkpoints()[0]) else None
+  return newest if described.get("weights") == weights else None

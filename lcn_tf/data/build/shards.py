@@ -1,9 +1,7 @@
 """Writing records: what every record is made of, who writes it, and into which shard."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
-import multiprocessing
 import os
 import pathlib
 import tempfile
@@ -172,23 +170,11 @@ def _map(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str, w
   if workers <= 1:
     yield lambda jobs: (_write(folder, log, schema, compression, job) for job in jobs)
     return
-  # Not fork: TensorFlow's threads do not survive it. The arrays go through mapped files, once for all processes.
+  # the arrays go through mapped files, once for all processes
   with tempfile.TemporaryDirectory(dir=folder, prefix="arrays-") as arrays:
     _save(pathlib.Path(arrays), log)
-    pool = concurrent.futures.ProcessPoolExecutor(
-      workers,
-      multiprocessing.get_context("spawn"),
-      _start_worker,
-      (folder, pathlib.Path(arrays), schema, compression),
-    )
-    try:
+    with processes.pool(workers, _start_worker, folder, pathlib.Path(arrays), schema, compression) as pool:
       yield lambda jobs: pool.map(_work, jobs)
-    except BaseException:
-      for worker in multiprocessing.active_children():
-        worker.terminate()
-      raise
-    finally:
-      pool.shutdown(cancel_futures=True)
 
 
 _worker: tuple[pathlib.Path, UserLog, Schema, str]
@@ -196,7 +182,6 @@ _worker: tuple[pathlib.Path, UserLog, Schema, str]
 
 def _start_worker(folder: pathlib.Path, arrays: pathlib.Path, schema: Schema, compression: str) -> None:
   global _worker
-  processes.end_with_parent()
   _worker = (folder, _load(arrays), schema, compression)
 
 
