@@ -73,6 +73,12 @@ def define_log(values: flags.FlagValues, extends: bool = False) -> tuple[flags.F
   return tuple(flags.DEFINE_string(name, None, help, flag_values=values) for name, help in named.items())
 
 
+def define_model(values: flags.FlagValues, what: str = "SavedModel", required: bool = True) -> flags.FlagHolder[str]:
+  """Defines the flag --model of commands that read an export."""
+  help = f"{what}, a version folder or the export folder above it. Of an export folder the newest version counts."
+  return flags.DEFINE_string("model", None, help, required=required, flag_values=values)  # type: ignore[return-value]
+
+
 def define_split(values: flags.FlagValues, default: str = "test") -> flags.FlagHolder[str]:
   """Defines the flag --split."""
   help = "Split of the records to read: train, validation or test."

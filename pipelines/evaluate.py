@@ -27,12 +27,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 
 _FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-  "model",
-  None,
-  "SavedModel, a version folder or the export folder above it. Of an export folder the newest version counts.",
-  flag_values=_FLAGS,
-)
+_MODEL = entry.define_model(_FLAGS, required=False)
 _RECORDS = entry.define_records(_FLAGS, required=False)
 _SPLIT = entry.define_split(_FLAGS)
 _PREDICTIONS = flags.DEFINE_string(

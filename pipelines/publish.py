@@ -19,14 +19,7 @@ from lcn_tf import entry, evaluation
 from lcn_tf.data.record_set import RecordSet
 
 _FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-  "model",
-  None,
-  "SavedModel to publish, a version folder or the export folder above it. Of an export folder the newest version "
-  "counts.",
-  required=True,
-  flag_values=_FLAGS,
-)
+_MODEL = entry.define_model(_FLAGS, "SavedModel to publish")
 _RECORDS = entry.define_records(_FLAGS)
 _SPLIT = entry.define_split(_FLAGS)
 _GATE = flags.DEFINE_string(

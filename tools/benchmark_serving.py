@@ -40,9 +40,7 @@ if TYPE_CHECKING:
   from lcn_tf.serving.requests import RankRequest
 
 _FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-  "model", None, "SavedModel, a version folder or the export folder above it.", required=True, flag_values=_FLAGS
-)
+_MODEL = entry.define_model(_FLAGS)
 _CANDIDATES = entry.define_candidates(_FLAGS, 200, "Candidates of a request.")
 _LENGTH = flags.DEFINE_integer("length", 2000, "Behaviours of each history.", lower_bound=1, flag_values=_FLAGS)
 _USERS = flags.DEFINE_integer("users", 32, "Users who ask at once.", lower_bound=1, flag_values=_FLAGS)

@@ -82,7 +82,7 @@ def _newest_of(weights: str, output: pathlib.Path, consequence: str) -> pathlib.
   Args:
     weights: Digest of the weights.
     output: Folder of versions.
-    consequence: What a damaged version leads to, for the log.
+    consequence: Consequence of a damaged version, for the log.
   """
   newest = newest_version(output)
   if newest is None or not (newest / DESCRIPTION).is_file():

@@ -7,33 +7,23 @@ import tensorflow as tf
 
 from lcn_tf import config
 from lcn_tf.config import Embedding
-from lcn_tf.data import records as record_lib
 from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.request_spec import request_spec
-from lcn_tf.metrics.ranking import auc
-from lcn_tf.models.build import build_model, item_tables
 from lcn_tf.models.embedder import RequestEmbedding
 from lcn_tf.schema import DOMAINS, Feature, Schema
 from lcn_tf.serving.encoder import Behaviour, RankRequest, RequestEncoder
 from lcn_tf.serving.export import save
-from lcn_tf.training.optimizers import make_optimizer
 from tests.data import logs
 from tests.data.value_logs import AGES, LIKE_WEIGHTS, LIKES, SCHEMA, build, log_of
 from tests.reference.fields import embed_fields
 from tests.support.layers import ops_without_gpu_kernel
+from tests.support.trained import batch_of, learned, model_of
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
   return build(tmp_path_factory.mktemp("values"))
-
-
-def batch_of(records, split="train", domain="target"):
-  """All records of a split, as tensors."""
-  schema = records.record_schema
-  serialized = [record_lib.encode(record, schema) for record in logs.requests(records, split, domain)]
-  return record_lib.parse(tf.constant(serialized), schema)
 
 
 def embedder_of(records, deduplicate=True, max_length=0):
@@ -127,12 +117,6 @@ def experiment_of(schema, **model):
   return config.from_tree({"name": "values", "schema": schema, "model": model, "train": train}, "test")
 
 
-def model_of(records, experiment):
-  model = build_model(records.record_schema, experiment.model, **item_tables(records))
-  model.compile(optimizer=make_optimizer(model, experiment.train))
-  return model
-
-
 def test_slopes_begin_as_zeros_and_the_dense_optimizer_trains_them(records):
   model = model_of(records, experiment_of(SCHEMA))
   slopes = list(model.embedder.slopes.values())
@@ -154,12 +138,7 @@ def planted(standardise, folder):
   schema = {"context_fields": [{"name": "price", "kind": "numeric", "buckets": 2} | options], "candidates": 8}
   made = build(folder, log, schema=schema, users=None, name=f"records_{standardise}")
   model = model_of(made, experiment_of(schema, extractor="none", histories=["target"]))
-  step, batch = tf.function(model.train_step), batch_of(made)
-  for _ in range(40):
-    step({"target": batch})
-  test = batch_of(made, "test")
-  real = test["candidate_mask"].numpy()
-  return auc(model(test).numpy()[real], test["label"].numpy()[real])
+  return learned(model, made, 40)
 
 
 def test_a_planted_linear_effect_is_found_better_with_the_standardised_value(tmp_path):

@@ -7,32 +7,22 @@ import tensorflow as tf
 
 from lcn_tf import config
 from lcn_tf.config import Embedding
-from lcn_tf.data import records as record_lib
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.request_spec import example_batch
-from lcn_tf.metrics.ranking import auc
-from lcn_tf.models.build import build_model, item_tables
 from lcn_tf.models.embedder import RequestEmbedding
 from lcn_tf.schema import DOMAINS, value_columns
 from lcn_tf.serving.encoder import RankRequest, RequestEncoder
 from lcn_tf.serving.export import save
-from lcn_tf.training.optimizers import make_optimizer
 from tests.data import logs
 from tests.data.vector_logs import SCHEMA, TASTES, build
 from tests.reference.fields import embed_fields, project_vectors
 from tests.support.layers import ops_without_gpu_kernel
+from tests.support.trained import batch_of, learned, model_of
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
   return build(tmp_path_factory.mktemp("vectors"))
-
-
-def batch_of(records, split="train", domain="target"):
-  """All records of a split, as tensors."""
-  schema = records.record_schema
-  serialized = [record_lib.encode(record, schema) for record in logs.requests(records, split, domain)]
-  return record_lib.parse(tf.constant(serialized), schema)
 
 
 def experiment_of(schema, **model):
@@ -44,12 +34,6 @@ def experiment_of(schema, **model):
   } | model
   train = {"global_batch_size": schema["candidates"], "learning_rate": 0.03}
   return config.from_tree({"name": "vectors", "schema": schema, "model": model, "train": train}, "test")
-
-
-def model_of(records, experiment):
-  model = build_model(records.record_schema, experiment.model, **item_tables(records))
-  model.compile(optimizer=make_optimizer(model, experiment.train))
-  return model
 
 
 @pytest.mark.parametrize("deduplicate", [True, False])
@@ -122,12 +106,7 @@ def planted(vectors, folder):
   experiment = experiment_of(schema, extractor="none", histories=["target"], embedding=embedding, mlp={"units": [16]})
   tf.keras.utils.set_random_seed(0)
   model = model_of(made, experiment)
-  step, batch = tf.function(model.train_step), batch_of(made)
-  for _ in range(60):
-    step({"target": batch})
-  test = batch_of(made, "test")
-  real = test["candidate_mask"].numpy()
-  return auc(model(test).numpy()[real], test["label"].numpy()[real])
+  return learned(model, made, 60)
 
 
 def test_a_planted_taste_is_found(tmp_path):
