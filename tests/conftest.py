@@ -7,6 +7,11 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+# glibc keeps what each of its arenas once had: few arenas, and what is large goes back at once.
+_libc = ctypes.CDLL(None)
+for _option, _value in ((-8, 2), (-3, 2**20)):  # M_ARENA_MAX, M_MMAP_THRESHOLD
+  _libc.mallopt(_option, _value)
+
 import lcn_tf  # noqa: F401, I001 (before TensorFlow)
 import pytest
 import tensorflow as tf
@@ -50,7 +55,7 @@ def _release(names):
   for name in names:
     del _REGISTERED[name]
   gc.collect()
-  ctypes.CDLL(None).malloc_trim(0)
+  _libc.malloc_trim(0)
   _resident_after_release = _resident()
 
 

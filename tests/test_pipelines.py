@@ -16,10 +16,10 @@ from tests.support.record_sets import tiny_schema, write_record_set
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs" / "synthetic").glob("*.yaml"))
 # few items and topics, so that half a minute of training shows what is learned
-SMALL = ["users=600", "target_items=40", "source_items=40", "topics=8", "interests=3", "source_only=1"]
+SMALL = ["users=300", "target_items=40", "source_items=40", "topics=8", "interests=3", "source_only=1"]
 SMALL += ["target_only=1", "target_length=60", "source_length=80"]
 RECORDS = [f"--set=records.synthetic.{setting}" for setting in SMALL]
-TRAIN = ["--set=train.global_batch_size=512", "--set=train.learning_rate=0.01", "--set=train.epochs=4"]
+TRAIN = ["--set=train.global_batch_size=256", "--set=train.learning_rate=0.01", "--set=train.epochs=4"]
 
 
 @pytest.fixture(scope="module")

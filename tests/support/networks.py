@@ -12,11 +12,11 @@ from lcn_tf.config import Experiment
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.models.base import Batch, RequestModel
 from lcn_tf.models.build import build_model
-from lcn_tf.serving.export import save
+from lcn_tf.serving.signatures import rank_function
 from lcn_tf.training.optimizers import make_optimizer
 from tests.support.batches import SCHEMA, batch_of, candidate, catalogue, row
 from tests.support.layers import ops_without_gpu_kernel
-from tests.support.record_sets import small_schema, write_record_set
+from tests.support.record_sets import small_schema
 from tests.support.replicas import mirrored
 
 DOMAINS = ("target", "source")
@@ -82,7 +82,7 @@ def check_network(
 
   Args:
     network, options: As in an experiment; `order_free` needs options that let all behaviours in.
-    folder: Empty; an export is left there.
+    folder: Folder for a checkpoint.
     training_only: Parts of the names of the weights that serving does not need. All others it does.
     order_free: Permuting the behaviours changes nothing; otherwise it does.
     units: Of `model.mlp`.
@@ -93,7 +93,7 @@ def check_network(
   _check_learning(model)
   _check_replicas(network, options, units)
   _check_training(model)
-  _check_export(model, network, options, folder, training_only, units)
+  _check_served(model, network, options, folder, training_only, units)
 
 
 def permuted(batch: Batch, seed: int = 0) -> Batch:
@@ -204,8 +204,8 @@ def _check_training(model: RequestModel) -> None:
     assert after[name] < 0.8 * before[name], f"{name} goes from {before[name]} to {after[name]}"
 
 
-def _check_export(model, network, options, folder, training_only, units) -> None:
-  """The export has what serving needs, no more, and scores as the model does."""
+def _check_served(model, network, options, folder, training_only, units) -> None:
+  """What is served has what serving needs, no more, and scores as the model does; `save` has tests of its own."""
   experiment = network_experiment(network, options, units=units)
   serving = build_model(SCHEMA, experiment.model, training=False)
   served = {variable.name for variable in serving.variables}
@@ -217,8 +217,7 @@ def _check_export(model, network, options, folder, training_only, units) -> None
 
   path = tf.train.Checkpoint(model=model).write(str(folder / "checkpoint"))
   tf.train.Checkpoint(model=serving).read(path).expect_partial().assert_existing_objects_matched()
-  record_set = write_record_set(folder / "records", small_schema(), records={"train": 2})
-  signature = tf.saved_model.load(str(save(serving, experiment, record_set, folder))).signatures["rank"]
+  signature = rank_function(serving, SCHEMA)
   assert ops_without_gpu_kernel(signature) == set()
   batch = {name: tensor for name, tensor in batch_of(4, seed=9).items() if name in request_spec(SCHEMA)}
   np.testing.assert_allclose(signature(**batch)["probability"], tf.sigmoid(model(batch)), rtol=1e-5)
