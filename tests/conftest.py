@@ -12,10 +12,10 @@ _libc = ctypes.CDLL(None)
 for _option, _value in ((-8, 2), (-3, 2**20)):  # M_ARENA_MAX, M_MMAP_THRESHOLD
   _libc.mallopt(_option, _value)
 
-import lcn_tf  # noqa: F401, I001 (before TensorFlow)
-import pytest
-import tensorflow as tf
-from tensorflow.python.framework import ops
+import lcn_tf  # noqa: E402, F401, I001 (before TensorFlow)
+import pytest  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tensorflow.python.framework import ops  # noqa: E402
 
 # Tests of replicas need logical devices, which TensorFlow fixes when it is first used.
 tf.config.set_logical_device_configuration(

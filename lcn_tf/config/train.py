@@ -18,6 +18,18 @@ class Train(Strict):
   """Learning rate of the dense weights."""
   table_learning_rate: Rate | None = None
   """Learning rate of the tables; null = the preset's (`lcn`: learning_rate, `twin`: 0.05)."""
+  schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+  """Course of both learning rates after the warm-up: `constant`; `linear` or `cosine`, down to `decay_factor` of the
+  rate in `decay_steps`, where it stays; `step`, times `decay_factor` after every `decay_steps`."""
+  warmup_steps: Count = 0
+  """First steps of the job, over which both learning rates rise linearly from 0; 0 = none."""
+  decay_steps: Count = 0
+  """Steps of the decay that `schedule` names; it needs them unless it is `constant`."""
+  decay_factor: float = pydantic.Field(0.1, ge=0, le=1)
+  """Share of the learning rates that is left after `decay_steps`."""
+  clip_norm: float = pydantic.Field(0.0, ge=0, allow_inf_nan=False)
+  """Largest norm of the gradients of all dense weights together, summed over replicas; longer ones are shortened to it.
+  0 = none. Rows of the tables are not clipped."""
   global_batch_size: Positive = 2048
   """Candidates per step, summed over replicas; a multiple of replicas x schema.candidates."""
   source_ratio: Rate = 1.0
@@ -62,6 +74,8 @@ class Train(Strict):
   """Minutes between checkpoints within an epoch; 0 = at its end, and by the steps."""
   keep_checkpoints: Positive = 2
   """Newest checkpoints that stay in `checkpoints/last`. `pipelines.consistency --stale_checkpoint` reads older ones."""
+  profile: tuple[Positive, Positive] | None = None
+  """First and last step of the job that TensorFlow's profiler records, counted from 1, for TensorBoard; null = none."""
   warm_start: str = ""
   """Run folder of the same model whose best weights the job begins with. The schema of its records is the same; where
   vocabularies differ, rows are carried by value. Empty = random weights."""
@@ -71,11 +85,32 @@ class Train(Strict):
   seed: Count = 0
   """Seed of weights, order of the records and dropout."""
 
+  @property
+  def changing_rate(self) -> bool:
+    """Whether the learning rates are not those of the config in every step."""
+    return self.warmup_steps > 0 or self.schedule != "constant"
+
   @pydantic.model_validator(mode="after")
   def _decays(self) -> "Train":
     if self.row_decay and self.preset == "twin":
       raise ValueError(
         f"row_decay {self.row_decay} is of preset 'lcn'; AdaGrad, the tables' optimizer of 'twin', has none"
+      )
+    return self
+
+  @pydantic.field_validator("profile")
+  @classmethod
+  def _is_a_window(cls, profile: tuple[int, int] | None) -> tuple[int, int] | None:
+    if profile and profile[0] > profile[1]:
+      raise ValueError(f"the first step is above the last one: {list(profile)}")
+    return profile
+
+  @pydantic.model_validator(mode="after")
+  def _has_a_course(self) -> "Train":
+    if (self.schedule == "constant") != (self.decay_steps == 0):
+      raise ValueError(
+        f"decay_steps {self.decay_steps} with schedule {self.schedule!r}; expected a number of steps for 'linear', "
+        "'cosine' and 'step', and 0 for 'constant'"
       )
     return self
 

@@ -1,6 +1,7 @@
 """Keras callbacks of a job besides its checkpoints; users can add theirs."""
 
 import math
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,10 +11,11 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
-from lcn_tf import metrics
+from lcn_tf import files, metrics
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import SettingsError
 from lcn_tf.training.progress import Logs
+from lcn_tf.training.schedules import rate_now
 from lcn_tf.training.workers import Workers
 
 
@@ -101,6 +103,57 @@ class ProgressLog(keras.callbacks.Callback):
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
     self._done = 0
+
+
+class LearningRate(keras.callbacks.Callback):
+  """Puts the learning rate of the dense weights at the end of each epoch into the epoch's logs, `learning_rate`."""
+
+  def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+    if logs is not None:
+      logs["learning_rate"] = rate_now(self.model.optimizer)
+
+
+class Profile(keras.callbacks.Callback):
+  """Records a window of steps with TensorFlow's profiler, which writes `plugins/profile/` for TensorBoard.
+
+  A call that begins within the window records the rest of it. Steps of one execution are recorded together.
+
+  Args:
+    folder: Folder of TensorBoard.
+    window: First and last step of the job, counted from 1.
+    first: Number of steps that the optimizer had done before the first one of the job.
+  """
+
+  def __init__(self, folder: pathlib.Path, window: tuple[int, int], first: int):
+    super().__init__()
+    self._folder = folder
+    self._window = window
+    self._first = first
+    self._on = False
+
+  def on_train_begin(self, logs: Logs | None = None) -> None:
+    self._done = int(self.model.optimizer.iterations.numpy()) - self._first
+    self._each = int(self.model._steps_per_execution.numpy())
+
+  def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+    begin, end = self._window
+    if not self._on and begin - self._each <= self._done < end:
+      tf.profiler.experimental.start(files.plain(self._folder))
+      self._on, self._from = True, self._done + 1
+    self._done += self._each
+
+  def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+    if self._done >= self._window[1]:
+      self._stop()
+
+  def on_train_end(self, logs: Logs | None = None) -> None:
+    self._stop()
+
+  def _stop(self) -> None:
+    if self._on:
+      self._on = False
+      tf.profiler.experimental.stop()
+      logging.info("profile of steps %d to %d: %s", self._from, self._done, self._folder)
 
 
 class StopOnNaN(keras.callbacks.Callback):

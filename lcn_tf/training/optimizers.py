@@ -9,6 +9,7 @@ from tensorflow import keras
 from lcn_tf.config import Train
 from lcn_tf.layers.replicas import on_replica
 from lcn_tf.models.base import RequestModel
+from lcn_tf.training.schedules import learning_rate
 
 
 @keras.utils.register_keras_serializable("lcn_tf")
@@ -26,7 +27,7 @@ class RowwiseAdam(keras.optimizers.legacy.Adam):
 
   def __init__(
     self,
-    learning_rate: float = 1e-3,
+    learning_rate: Any = 1e-3,
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
@@ -71,19 +72,50 @@ class RowwiseAdam(keras.optimizers.legacy.Adam):
     return {**super().get_config(), "row_decay": self.row_decay, "unique_rows": self.unique_rows}
 
 
-def make_optimizer(model: RequestModel, config: Train) -> tfrs.experimental.optimizers.CompositeOptimizer:
+class CompositeOptimizer(tfrs.experimental.optimizers.CompositeOptimizer):
+  """Optimizers of disjoint groups of variables, of which the gradients of the first group may be clipped.
+
+  Args:
+    optimizers_and_vars: Optimizers, and functions that return their variables.
+    clip_norm: Largest global norm of the first optimizer's gradients, summed over replicas; 0 = any.
+  """
+
+  def __init__(self, optimizers_and_vars: Any, clip_norm: float = 0.0):
+    super().__init__(optimizers_and_vars)
+    self._clip_norm = clip_norm
+
+  def apply_gradients(
+    self, grads_and_vars: Any, name: str | None = None, experimental_aggregate_gradients: bool = True
+  ) -> None:
+    if not self._clip_norm:
+      super().apply_gradients(grads_and_vars, name, experimental_aggregate_gradients)
+      return
+    mine = {v.ref() for v in self._optimizers_and_vars[0][1]()}
+    first = [(g, v) for g, v in grads_and_vars if v.ref() in mine]
+    # of each replica's share, which are summed: the few rows of ages are dense here
+    summed = tf.distribute.get_replica_context().all_reduce("SUM", [tf.convert_to_tensor(g) for g, _ in first])
+    clipped, _ = tf.clip_by_global_norm(summed, self._clip_norm)
+    self.optimizers[0].apply_gradients(
+      zip(clipped, [v for _, v in first], strict=True), name=name, experimental_aggregate_gradients=False
+    )
+    rest = [(g, v) for g, v in grads_and_vars if v.ref() not in mine]
+    super().apply_gradients(rest, name, experimental_aggregate_gradients)
+
+
+def make_optimizer(model: RequestModel, config: Train) -> CompositeOptimizer:
   """The preset's optimizers: one for the embedding tables, one for all other weights.
 
   `lcn` (LCN, section 4.1): Adam 1e-3 on both, row-wise on the tables. `twin` (TWIN, section 4.1): AdaGrad 0.05 on the
-  tables, ages among them (its accumulators start at 0.1), Adam on the rest.
+  tables, ages among them (its accumulators start at 0.1), Adam on the rest. Both rates follow `train.schedule`.
   """
   ages = model.age_variables if config.preset == "twin" else list
-  dense = keras.optimizers.legacy.Adam(config.learning_rate)
+  dense = keras.optimizers.legacy.Adam(learning_rate(config.learning_rate, config))
   if config.preset == "twin":
-    tables = keras.optimizers.legacy.Adagrad(config.table_learning_rate or 0.05, initial_accumulator_value=0.1)
+    rate = learning_rate(config.table_learning_rate or 0.05, config)
+    tables = keras.optimizers.legacy.Adagrad(rate, initial_accumulator_value=0.1)
   else:
     tables = RowwiseAdam(
-      config.table_learning_rate or config.learning_rate,
+      learning_rate(config.table_learning_rate or config.learning_rate, config),
       row_decay=config.row_decay,
       unique_rows=model.embedder.deduplicate,
     )
@@ -99,4 +131,4 @@ def make_optimizer(model: RequestModel, config: Train) -> tfrs.experimental.opti
   for optimizer, variables in optimizers:
     # now: had the first step to make its slots, TensorFlow would trace that step twice
     optimizer._create_all_weights(variables())
-  return tfrs.experimental.optimizers.CompositeOptimizer(optimizers)
+  return CompositeOptimizer(optimizers, config.clip_norm)

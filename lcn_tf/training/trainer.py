@@ -20,7 +20,7 @@ from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, check_model, item_tables, needs_pretrained
 from lcn_tf.pretraining.run import item_vectors
 from lcn_tf.pretraining.vectors import Pretrained
-from lcn_tf.training.callbacks import ProgressLog, StopOnNaN, Validation
+from lcn_tf.training.callbacks import LearningRate, Profile, ProgressLog, StopOnNaN, Validation
 from lcn_tf.training.checkpoint_store import begun
 from lcn_tf.training.checkpoints import Checkpoints
 from lcn_tf.training.cost import CostRecord, parameters
@@ -30,6 +30,7 @@ from lcn_tf.training.preemption import LeaveOnSigterm, at_sigterm
 from lcn_tf.training.progress import Progress
 from lcn_tf.training.projections import RefreshProjections
 from lcn_tf.training.run_folder import open_run
+from lcn_tf.training.schedules import count_from
 from lcn_tf.training.strategy import device_names, make_strategy
 from lcn_tf.training.streams import StepSize, training_stream, validation_stream
 from lcn_tf.training.warm_start import WarmStart, earlier_run
@@ -146,6 +147,7 @@ def _train(
   if warm and not resumed:
     warm.carry(model)
   first = int(model.optimizer.iterations.numpy()) - int(progress.epoch) * size.steps - int(progress.step)
+  count_from(model.optimizer, first)
   part = record_set.part("train")
   cost = CostRecord(own, progress, size.requests * part.candidates / max(part.records, 1), resumed, first)
   cost.set_model(model)
@@ -153,14 +155,18 @@ def _train(
     (run / "metrics.json").unlink(missing_ok=True)  # of weights that will no longer be the last
 
   history = History(own, progress)
-  validation = []
+  others: list[keras.callbacks.Callback] = []
   if config.validates:
     stream = validation_stream(record_set, config, size, strategy.num_replicas_in_sync)
-    validation.append(Validation(stream, workers))
+    others.append(Validation(stream, workers))
+  if config.changing_rate:
+    others.append(LearningRate())
+  if config.profile and workers.chief:
+    others.append(Profile(run / "tensorboard", config.profile, first))
   own_callbacks = (
     StopOnNaN(),
     RefreshProjections(experiment.model.projection_refresh, first),
-    *validation,
+    *others,
     history,
     checkpoints,
     Curves(own / "tensorboard", history, progress),
