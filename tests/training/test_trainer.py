@@ -227,7 +227,7 @@ def test_a_job_may_begin_with_the_weights_of_another_run(old, later, tmp_path):
   old, begins, again = weights_of(run), Begins(), Begins()
   served = [v.name for v in run.best()[0].trainable_variables]
   assert set(served) < set(old), "CRP's weights stay behind"
-  experiment = tiny_experiment(warm_start=str(run.path), seed=7, epochs=2)
+  experiment = tiny_experiment(warm_start=str(run.path), seed=7, epochs=2, warmup_steps=16)
   with pytest.raises(KeyboardInterrupt):
     train(experiment, later, tmp_path / "new", (begins, Stop(4 + 4 + 1)))
   assert [name for name, _ in begins.weights] == served
@@ -237,6 +237,10 @@ def test_a_job_may_begin_with_the_weights_of_another_run(old, later, tmp_path):
   shutil.rmtree(run.path)
   assert train(experiment, later, tmp_path / "new", (again,)).steps == 4
   assert any((value != old[name][0]).any() for name, value in again.weights)
+  # and its rates rise from its own first step on, whatever its optimizers have done before
+  rows = [line.split(",") for line in (tmp_path / "new" / "history.csv").read_text().splitlines()]
+  rates = [float(row[rows[0].index("learning_rate")]) for row in rows[1:]]
+  assert rates == pytest.approx([1e-3 * (done + 1) / 16 for done in (4, 8)])
 
 
 @pytest.mark.config
