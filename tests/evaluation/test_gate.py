@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from lcn_tf.errors import UserError
 from lcn_tf.evaluation import Settings, gate, measuring, read_gate
@@ -66,14 +67,15 @@ def test_the_slice_in_which_a_model_is_worse_is_named(files, tmp_path):
 
 
 def test_an_equal_model_passes(tmp_path):
-  """Two models with noise of the same size: of twenty logs and bootstrap seeds, at most one is refused."""
-  rules = _gate(tmp_path, "difference: {auc: {min: 0, confidence: 0.95}, logloss: {max: 0, confidence: 0.95}}")
+  """Two models with noise of the same size: the shipped gate lets pass 19 of twenty logs and bootstrap seeds."""
+  shipped = yaml.safe_load((CONFIGS / "gates" / "release.yaml").read_text())
+  rules = _gate(tmp_path, yaml.safe_dump({key: of for key, of in shipped.items() if key != "slices"}))
   refused = 0
   for seed in range(20):
     frame = log(users=80, seed=seed)
     a, b = (write(tmp_path / f"{i}.parquet", noisy(frame, 0.5, seed=10 * seed + i)) for i in (1, 2))
     refused += bool(_failed(_judged(rules, pathlib.Path(a), pathlib.Path(b), seed=seed)))
-  assert refused <= 2  # two rules, each at 2.5 %
+  assert refused <= 1
 
 
 def test_another_bootstrap_of_the_same_scores_passes(files, tmp_path):
