@@ -85,7 +85,7 @@ def test_an_export(workspace, unbroken, tmp_path, campaign):
   (timed,) = (tmp_path / "timed").iterdir()
   before = file_bytes(run)
   killer = Killer(whole, 2)
-  while killer.kills < campaign(2, 10):
+  while killer.kills < campaign(2, 20):
     output = tmp_path / f"export_{killer.kills}"
     shutil.rmtree(output, ignore_errors=True)
     killer(Process(f"{command} {output}", workspace, temporary))
@@ -96,6 +96,28 @@ def test_an_export(workspace, unbroken, tmp_path, campaign):
     jobs.nothing_left(output, temporary)
   assert file_bytes(run) == before
   print(f"an export: {killer.kills} kills, results equal, nothing left")
+
+
+def test_a_publication(workspace, unbroken, tmp_path, campaign):
+  served, temporary = tmp_path / "served", tmp_path / "temporary"
+  (version,) = (unbroken / "export").iterdir()
+  command = (
+    f"python -m pipelines.publish --model {version} --records adversity/records --gate configs/gates/release.yaml "
+    f"--bootstrap 2 --output {served}"
+  )
+  killer = Killer(jobs.seconds(lambda: succeeds(command, workspace)), 5)
+  whole = file_bytes(served / version.name)
+  shutil.rmtree(served)
+  while killer.kills < campaign(2, 20):
+    killer(Process(command, workspace, temporary))
+    # what a server finds is a whole version, or none yet
+    assert [file_bytes(path) for path in served.glob("[0-9]*")] in ([], [whole])
+    Process(command, workspace, temporary).succeeds()
+    assert [file_bytes(path) for path in served.glob("[0-9]*")] == [whole]
+    jobs.nothing_left(served, temporary)
+    shutil.rmtree(served)
+    shutil.rmtree(tmp_path / "served.results")
+  print(f"a publication: {killer.kills} kills, results equal, nothing left")
 
 
 def test_a_comparison_whose_cells_end_with_it(workspace, compared, tmp_path, campaign):
