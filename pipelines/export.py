@@ -1,7 +1,8 @@
 """Exports the best checkpoint of a run as a SavedModel, in the layout that TensorFlow Serving reads.
 
-The command reads the run folder alone. It needs no records. A run without a finished epoch exports its last checkpoint,
-with a warning. pipelines.train exports as well, to the folder `export` of its run.
+The command reads the run folder alone. It needs no records, unless they are to say what a narrow --dtype costs. A run
+without a finished epoch exports its last checkpoint, with a warning. pipelines.train exports as well, to the folder
+`export` of its run.
 
 It leaves in --output:
 
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 from absl import flags, logging
 
 from lcn_tf import entry
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.errors import UserError
 
 _FLAGS = flags.FlagValues()
 _RUN_DIR = entry.define_run_dir(_FLAGS)
@@ -29,14 +32,39 @@ _TRY = flags.DEFINE_boolean(
 _KEEP = flags.DEFINE_integer(
   "keep", 0, "Number of versions that stay, the newest ones. 0 = all.", lower_bound=0, flag_values=_FLAGS
 )
+_DTYPE = flags.DEFINE_enum(
+  "dtype",
+  "float32",
+  ["float32", "bfloat16", "int8"],
+  "Type of the stored embedding tables. int8 has a scale for each row. All else is float32.",
+  flag_values=_FLAGS,
+)
+_RECORDS = flags.DEFINE_string(
+  "records",
+  None,
+  "Record set of the run. Its validation split is scored with float32 tables and with --dtype: the log has both AUCs. "
+  "Without the flag the cost of --dtype is not measured.",
+  flag_values=_FLAGS,
+)
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
+  if _RECORDS.value and _DTYPE.value == "float32":
+    raise UserError("--records measures what --dtype bfloat16 or int8 costs; float32 tables cost nothing")
+  records = RecordSet.open(_RECORDS.value) if _RECORDS.value else None
   with entry.loading():
     from lcn_tf.training.export_run import export_run
 
-  logging.info("exported to %s", export_run(_RUN_DIR.value, _OUTPUT.value, tried=_TRY.value, keep=_KEEP.value))
+  version = export_run(
+    _RUN_DIR.value,
+    _OUTPUT.value,
+    tried=_TRY.value,
+    keep=_KEEP.value,
+    dtype=_DTYPE.value,  # type: ignore[arg-type]
+    records=records,
+  )
+  logging.info("exported to %s", version)
 
 
 if __name__ == "__main__":

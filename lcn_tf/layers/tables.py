@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from lcn_tf.layers.masked import repeat_rows
+from lcn_tf.layers.narrow import Dtype, from_int8, stored
 from lcn_tf.layers.replicas import on_replica
 
 
@@ -33,7 +35,11 @@ class EmbeddingTables(keras.layers.Layer):
   Attributes:
     tables: Tables by name.
     vocabularies: Vocabulary of each table by name. A warm start carries rows by the values of the vocabulary.
+    narrow: Variables by name that look-ups read in the place of a table: its rows in a narrower type, then their scales
+      if that is int8. Empty until `make_narrow`.
   """
+
+  narrow: Mapping[str, list[tf.Variable]] = MappingProxyType({})  # in an instance it would be part of checkpoints
 
   def __init__(
     self,
@@ -84,8 +90,41 @@ class EmbeddingTables(keras.layers.Layer):
         results[position] = part
     return results
 
+  def make_narrow(self, dtype: Dtype) -> None:
+    """Stores the rows of the tables in a narrower type, for serving. Look-ups widen the rows that they read.
+
+    Tables that change afterwards are not followed.
+
+    Args:
+      dtype: Type of the stored rows. float32 leaves the tables as they are.
+
+    Raises:
+      ValueError: A table has a number that is not finite, and `dtype` is int8. The message has the table.
+    """
+    if dtype != "float32":
+      self.narrow = {name: self._stored(name, dtype) for name in self.tables}
+
+  def _stored(self, name: str, dtype: Dtype) -> list[tf.Variable]:
+    try:
+      parts = stored(self.tables[name], dtype)
+    except ValueError as error:
+      raise ValueError(f"{name}: {error}") from None
+    options: dict[str, Any] = {"trainable": False, "experimental_autocast": False}
+    return [
+      self.add_weight(
+        f"{name}/table_{part}", values.shape, values.dtype, initializer=functools.partial(_given, values), **options
+      )
+      for part, values in parts.items()
+    ]
+
+  def unread(self) -> list[tf.Variable]:
+    """The tables that `make_narrow` has put others in the place of."""
+    return [self.tables[name] for name in self.narrow]
+
   def _rows(self, name: str, indices: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.gather(on_replica(self.tables[name]), indices), self.compute_dtype)
+    parts = self.narrow.get(name, [self.tables[name]])
+    rows, *scales = (tf.gather(on_replica(part), indices) for part in parts)
+    return tf.cast(from_int8(rows, *scales) if scales else rows, self.compute_dtype)
 
 
 def initial_limit(init: str, size: int, width: int, scale: float = 1.0) -> float:
@@ -101,3 +140,7 @@ def _initial(
   if start is not None:  # after the draw: whatever is drawn next does not depend on it
     return tf.constant(start, dtype or tf.float32, shape)
   return tf.concat([tf.zeros_like(rows[:first]), rows[first:]], axis=0)
+
+
+def _given(values: Any, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
+  return tf.constant(values, dtype, shape)

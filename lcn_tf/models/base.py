@@ -11,6 +11,7 @@ import tensorflow_recommenders as tfrs
 from tensorflow import keras
 
 from lcn_tf.config import Model
+from lcn_tf.layers.narrow import Dtype
 from lcn_tf.layers.replicas import global_sum
 from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.models.embedder import Embedded, RequestEmbedding
@@ -55,6 +56,7 @@ class RequestModel(tfrs.Model):
   """
 
   extra_names: tuple[str, ...] = ()
+  table_dtype: Dtype = "float32"
 
   def __init__(self, blueprint: Blueprint, name: str = "model", key_dim: int = 0):
     super().__init__(name=name)
@@ -188,6 +190,18 @@ class RequestModel(tfrs.Model):
     layers = [part for part in self.submodules if isinstance(part, EmbeddingTables)]
     named = ((table.ref(), layer.vocabularies[name]) for layer in layers for name, table in layer.tables.items())
     return {reference: vocabulary for reference, vocabulary in named if vocabulary in self.schema.vocabularies}
+
+  def make_narrow(self, dtype: Dtype) -> None:
+    """Stores the embedding tables of all layers in a narrower type, for serving; see `EmbeddingTables.make_narrow`."""
+    self.table_dtype = dtype
+    for part in self.submodules:
+      if isinstance(part, EmbeddingTables):
+        part.make_narrow(dtype)
+
+  def served_variables(self) -> list[tf.Variable]:
+    """All variables but the tables that narrower ones stand for."""
+    unread = {v.ref() for part in self.submodules if isinstance(part, EmbeddingTables) for v in part.unread()}
+    return [v for v in self.variables if v.ref() not in unread]
 
   def age_variables(self) -> list[tf.Variable]:
     """The embeddings of ages. Their gradients have a row once for each behaviour of that age."""

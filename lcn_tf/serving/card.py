@@ -23,6 +23,7 @@ def card(
   signatures: Signatures,
   checkpoint: str,
   metrics: Mapping[str, Any] | None = None,
+  tables: Mapping[str, Any] | None = None,
 ) -> str:
   """The card, Markdown.
 
@@ -32,13 +33,16 @@ def card(
     signatures: Functions of the export.
     checkpoint: Name of the checkpoint; empty if there is none.
     metrics: Contents of the `metrics.json` of this checkpoint; None if it was not evaluated.
+    tables: Type `dtype` of the embedding tables, and what it costs, `auc`, if that was measured; None = float32.
   """
+  tables = tables or {"dtype": "float32"}
   lines = [f"# {experiment.name}", "", "Click-through-rate model of lcn_tf, a TensorFlow SavedModel.", ""]
   network = experiment.model.network or experiment.model.extractor
   facts = {
     "model": experiment.model.extractor if network == "ctr" else network,
     "exported": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     "checkpoint": checkpoint,
+    "embedding tables": tables["dtype"],
     "seed": experiment.train.seed,
     "fingerprint of the records": record_set.fingerprint,
     "lcn_tf": " ".join(filter(None, [lcn_tf.__version__, _commit()])),
@@ -59,6 +63,7 @@ def card(
     lines += _table((f"{metrics.get('split', '')} split", ""), found)
   else:
     lines.append("This checkpoint was not evaluated when it was exported.")
+  lines += _cost(metrics, tables)
   lines += [
     "",
     "## Signatures",
@@ -72,6 +77,17 @@ def card(
     inputs = [(f"`{one}`", spec.dtype.name, _shape(spec)) for one, spec in sorted(specs.items())]
     lines += [f"### {name}", "", *_table(("tensor", "dtype", "shape"), inputs), ""]
   return "\n".join([*lines, "`requests.json` has requests with the answers of this model.", ""])
+
+
+def _cost(metrics: Mapping[str, Any] | None, tables: Mapping[str, Any]) -> list[str]:
+  """What the type of the tables says of the metrics."""
+  if tables["dtype"] == "float32":
+    return []
+  said = ["", "These metrics are of the model with float32 tables."] if metrics else []
+  if "auc" in tables:
+    facts = [(name, f"{value:.6g}") for name, value in tables["auc"].items()]
+    said += ["", *_table(("AUC by type of the tables, validation split", ""), facts)]
+  return said
 
 
 def _shape(spec: tf.TensorSpec) -> str:

@@ -49,41 +49,46 @@ def save(
   samples: Sequence[bytes] = (),
   tried: bool = False,
   metrics: Mapping[str, Any] | None = None,
+  cost: Mapping[str, float] | None = None,
 ) -> pathlib.Path:
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
   Its signatures are those of `lcn_tf.serving.signatures`.
 
-  The folder `assets.extra` holds `lcn_tf.json`, with name, seed, checkpoint, fingerprint and schema, and a record set
-  without records. `RequestEncoder` numbers requests with it, and `pipelines.build_records --like` other records.
+  The folder `assets.extra` holds `lcn_tf.json`, with name, seed, checkpoint, tables, fingerprint and schema, and a record set without records. `RequestEncoder` numbers requests with it, and
+  `pipelines.build_records --like` other records.
 
   Args:
     checkpoint: Path of the checkpoint that the weights come from; empty if there is none.
     samples: Serialized records that requests with answers are made of (`lcn_tf.serving.trial`).
     tried: True if the export has to answer them in another process before it appears.
     metrics: Contents of the `metrics.json` of the checkpoint, for the model card; None if there are none.
+    cost: Measured cost of narrow tables, for the description and the model card; None if it was not measured.
 
   Raises:
     UserError: It answers otherwise there.
   """
   output = files.make(output)
   # the id mapping, and ids and values once more for look-ups
-  needs = sum(v.shape.num_elements() * v.dtype.size for v in model.variables) + 2 * record_set.id_mapping_bytes()
+  needs = (
+    sum(v.shape.num_elements() * v.dtype.size for v in model.served_variables()) + 2 * record_set.id_mapping_bytes()
+  )
   with (
     files.folder_aside(output / "version") as aside,
     storage.storing("a version", output, needs=needs, intact="The versions that are there are intact."),
   ):
-    tables = aside / "tables"
-    tables.mkdir()
+    lookups = aside / "tables"
+    lookups.mkdir()
     # ids and values alone: catalogues and vectors, which may be large, are in the model
     schema, mapping = record_set.record_schema, IdMapping(items_of(record_set), {}, vocabularies_of(record_set))
-    signatures = Signatures(model, schema, mapping, tables)
+    signatures = Signatures(model, schema, mapping, lookups)
     tf.saved_model.save(signatures, files.plain(aside), signatures=signatures.functions)
-    shutil.rmtree(tables)
+    shutil.rmtree(lookups)
     extra = (aside / DESCRIPTION).parent
     extra.mkdir(exist_ok=True)
     record_set.save_id_mapping(extra)
-    (aside / FILE).write_text(card(experiment, record_set, signatures, pathlib.Path(checkpoint).name, metrics))
+    tables = {"dtype": model.table_dtype, **({"auc": dict(cost)} if cost else {})}
+    (aside / FILE).write_text(card(experiment, record_set, signatures, pathlib.Path(checkpoint).name, metrics, tables))
     if samples:
       trial.write(aside, signatures, samples, schema, mapping)
     description = {
@@ -92,6 +97,7 @@ def save(
       "checkpoint": pathlib.Path(checkpoint).name,
       "weights": digest(checkpoint) if checkpoint else "",
       "domain": "target",
+      "tables": tables,
       "fingerprint": record_set.fingerprint,
       "schema": schema.model_dump(mode="json"),
       "files": {file.relative_to(aside).as_posix(): _described(file) for file in _model_files(aside)},

@@ -34,7 +34,7 @@ class Signatures(tf.Module):
 
   def __init__(self, model: RequestModel, schema: Schema, mapping: IdMapping, folder: pathlib.Path):
     super().__init__(name="signatures")
-    self.weights = list(model.variables)
+    self.weights = model.served_variables()
     self._schema = schema
     self._score = _score_function(model, schema)  # traced once
     self._readers: dict[str, _Reader] = {

@@ -6,16 +6,28 @@ from typing import Any
 
 from absl import logging
 
-from lcn_tf import formats
-from lcn_tf.errors import DamagedError
+from lcn_tf import formats, metrics
+from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.request_spec import served_spec
+from lcn_tf.errors import DamagedError, UserError
+from lcn_tf.evaluation import predictions, scoring
+from lcn_tf.layers.narrow import Dtype
+from lcn_tf.models.base import RequestModel
 from lcn_tf.serving.export import DESCRIPTION, describe, digest, newest_version, save, versions
 from lcn_tf.serving.samples import kept
+from lcn_tf.serving.signatures import rank_function
 from lcn_tf.training.projections import refresh
-from lcn_tf.training.run_folder import read_run
+from lcn_tf.training.run_folder import Run, read_run
 
 
 def export_run(
-  run_dir: str | pathlib.Path, output: str | pathlib.Path, *, tried: bool = False, keep: int = 0
+  run_dir: str | pathlib.Path,
+  output: str | pathlib.Path,
+  *,
+  tried: bool = False,
+  keep: int = 0,
+  dtype: Dtype = "float32",
+  records: RecordSet | None = None,
 ) -> pathlib.Path:
   """Exports the best checkpoint of a run as `output/<version>`.
 
@@ -24,18 +36,29 @@ def export_run(
     output: Folder of versions, made if missing.
     tried: True if a process with TensorFlow alone has to answer as the model does before the version appears.
     keep: Number of versions that stay, the newest ones; 0 = all.
+    dtype: Type of the stored embedding tables; all else is float32.
+    records: Records whose validation split says what a narrow `dtype` costs; None = it is not measured.
 
   Returns:
     The version folder.
 
   Raises:
-    UserError: The folder holds no run, or the run has no checkpoint yet.
+    UserError: The folder holds no run, or the run has no checkpoint yet. A table has a number that is not finite, and
+      `dtype` is int8. The records are others than the run's, or have no validation split.
     DamagedError: A file of the run cannot be read.
     StorageError: There is no space for the export.
   """
   run = read_run(run_dir)
   model, checkpoint = run.best()
   refresh(model)
+  cost = None
+  if dtype != "float32":
+    before = _auc(model, run, records) if records else None
+    _make_narrow(model, run, dtype)
+    refresh(model)  # projections of the items as they are read from now on
+    if records and before:
+      after = _auc(model, run, records)
+      cost = {"float32": before[0], dtype: after[0], "difference": after[0] - before[0], "candidates": after[1]}
   samples = kept(run.path)
   version = save(
     model,
@@ -46,12 +69,32 @@ def export_run(
     samples=samples,
     tried=tried,
     metrics=_metrics(run.path, digest(checkpoint)),
+    cost=cost,
   )
+  if cost:
+    said = "AUC of the validation split: %.6f with float32 tables, %.6f with %s tables, difference %+.6f; %d candidates"
+    logging.info(said, cost["float32"], cost[dtype], dtype, cost["difference"], cost["candidates"])
   if keep:
     for old in versions(pathlib.Path(output))[:-keep]:
       shutil.rmtree(old)
       logging.info("%s: removed; the newest %d stay", old, keep)
   return version
+
+
+def _make_narrow(model: RequestModel, run: Run, dtype: Dtype) -> None:
+  try:
+    model.make_narrow(dtype)
+  except ValueError as error:
+    raise UserError(f"{run.path}: the table of {error}, which {dtype} does not have. Use --dtype float32") from None
+
+
+def _auc(model: RequestModel, run: Run, records: RecordSet) -> tuple[float, int]:
+  """AUC of the validation split as an export of the model would score it, and the number of candidates."""
+  info = {"fingerprint": run.record_set.fingerprint, "name": run.experiment.name}
+  schema = run.record_set.record_schema
+  ranker = scoring.Ranker(run.path, info, rank_function(model, schema), tuple(served_spec(schema)))
+  scored = predictions.scored(predictions.collect(scoring.score(ranker, records, "validation")))
+  return metrics.auc(scored.scores, scored.labels, scored.weights), len(scored.scores)
 
 
 def _metrics(run: pathlib.Path, weights: str) -> dict[str, Any] | None:
@@ -77,7 +120,7 @@ def exported(run_dir: str | pathlib.Path, output: str | pathlib.Path) -> pathlib
 
 
 def _newest_of(weights: str, output: pathlib.Path, consequence: str) -> pathlib.Path | None:
-  """The newest version in `output` if it has these weights, and is whole; else None.
+  """The newest version in `output` if it has these weights, in float32, and is whole; else None.
 
   Args:
     weights: Digest of the weights.
@@ -92,4 +135,5 @@ def _newest_of(weights: str, output: pathlib.Path, consequence: str) -> pathlib.
   except DamagedError as error:
     logging.warning("%s %s", error, consequence)
     return None
-  return newest if described.get("weights") == weights else None
+  whole = described.get("tables", {}).get("dtype", "float32") == "float32"
+  return newest if whole and described.get("weights") == weights else None

@@ -4,6 +4,7 @@ import collections
 
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
 from lcn_tf import config
 from lcn_tf.data.request_spec import request_spec
@@ -61,11 +62,22 @@ def large(model, strategy):
 
 def whole_reads(function, names):
   """How often a traced function, and those that it calls, read one of these variables whole."""
-  counted = collections.Counter()
+  called = {one.signature.name: one for one in function.graph.as_graph_def().library.function}
   outer = {id(inner): names.get(id(handle)) for handle, inner in function.graph.captures}
-  for op in function.graph.get_operations():
-    if op.type == "ReadVariableOp" and outer.get(id(op.inputs[0])):
-      counted[outer[id(op.inputs[0])]] += 1
+  with function.graph.as_default():
+    return _reads(function.graph, outer, called)
+
+
+def _reads(graph, names, called):
+  """The same of a graph; `names` are those of its tensors, by id, and `called` the functions by name."""
+  counted = collections.Counter()
+  for op in graph.get_operations():
+    if op.type == "ReadVariableOp" and names.get(id(op.inputs[0])):
+      counted[names[id(op.inputs[0])]] += 1
+    if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
+      inner = function_def_to_graph(called[op.get_attr("f").name])
+      own = {id(tensor): names.get(id(given)) for tensor, given in zip(inner.inputs, op.inputs, strict=True)}
+      counted += _reads(inner, own, called)
   return counted
 
 
