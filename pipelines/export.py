@@ -8,7 +8,8 @@ It leaves in --output:
 
     <version>/saved_model.pb    the graph; the version is the time of the export in seconds, or the newest version + 1
     <version>/variables/        weights, item catalogues, frozen item vectors
-    <version>/assets.extra/     the id mapping for lcn_tf.serving, and lcn_tf.json with facts and checksums
+    <version>/assets.extra/     the id mapping for lcn_tf.serving, lcn_tf.json with facts and checksums, templates of
+                                server configurations
 
 Example:
 

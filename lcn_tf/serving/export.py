@@ -16,7 +16,7 @@ from lcn_tf.data.id_mapping import IdMapping, items_of, vocabularies_of
 from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.errors import DamagedError
 from lcn_tf.models.base import RequestModel
-from lcn_tf.serving import trial
+from lcn_tf.serving import server_config, trial
 from lcn_tf.serving.card import FILE, card
 from lcn_tf.serving.signatures import Signatures
 
@@ -55,7 +55,8 @@ def save(
 
   Its signatures are those of `lcn_tf.serving.signatures`.
 
-  The folder `assets.extra` holds `lcn_tf.json`, with name, seed, checkpoint, tables, fingerprint and schema, and a record set without records. `RequestEncoder` numbers requests with it, and
+  The folder `assets.extra` holds `lcn_tf.json`, with name, seed, checkpoint, tables, fingerprint and schema, templates
+  of server configurations, and a record set without records. `RequestEncoder` numbers requests with it, and
   `pipelines.build_records --like` other records.
 
   Args:
@@ -89,6 +90,7 @@ def save(
     record_set.save_id_mapping(extra)
     tables = {"dtype": model.table_dtype, **({"auc": dict(cost)} if cost else {})}
     (aside / FILE).write_text(card(experiment, record_set, signatures, pathlib.Path(checkpoint).name, metrics, tables))
+    server_config.write(aside)
     if samples:
       trial.write(aside, signatures, samples, schema, mapping)
     description = {

@@ -165,6 +165,8 @@ def test_a_version_is_above_all_others_whatever_the_clock_says(quick, tmp_path):
 def test_an_export_carries_the_id_mapping_of_its_records(run, version):
   record_set = run[2]
   carried = RecordSet.open(version / "assets.extra")
+  for name in ("models.config", "batching.config"):
+    assert (version / "assets.extra" / name).read_text().startswith("# --")
   assert carried.fingerprint == record_set.fingerprint
   assert carried.record_schema == record_set.record_schema
   ids, there = id_mapping_of(carried), id_mapping_of(record_set)
