@@ -16,6 +16,7 @@ SMALLER = [
   ("tools.benchmark_training", "", ["--steps", "1", "--items", "500", "--seq_len", "60"]),
   ("tools.benchmark_building", "", ["--interactions", "20000"]),
   ("tools.benchmark_serving", "", ["--candidates", "5", "--length", "20", "--users", "2", "--runs", "2"]),
+  ("tools.simulate_online", "", ["--users", "4", "--requests", "2", "--candidates", "10", "--bootstrap", "20"]),
   ("tools.benchmark_evaluation", "", ["--candidates", "2000", "--users", "100", "--bootstrap", "2"]),
   ("tools.benchmark_projections", "", ["--items", "500", "--seq_len", "200", "--repeats", "2"]),
   ("pipelines.embedding_map", "", ["--items", "300"]),

@@ -35,6 +35,10 @@ class Lives(NamedTuple):
     wanted = self.edges[first] + place * (self.edges[last] - self.edges[first])
     return self.item[np.clip(np.searchsorted(self.edges, wanted, "right") - 1, first, last - 1)]
 
+  def on(self, day: int) -> np.ndarray:
+    """The items that live on a day."""
+    return self.item[self.first[day * self.topics] : self.first[(day + 1) * self.topics]]
+
 
 def make(topic: np.ndarray, weight: np.ndarray, days: int, median: float, random: np.random.Generator) -> Lives:
   """Draws a whole number of days for each item, from a log-normal distribution, and the day on which it begins.

@@ -76,11 +76,9 @@ def generate(options: Synthetic, seed: int = 0) -> RawTables:
   `lcn_tf.data.sources.renewal`.
   """
   random = np.random.default_rng(seed)
-  interests = np.argsort(random.random((options.users, options.topics)), axis=1)[:, : options.interests]
+  interests, target, source = world(options, random, seed)
   in_target = interests[:, : options.interests - options.source_only]
   in_source = interests[:, options.target_only :]
-  target = _items("target", options.target_items, options, random, seed)
-  source = _items("source", options.source_items, options, random, seed)
   impressions = _impressions("target", options.target_impressions, target, interests, options, random, seed)
   parts = [
     _history("target", options.target_length, target, in_target, options, random),
@@ -141,6 +139,13 @@ def oracle(tables: RawTables, first_time: int | None = None, last_time: int | No
   return float(metrics.roc_auc_score(rows["label"].to_numpy(), rows["probability"].to_numpy()))
 
 
+def world(options: Synthetic, random: np.random.Generator, seed: int) -> tuple[np.ndarray, _Items, _Items]:
+  """Interests of every user `[users, k]`, and the items of both domains."""
+  interests = np.argsort(random.random((options.users, options.topics)), axis=1)[:, : options.interests]
+  target = _items("target", options.target_items, options, random, seed)
+  return interests, target, _items("source", options.source_items, options, random, seed)
+
+
 def _items(domain: DomainName, count: int, options: Synthetic, random: np.random.Generator, seed: int) -> _Items:
   """With `sparse`, the second half of the items is of as many further topics, which no candidate has."""
   topics = options.topics * (2 if options.sparse else 1)
@@ -158,7 +163,9 @@ def _item_table(domain: DomainName, items: _Items, options: Synthetic, seed: int
   in_topic = index - np.searchsorted(items.topic, items.topic, "left")
   group = pl.Series(in_topic // options.items_per_author).cast(pl.String)
   author = domain[0] + pl.Series(items.topic).cast(pl.String) + "-" + group
-  table = pl.DataFrame({"item_id": _ids(domain, index), "author": author}).with_columns(pl.lit(domain).alias("domain"))
+  table = pl.DataFrame({"item_id": item_ids(domain, index), "author": author}).with_columns(
+    pl.lit(domain).alias("domain")
+  )
   if options.topic_field:
     table = table.with_columns(pl.Series("topic", items.topic))
   if options.category_topics:
@@ -218,7 +225,7 @@ def _history(
   return pl.DataFrame(
     {
       "user_id": user,
-      "item_id": _ids(domain, index),
+      "item_id": item_ids(domain, index),
       "timestamp": seconds,
       "dwell": _dwell(follows, random),
     }
@@ -265,14 +272,14 @@ def _impressions(
   quantile = None
   if priced is not None and options.price_effect:
     quantile = np.random.default_rng([priced, 3]).random(len(user))
-  shift = np.zeros(len(user)) if quantile is None else options.price_effect * np.sin(2 * np.pi * quantile)
-  probability = _probability(interest >= 0, items.popularity[index] + shift, options)
+  shift = np.zeros(len(user)) if quantile is None else price_shift(quantile, options)
+  probability = click_probability(interest >= 0, items.popularity[index] + shift, options)
   label = random.random(len(user)) < probability
   dwell = np.where(label, _dwell(interest >= 0, random), 0)
   frame = pl.DataFrame(
     {
       "user_id": user,
-      "item_id": _ids(domain, index),
+      "item_id": item_ids(domain, index),
       "timestamp": seconds,
       "dwell": dwell,
       "label": label.astype(np.int8),
@@ -284,10 +291,21 @@ def _impressions(
   ).with_columns(pl.lit(domain).alias("domain"))
   if quantile is None:
     return frame
-  return frame.with_columns(pl.Series("price", np.exp(3 + stats.norm.ppf(quantile))))
+  return frame.with_columns(pl.Series("price", prices(quantile)))
 
 
-def _probability(cares: np.ndarray, popularity: np.ndarray, options: Synthetic) -> np.ndarray:
+def prices(quantile: np.ndarray) -> np.ndarray:
+  """The price at each quantile of all prices."""
+  return np.exp(3 + stats.norm.ppf(quantile))  # type: ignore[no-any-return]
+
+
+def price_shift(quantile: np.ndarray, options: Synthetic) -> np.ndarray:
+  """The log-odds that a price at a quantile adds."""
+  return options.price_effect * np.sin(2 * np.pi * quantile)
+
+
+def click_probability(cares: np.ndarray, popularity: np.ndarray, options: Synthetic) -> np.ndarray:
+  """p(u, i) of items that meet an interest of the user or not; `popularity` is the log-odds of item and price."""
   return 1 / (1 + np.exp(-(options.base + options.match * cares + popularity)))
 
 
@@ -296,7 +314,7 @@ def _seen_from_target(interest: np.ndarray, popularity: np.ndarray, options: Syn
   hidden = options.source_only * (options.relevant / options.interests + (1 - options.relevant) / options.topics)
   none = (1 - options.relevant) * (1 - options.interests / options.topics)
   share = hidden / (hidden + none) if hidden + none else 0.0
-  cared, not_cared = (_probability(np.array(cares), popularity, options) for cares in (True, False))
+  cared, not_cared = (click_probability(np.array(cares), popularity, options) for cares in (True, False))
   seen = (interest >= 0) & (interest < options.interests - options.source_only)
   return np.where(seen, cared, share * cared + (1 - share) * not_cared)
 
@@ -309,5 +327,6 @@ def _dwell(cares: np.ndarray, random: np.random.Generator) -> np.ndarray:
   return np.clip(random.normal(1.5 + cares, 1.0).round(), 0, DWELLS - 1).astype(np.int64)
 
 
-def _ids(domain: DomainName, items: np.ndarray) -> pl.Series:
+def item_ids(domain: DomainName, items: np.ndarray) -> pl.Series:
+  """The ids of items by their number."""
   return domain[0] + pl.Series(items).cast(pl.String)
