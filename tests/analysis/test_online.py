@@ -150,6 +150,7 @@ def test_clicks_become_behaviours_of_the_arm_that_got_them(asked, records):
       assert after[1] == before[1] + before[4].items[clicked].tolist()
       assert after[3] == before[3] + before[4].dwell[clicked].tolist()
       assert sorted(after[2]) == after[2]
+      assert all(time > before[0] for time in after[2][len(before[2]) :])
       assert after[2][-1] < after[0]
       grown += len(clicked)
   assert grown > 5

@@ -55,6 +55,13 @@ def test_candidates_are_offered_as_impressions_were():
   assert np.corrcoef(shown["times"], shown["count"])[0, 1] > 0.8
 
 
+def test_the_order_of_the_candidates_says_nothing():
+  environment = ClickEnvironment(Synthetic(**SMALL), 2, seed=0)
+  offers = [environment.offer(user, request, 50).probability for user in range(60) for request in range(25)]
+  first, last = np.mean(offers, axis=0)[[0, -1]]
+  assert first == pytest.approx(last, abs=0.04)
+
+
 def test_clicks_and_stays_follow_the_probabilities():
   environment = ClickEnvironment(Synthetic(**SMALL), 2, seed=0)
   offers = [environment.offer(user, request, 60) for user in range(60) for request in range(20)]
