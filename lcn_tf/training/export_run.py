@@ -50,15 +50,16 @@ def export_run(
   """
   run = read_run(run_dir)
   model, checkpoint = run.best()
-  refresh(model)
+  before = None
+  if records is not None and dtype != "float32":
+    refresh(model)
+    before = _auc(model, run, records)
+  _make_narrow(model, run, dtype)
+  refresh(model)  # now, so that projections are of items as requests read them
   cost = None
-  if dtype != "float32":
-    before = _auc(model, run, records) if records else None
-    _make_narrow(model, run, dtype)
-    refresh(model)  # projections of the items as they are read from now on
-    if records and before:
-      after = _auc(model, run, records)
-      cost = {"float32": before[0], dtype: after[0], "difference": after[0] - before[0], "candidates": after[1]}
+  if records is not None and before is not None:
+    after = _auc(model, run, records)
+    cost = {"float32": before[0], dtype: after[0], "difference": after[0] - before[0], "candidates": after[1]}
   samples = kept(run.path)
   version = save(
     model,

@@ -1,7 +1,9 @@
 """A simulated online comparison: equal models are equal, better ones better, and no arm sees the clicks of another."""
 
+import dataclasses
 import itertools
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -68,7 +70,7 @@ class Stub:
   asked = []
 
   def __init__(self, path, users, records, flag):
-    self.by, self.version = str(path), online.pathlib.Path(path)
+    self.by, self.version = str(path), pathlib.Path(path)
 
   def rank(self, user, moment, offer, histories):
     scores = {"truth": offer.probability, "inverse": -offer.probability, "chance": offer.chance[::-1]}[self.by]
@@ -89,7 +91,7 @@ def difference(found, a, b, metric="ctr"):
 
 
 def change(settings, **changes):
-  return online.dataclasses.replace(settings, **changes)
+  return dataclasses.replace(settings, **changes)
 
 
 @pytest.mark.parametrize("metric", ["ctr", "stay_seconds"])
