@@ -149,7 +149,7 @@ def _cells(metric: str, found: Mapping[str, Any], value: str) -> dict[str, Cell]
   low, high = found["interval"]
   cells: dict[str, Cell] = {_HEADS[metric]: found[value]}
   if "relative" in found:
-    cells[f"{_HEADS[metric]}, %"] = 100 * found["relative"]
+    cells[f"{_HEADS[metric]}, relative %"] = 100 * found["relative"]
   return cells | {f"{_HEADS[metric]}, low": low, f"{_HEADS[metric]}, high": high}
 
 
