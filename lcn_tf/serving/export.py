@@ -78,18 +78,18 @@ def save(
     files.folder_aside(output / "version") as aside,
     storage.storing("a version", output, needs=needs, intact="The versions that are there are intact."),
   ):
-    lookups = aside / "tables"
-    lookups.mkdir()
+    tables = aside / "tables"
+    tables.mkdir()
     # ids and values alone: catalogues and vectors, which may be large, are in the model
     schema, mapping = record_set.record_schema, IdMapping(items_of(record_set), {}, vocabularies_of(record_set))
-    signatures = Signatures(model, schema, mapping, lookups)
+    signatures = Signatures(model, schema, mapping, tables)
     tf.saved_model.save(signatures, files.plain(aside), signatures=signatures.functions)
-    shutil.rmtree(lookups)
+    shutil.rmtree(tables)
     extra = (aside / DESCRIPTION).parent
     extra.mkdir(exist_ok=True)
     record_set.save_id_mapping(extra)
-    tables = {"dtype": model.table_dtype, **({"auc": dict(cost)} if cost else {})}
-    (aside / FILE).write_text(card(experiment, record_set, signatures, pathlib.Path(checkpoint).name, metrics, tables))
+    stored = {"dtype": model.table_dtype, **({"auc": dict(cost)} if cost else {})}
+    (aside / FILE).write_text(card(experiment, record_set, signatures, pathlib.Path(checkpoint).name, metrics, stored))
     server_config.write(aside)
     if samples:
       trial.write(aside, signatures, samples, schema, mapping)
@@ -99,7 +99,7 @@ def save(
       "checkpoint": pathlib.Path(checkpoint).name,
       "weights": digest(checkpoint) if checkpoint else "",
       "domain": "target",
-      "tables": tables,
+      "tables": stored,
       "fingerprint": record_set.fingerprint,
       "schema": schema.model_dump(mode="json"),
       "files": {file.relative_to(aside).as_posix(): _described(file) for file in _model_files(aside)},
