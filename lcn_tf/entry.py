@@ -105,6 +105,12 @@ def define_output(
   return flags.DEFINE_string("output", None, help, required=True, flag_values=values)
 
 
+def define_keep(values: flags.FlagValues) -> flags.FlagHolder[int]:
+  """Defines the flag --keep of the commands that write versions."""
+  help = "Number of versions that stay, the newest ones. 0 = all."
+  return flags.DEFINE_integer("keep", 0, help, lower_bound=0, flag_values=values)
+
+
 def define_overwrite(values: flags.FlagValues) -> flags.FlagHolder[bool]:
   """Defines the flag --overwrite."""
   help = "Replace an earlier result in --output. Without the flag an earlier result is an error."

@@ -17,6 +17,7 @@ Example:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags, logging
 
@@ -30,8 +31,13 @@ _OUTPUT = entry.define_output(_FLAGS, "Folder for the version folder. It is made
 _TRY = flags.DEFINE_boolean(
   "try", True, "Trial of the version before it appears, in a process with TensorFlow alone.", flag_values=_FLAGS
 )
-_KEEP = flags.DEFINE_integer(
-  "keep", 0, "Number of versions that stay, the newest ones. 0 = all.", lower_bound=0, flag_values=_FLAGS
+_KEEP = entry.define_keep(_FLAGS)
+_PROJECTIONS = flags.DEFINE_enum(
+  "projections",
+  "as_trained",
+  ["as_trained", "table", "live"],
+  "Place where the search of TWIN reads projections of items: a table of all items in the export, or the weights.",
+  flag_values=_FLAGS,
 )
 _DTYPE = flags.DEFINE_enum(
   "dtype",
@@ -57,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
   with entry.loading():
     from lcn_tf.training.export_run import export_run
 
+  projections: Any = None if _PROJECTIONS.value == "as_trained" else _PROJECTIONS.value
   version = export_run(
     _RUN_DIR.value,
     _OUTPUT.value,
@@ -64,6 +71,7 @@ def main(argv: Sequence[str]) -> None:
     keep=_KEEP.value,
     dtype=_DTYPE.value,  # type: ignore[arg-type]
     records=records,
+    projections=projections,
   )
   logging.info("exported to %s", version)
 

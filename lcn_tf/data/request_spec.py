@@ -54,7 +54,7 @@ def at_least_one_column(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
   """
   padded = dict(request)
   for d in DOMAINS:
-    for name in (f"{d}_items", f"{d}_times", f"{d}_cross", f"{d}_values"):
+    for name in (f"{d}_items", f"{d}_times", f"{d}_cross", f"{d}_values", f"{d}_projections"):
       if name not in request:
         continue
       dtype = tf.int64 if request[name].dtype.is_integer else request[name].dtype

@@ -13,7 +13,7 @@ from lcn_tf.evaluation import scoring
 from lcn_tf.evaluation.gate import Gate
 from lcn_tf.evaluation.measuring import Settings
 from lcn_tf.evaluation.offline import evaluate
-from lcn_tf.serving.export import appear, newest_version
+from lcn_tf.serving.versions import appear, newest_version
 
 
 def publish(

@@ -16,7 +16,8 @@ from lcn_tf.data.record_set import RecordSet, check_fingerprint, sha256
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line
 from lcn_tf.evaluation import predictions
 from lcn_tf.schema import DomainName
-from lcn_tf.serving.export import DESCRIPTION, REMEDY, describe, newest_version
+from lcn_tf.serving.export import DESCRIPTION, REMEDY, describe
+from lcn_tf.serving.versions import newest_version
 
 SIGNATURE = "rank"
 NOT_REQUESTED = ("label", "weight", "candidate_mask", "user", "record")  # in a batch of records, but in no request

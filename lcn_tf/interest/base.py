@@ -151,6 +151,15 @@ def in_float32(candidates: Candidates, behaviours: Behaviours) -> tuple[Candidat
   return tf.nest.map_structure(cast, (candidates, behaviours))
 
 
+def constant(candidates: Candidates, behaviours: Behaviours) -> tuple[Candidates, Behaviours]:
+  """Both arguments without gradients."""
+
+  def stop(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.stop_gradient(tensor) if tensor.dtype.is_floating else tensor
+
+  return tf.nest.map_structure(stop, (candidates, behaviours))
+
+
 def static_rows(behaviours: Behaviours) -> tf.Tensor:
   """Stored part of each behaviour: item embedding and side information, `[B, L, D + S]`."""
   if behaviours.side.shape[-1] == 0:

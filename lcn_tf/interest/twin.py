@@ -8,11 +8,11 @@ from tensorflow import keras
 
 from lcn_tf.config import Model
 from lcn_tf.errors import positive
-from lcn_tf.interest.base import Extractor, SearchLevel, every_bucket, in_float32, kept_rows, static_rows
+from lcn_tf.interest.base import Extractor, SearchLevel, constant, every_bucket, in_float32, kept_rows, static_rows
 from lcn_tf.layers.pooling import attend_and_pool
 from lcn_tf.layers.replicas import on_replica
 from lcn_tf.layers.structures import Behaviours, Candidates
-from lcn_tf.layers.union_walk import union_walk, walk_keys
+from lcn_tf.layers.union_walk import union_walk, walk_order
 from lcn_tf.schema import DomainName, Schema
 
 KEYS = ("split", "raw")
@@ -59,6 +59,7 @@ class TWIN(Extractor):
     behaviours: `Behaviours`, embedding `[B, L, D]`, visible `[B, N | 1, L]`.
     kept: Behaviours to pool, `(indices, valid)` `[B, N, K]`, from another search. None = the own search.
     pool: Switch of the pooling. False = only the search.
+    projected: Projections of the behaviours for the own search, as in `alphas`.
 
   Returns:
     Interest `[B, N, output_dim]`. Without `pool` the kept behaviours: indices int64 `[B, N, top_k]`, rising, and the
@@ -137,8 +138,14 @@ class TWIN(Extractor):
     if self._biased:
       self.cross_weight = self.add_weight("cross", [sum(self._fields), heads], initializer=self._cross_initializer)
       self.cross_scale = self.weight("beta", [len(self._fields), heads], "ones")
-    if self.projections == "cached":
-      self.cached = self.add_weight("projections", [self.items, heads * head], initializer="zeros", trainable=False)
+    self.search_with(self.projections)
+
+  def search_with(self, projections: str) -> None:
+    """Sets `projections`. A new table for the cached ones has zeros."""
+    self.projections, self.cached = projections, None
+    if projections == "cached":
+      shape = [self.items, self.num_heads * self.head_dim]
+      self.cached = self.add_weight("projections", shape, initializer="zeros", trainable=False)
 
   def _cross_initializer(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
     """Glorot-uniform values per field and head, each initialised as a kernel `[width, 1]` of its own."""
@@ -154,10 +161,11 @@ class TWIN(Extractor):
     behaviours: Behaviours,
     kept: tuple[tf.Tensor, tf.Tensor] | None = None,
     pool: bool = True,
+    projected: tf.Tensor | None = None,
   ) -> Any:
     query_BNHX = self._query(candidates)
     if kept is None:
-      kept = self._search(candidates, behaviours, query_BNHX)
+      kept = self._search(candidates, behaviours, query_BNHX, projected)
     if not pool:
       return kept
     indices_BNK, valid_BNK = kept
@@ -168,7 +176,7 @@ class TWIN(Extractor):
     return tf.matmul(flat, self.output_weight)
 
   def _search(
-    self, candidates: Candidates, behaviours: Behaviours, query_BNHX: tf.Tensor
+    self, candidates: Candidates, behaviours: Behaviours, query_BNHX: tf.Tensor, projected: tf.Tensor | None
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """Behaviours that the search unit keeps.
 
@@ -177,8 +185,8 @@ class TWIN(Extractor):
     """
     # the search has no gradient
     query_BNHX = tf.stop_gradient(query_BNHX)
-    candidates, behaviours = tf.nest.map_structure(_constant, (candidates, behaviours))
-    keys = self._search_keys(behaviours)
+    candidates, behaviours = constant(candidates, behaviours)
+    keys = self._search_keys(behaviours, projected)
     shape, seen = tf.shape(query_BNHX, out_type=tf.int64), tf.shape(behaviours.visible, out_type=tf.int64)[1]
     total = query_BNHX.shape[1] or shape[1]
     # sizes that are known before the call choose the way there
@@ -336,15 +344,6 @@ class TWIN(Extractor):
     return super().get_config() | {name: getattr(self, name) for name in names}
 
 
-def walk_order(alphas_BNHL: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
-  """Minus the step at which the walk over the heads' rankings meets a behaviour, float32 `[B, N, L]`."""
-  return -walk_keys(alphas_BNHL, visible, tf.shape(alphas_BNHL)[-1])
-
-
 def _product(sizes: tf.TensorShape, last: int | None) -> int | None:
   """The product of all sizes; None if one is not known before the call."""
   return None if last is None or not sizes.is_fully_defined() else sizes.num_elements() * last
-
-
-def _constant(tensor: tf.Tensor) -> tf.Tensor:
-  return tf.stop_gradient(tensor) if tensor.dtype.is_floating else tensor

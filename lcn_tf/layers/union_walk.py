@@ -81,6 +81,11 @@ def walk_keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor
   return tf.reshape(keys, [shape[0], shape[1], shape[3]])
 
 
+def walk_order(scores_BNHL: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
+  """Minus the step at which the walk over the heads' rankings meets a behaviour, float32 `[B, N, L]`."""
+  return -walk_keys(scores_BNHL, visible, tf.shape(scores_BNHL)[-1])
+
+
 def _keys(scores_BNHL: tf.Tensor, visible: tf.Tensor, depth: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Keys of all behaviours, and the entries of the rankings.
 

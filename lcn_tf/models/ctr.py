@@ -67,7 +67,10 @@ class CTR(RequestModel):
 
   def interests(self, embedded: Embedded) -> list[tf.Tensor]:
     """Interests of the extractors, `[B, N | 1, W]` each."""
-    return [extract(embedded.candidates, embedded.histories[d]) for d, extract in self.extractors.items()]
+    return [
+      extract(embedded.candidates, embedded.histories[d], **kept_projections(embedded, d))
+      for d, extract in self.extractors.items()
+    ]
 
   def extra_losses(
     self, embedded: dict[DomainName, Embedded], inputs: dict[DomainName, Batch], step: tf.Tensor, training: bool
@@ -101,6 +104,11 @@ def make_extractor(config: Model, schema: Schema, domain: DomainName) -> Extract
   if extractor is None:
     logging.warning("%r finds nothing in the %s history of this schema and leaves it out", config.extractor, domain)
   return extractor
+
+
+def kept_projections(embedded: Embedded, domain: DomainName) -> dict[str, tf.Tensor]:
+  """The argument of a search that reads projections which the request brings; none if it brings none."""
+  return {"projected": embedded.projected[domain]} if domain in embedded.projected else {}
 
 
 def domain_batch(domain: DomainName, batch: Batch, embedded: Embedded) -> DomainBatch:

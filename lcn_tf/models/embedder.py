@@ -30,12 +30,14 @@ class Embedded(NamedTuple):
     context: Embedded context of each candidate, `[B, N, C]` float; C may be 0.
     candidates: `Candidates` to be scored.
     histories: `Behaviours` by domain.
+    projected: Projections of the behaviours by domain, `[B, L, H * E]` float32, where the request brings some.
   """
 
   profile: tf.Tensor
   context: tf.Tensor
   candidates: Candidates
   histories: dict[DomainName, Behaviours]
+  projected: dict[DomainName, tf.Tensor]
 
 
 class RequestEmbedding(keras.layers.Layer):
@@ -253,6 +255,7 @@ class RequestEmbedding(keras.layers.Layer):
           context=join(plan.features(context), batch["candidate_items"], self.compute_dtype),
           candidates=candidates,
           histories=histories,
+          projected={d: batch[f"{d}_projections"] for d in self.histories if f"{d}_projections" in batch},
         )
       )
     return embedded
@@ -302,7 +305,7 @@ class RequestEmbedding(keras.layers.Layer):
       if self.max_lengths[d] == self.schema.domain(d).max_length or not self.deduplicate:
         continue
       width = tf.reduce_max(batch[f"{d}_first_visible"]) + self.max_lengths[d]
-      for part in ("items", "times", "cross", "values"):
+      for part in ("items", "times", "cross", "values", "projections"):
         if (name := f"{d}_{part}") not in batch:
           continue
         history = batch[name]

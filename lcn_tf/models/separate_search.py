@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import Batch, Blueprint, Terms, click_loss
-from lcn_tf.models.ctr import CTR
+from lcn_tf.models.ctr import CTR, kept_projections
 from lcn_tf.models.embedder import Embedded
 from lcn_tf.schema import DomainName
 
@@ -19,6 +19,7 @@ class _Searched(NamedTuple):
   context: tf.Tensor
   candidates: Candidates
   histories: dict[DomainName, Behaviours]
+  projected: dict[DomainName, tf.Tensor]
   search: Embedded
 
 
@@ -65,7 +66,7 @@ class SeparateSearch(CTR):
         embedded.search.candidates,
         embedded.search.histories[d],
       )
-      kept = searcher(candidates, behaviours, pool=False)
+      kept = searcher(candidates, behaviours, pool=False, **kept_projections(embedded.search, d))
       found.append(extractor(embedded.candidates, embedded.histories[d], kept=kept))
     return found
 

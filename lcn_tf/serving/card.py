@@ -11,6 +11,7 @@ import tensorflow as tf
 import lcn_tf
 from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.models.projections import Source
 from lcn_tf.serving.signatures import Signatures
 
 FILE = "assets.extra/README.md"
@@ -22,6 +23,7 @@ def card(
   record_set: RecordSet,
   signatures: Signatures,
   checkpoint: str,
+  projections: Source | None,
   metrics: Mapping[str, Any] | None = None,
   tables: Mapping[str, Any] | None = None,
 ) -> str:
@@ -32,6 +34,7 @@ def card(
     record_set: Facts of the records that the model was trained with.
     signatures: Functions of the export.
     checkpoint: Name of the checkpoint; empty if there is none.
+    projections: Place where the search reads projections of items; None = it reads none.
     metrics: Contents of the `metrics.json` of this checkpoint; None if it was not evaluated.
     tables: Type `dtype` of the embedding tables, and what it costs, `auc`, if that was measured; None = float32.
   """
@@ -43,6 +46,7 @@ def card(
     "exported": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     "checkpoint": checkpoint,
     "embedding tables": tables["dtype"],
+    "projections of items": {None: "", "table": "a table of all items", "live": "live weights"}[projections],
     "seed": experiment.train.seed,
     "fingerprint of the records": record_set.fingerprint,
     "lcn_tf": " ".join(filter(None, [lcn_tf.__version__, _commit()])),

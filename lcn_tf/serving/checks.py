@@ -20,7 +20,8 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
   candidate. Padding only has to be in range: candidates whose item is 0, and behaviours beyond the length.
 
   Args:
-    request: The tensors of `request_spec`; those without columns may be left out.
+    request: The tensors of `request_spec`; those without columns may be left out. Projections of the items of a
+      history may come besides, `{d}_projections` `[B, L, H * E]`, finite.
     schema: Schema with sizes.
 
   Returns:
@@ -43,6 +44,8 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
     made += _history(values, d, schema)
   for name, (_, parts) in value_groups(schema).items():
     made += _field_values(values, name, parts)
+  for name in sorted({f"{d}_projections" for d in DOMAINS} & set(values)):
+    made.append(holds(values, name, tf.math.is_finite(values[name]), "finite projections"))
   with tf.control_dependencies(made):
     return {name: tf.identity(value) for name, value in values.items()}
 
@@ -56,7 +59,7 @@ def _sizes(request: dict[str, tf.Tensor]) -> list[tf.Operation]:
   for name in sorted({"candidate_times", "candidate_context", "candidate_values"} & set(request)):
     made.append(same_size(name, shapes, 1, candidates, "as many candidates as candidate_items"))
   for d in DOMAINS:
-    for name in sorted({f"{d}_times", f"{d}_cross", f"{d}_values"} & set(request)):
+    for name in sorted({f"{d}_times", f"{d}_cross", f"{d}_values", f"{d}_projections"} & set(request)):
       made.append(same_size(name, shapes, 1, shapes[f"{d}_items"][1], f"as many behaviours as {d}_items"))
     shared = "as many columns as candidate_items, or one"
     made.append(same_size(f"{d}_first_visible", shapes, 1, candidates, shared, or_one=True))

@@ -16,23 +16,15 @@ from lcn_tf.data.id_mapping import IdMapping, items_of, vocabularies_of
 from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.errors import DamagedError
 from lcn_tf.models.base import RequestModel
+from lcn_tf.models.projections import source
 from lcn_tf.serving import server_config, trial
 from lcn_tf.serving.card import FILE, card
 from lcn_tf.serving.signatures import Signatures
+from lcn_tf.serving.versions import appear
+from lcn_tf.serving.versions import newest_version as newest_version
 
 DESCRIPTION = "assets.extra/lcn_tf.json"
 REMEDY = "Export the run again."
-
-
-def versions(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The numbered versions in `folder` that hold a SavedModel, oldest first."""
-  there = [path for path in folder.glob("*") if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
-  return sorted(there, key=lambda path: int(path.name))
-
-
-def newest_version(folder: pathlib.Path) -> pathlib.Path | None:
-  """The newest numbered version in `folder` that holds a SavedModel."""
-  return next(reversed(versions(folder)), None)
 
 
 def digest(checkpoint: str) -> str:
@@ -55,8 +47,9 @@ def save(
 
   Its signatures are those of `lcn_tf.serving.signatures`.
 
-  The folder `assets.extra` holds `lcn_tf.json`, with name, seed, checkpoint, tables, fingerprint and schema, templates
-  of server configurations, and a record set without records. `RequestEncoder` numbers requests with it, and
+  The folder `assets.extra` holds `lcn_tf.json`, with name, seed, checkpoint, tables, fingerprint, schema and the source
+  of the search's projections. It also holds templates of server configurations, and a record set without records.
+  `RequestEncoder` numbers requests with it, and
   `pipelines.build_records --like` other records.
 
   Args:
@@ -89,7 +82,9 @@ def save(
     extra.mkdir(exist_ok=True)
     record_set.save_id_mapping(extra)
     stored = {"dtype": model.table_dtype, **({"auc": dict(cost)} if cost else {})}
-    (aside / FILE).write_text(card(experiment, record_set, signatures, pathlib.Path(checkpoint).name, metrics, stored))
+    (aside / FILE).write_text(
+      card(experiment, record_set, signatures, pathlib.Path(checkpoint).name, source(model), metrics, stored)
+    )
     server_config.write(aside)
     if samples:
       trial.write(aside, signatures, samples, schema, mapping)
@@ -101,6 +96,7 @@ def save(
       "domain": "target",
       "tables": stored,
       "fingerprint": record_set.fingerprint,
+      "projections": source(model),
       "schema": schema.model_dump(mode="json"),
       "files": {file.relative_to(aside).as_posix(): _described(file) for file in _model_files(aside)},
     }
@@ -115,15 +111,6 @@ def save(
       written,
     )
   return written
-
-
-def appear(aside: pathlib.Path, folder: pathlib.Path, number: int) -> pathlib.Path:
-  """Renames a whole version to `folder/<number>`, or to a higher number: servers take the highest one."""
-  newest = newest_version(folder)
-  number = max(number, int(newest.name) + 1 if newest else 0)
-  while (folder / str(number)).exists():
-    number += 1
-  return aside.rename(folder / str(number))
 
 
 def describe(version: pathlib.Path) -> dict[str, Any]:

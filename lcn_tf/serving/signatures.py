@@ -1,5 +1,6 @@
 """The signatures of an export: those of requests return `probability` `[B, N]`."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +10,17 @@ from absl import logging
 
 from lcn_tf.data import records
 from lcn_tf.data.id_mapping import IdMapping
-from lcn_tf.data.request_spec import at_least_one_column, example_batch, request_spec, served_spec, with_empty
+from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_spec, with_empty
 from lcn_tf.models.base import RequestModel
-from lcn_tf.schema import DOMAINS, DomainName, Schema
-from lcn_tf.serving.checks import asserted, checked, within
+from lcn_tf.models.projections import item_projections
+from lcn_tf.schema import DOMAINS, Schema
+from lcn_tf.serving.checks import asserted, checked
+from lcn_tf.serving.item_signatures import item_embedding, project_items, projection_specs
 from lcn_tf.serving.raw_requests import RawRequests
 from lcn_tf.serving.raw_spec import refusal
 
 Tensors = dict[str, tf.Tensor]
+Specs = dict[str, tf.TensorSpec]
 _Reader = Callable[[Tensors], Tensors]
 _AXES = {"N": "candidate"} | {d: d for d in DOMAINS}
 NO_REQUEST = ("label", "weight", "user")  # features of a record that a request has not
@@ -37,6 +41,8 @@ class Signatures(tf.Module):
     self.weights = model.served_variables()
     self._schema = schema
     self._score = _score_function(model, schema)  # traced once
+    self._projections = projection_specs(model)
+    self._project = functools.partial(item_projections, model)
     self._readers: dict[str, _Reader] = {
       "rank": lambda request: checked(request, schema),
       "rank_examples": self._parsed,
@@ -48,16 +54,35 @@ class Signatures(tf.Module):
     else:
       raw = self._readers["rank_raw"] = RawRequests(mapping, schema, folder)
       specs["rank_raw"] = raw.spec
+    if self._projections:
+      self._score_projected = _score_function(model, schema, self._projections)
+      self._readers["rank_projected"] = self._readers["rank"]
+      specs["rank_projected"] = {**specs["rank"], **self._projections}
     self.functions: dict[str, Any] = {name: self._ranking(name, spec) for name, spec in specs.items()}
-    self.functions["item_embedding"] = _embedding_function(model, schema, raw)
+    self.functions["item_embedding"] = item_embedding(model, schema, raw)
+    if self._projections:
+      self.functions["project_items"] = project_items(model, schema, raw)
     self.functions["serving_default"] = self.functions.get("rank_raw", self.functions["rank"])
 
   def answer(self, name: str, request: Tensors) -> Tensors:
     """The answer of a signature that ranks: the request is read step by step, then the model scores it."""
+    if name == "rank_projected":
+      return _called(self._score_projected, self.read(name, request), self._schema, self._projections)
     return _called(self._score, self.read(name, request), self._schema)
 
+  def projections(self, request: Tensors) -> Tensors:
+    """The tensors that `rank_projected` takes besides those of a request of `rank`."""
+    found: Tensors = {}
+    for d in DOMAINS:
+      if (name := f"{d}_projections") in self._projections:
+        rows = request[f"{d}_items"]
+        found[name] = tf.reshape(
+          self._project(d, tf.reshape(rows, [-1])), [*rows.shape, self._projections[name].shape[-1]]
+        )
+    return found
+
   def read(self, name: str, request: Tensors) -> Tensors:
-    """The request of a signature that ranks as tensors of `request_spec`, integers of any type."""
+    """The request of a signature that ranks as tensors of `request_spec`, and projections, integers of any type."""
     return self._readers[name](request)
 
   def _ranking(self, name: str, spec: dict[str, tf.TensorSpec]) -> Any:
@@ -81,25 +106,26 @@ def rank_function(model: RequestModel, schema: Schema) -> Any:
   return _concrete(lambda **request: _called(score, checked(request, schema), schema), served_spec(schema))
 
 
-def _score_function(model: RequestModel, schema: Schema) -> Any:
-  """The part of all signatures that has the model: it takes the tensors of `request_spec`, integers as int64."""
+def _score_function(model: RequestModel, schema: Schema, more: Specs | None = None) -> Any:
+  """The part of signatures that has the model: it takes tensors of `request_spec` and `more`, integers as int64."""
 
   def score(**request: tf.Tensor) -> Tensors:
     return {"probability": tf.sigmoid(model(at_least_one_column(request), training=False))}
 
-  return _concrete(score, {name: _widened(spec) for name, spec in request_spec(schema).items()})
+  return _concrete(score, _widened({**request_spec(schema), **(more or {})}))
 
 
-def _widened(spec: tf.TensorSpec) -> tf.TensorSpec:
-  return tf.TensorSpec(spec.shape, tf.int64 if spec.dtype.is_integer else spec.dtype, spec.name)
+def _widened(specs: Specs) -> Specs:
+  return {
+    name: tf.TensorSpec(spec.shape, tf.int64 if spec.dtype.is_integer else spec.dtype, spec.name)
+    for name, spec in specs.items()
+  }
 
 
-def _called(score: Any, request: Tensors, schema: Schema) -> Tensors:
+def _called(score: Any, request: Tensors, schema: Schema, more: Specs | None = None) -> Tensors:
   """The scores of a valid request, whose tensors without columns may be left out."""
-  whole = with_empty(request, schema)
-  return score(  # type: ignore[no-any-return]
-    **{name: tf.cast(whole[name], _widened(spec).dtype) for name, spec in request_spec(schema).items()}
-  )
+  whole, specs = with_empty(request, schema), _widened({**request_spec(schema), **(more or {})})
+  return score(**{name: tf.cast(whole[name], spec.dtype) for name, spec in specs.items()})  # type: ignore[no-any-return]
 
 
 def _whole(data: Tensors, counts: Tensors, schema: Schema) -> list[tf.Operation]:
@@ -112,40 +138,6 @@ def _whole(data: Tensors, counts: Tensors, schema: Schema) -> list[tf.Operation]
       message = f"{name}: expected {abs(width)} {dtype} for each of {_AXES.get(axis, 'request')}; found, bytes"
       made.append(asserted(tf.reduce_all(size == expected), [message, size]))
   return made
-
-
-def _embedding_function(model: RequestModel, schema: Schema, raw: RawRequests | None) -> Any:
-  """The function `item_embedding`: the representations `{d}` `[K, D]` of items `{d}_ids` `[K]` of each domain d.
-
-  Without `rank_raw` it takes catalogue rows, `{d}_items`. A model that does not read a domain has none of its items.
-  """
-
-  def embedding(domain: DomainName, rows: tf.Tensor) -> tf.Tensor:
-    batch = example_batch(schema)
-    for name in ("candidate_items", "candidate_times", "candidate_context", "candidate_values"):
-      if name in batch:
-        width = batch[name].shape[2:]
-        batch[name] = tf.zeros(tf.concat([[1, tf.size(rows)], width], axis=0), batch[name].dtype)
-    batch["candidate_items"] = rows[tf.newaxis]
-    return model.embedder([(domain, batch)])[0].candidates.embedding[0]
-
-  def item_embedding(**request: tf.Tensor) -> Tensors:
-    found: Tensors = {}
-    for d in domains:
-      if raw:
-        found[d] = embedding(d, raw.rows(d, request[f"{d}_ids"]))
-      else:
-        rows, size = {f"{d}_items": tf.cast(request[f"{d}_items"], tf.int64)}, schema.domain(d).items
-        with tf.control_dependencies([within(rows, f"{d}_items", size, f"rows of the {d} catalogue")]):
-          found[d] = embedding(d, tf.identity(rows[f"{d}_items"]))
-    return found
-
-  domains = list(model.embedder.catalogues)
-  if raw:
-    spec = {f"{d}_ids": tf.TensorSpec([None], raw.spec[f"{d}_ids"].dtype, f"{d}_ids") for d in domains}
-  else:
-    spec = {f"{d}_items": tf.TensorSpec([None], tf.int32, f"{d}_items") for d in domains}
-  return _concrete(item_embedding, spec)
 
 
 def _concrete(function: Any, spec: dict[str, tf.TensorSpec]) -> Any:

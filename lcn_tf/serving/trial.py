@@ -27,6 +27,7 @@ from lcn_tf.serving.samples import raw_requests
 from lcn_tf.serving.signatures import Signatures
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
+_FEW = 8  # behaviours of requests that bring floats of each
 _Call = tuple[str, dict[str, np.ndarray]]
 
 
@@ -109,7 +110,20 @@ def _calls(signatures: Signatures, samples: Sequence[bytes], schema: Schema, map
       found.append(
         ("rank_raw", {name: _wide(raw[name].astype(spec.dtype.as_numpy_dtype)) for name, spec in specs.items()})
       )
+  if "rank_projected" in signatures.functions:
+    short = _newest(found[0][1])
+    projections = signatures.projections({name: tf.constant(value) for name, value in short.items()})
+    found.append(("rank_projected", short | {name: value.numpy() for name, value in projections.items()}))
   return found
+
+
+def _newest(request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """A request of `rank` with the newest `_FEW` behaviours: tensors of floats are long as JSON."""
+  short = dict(request)
+  for name, value in request.items():
+    if name.startswith(DOMAINS) and not name.endswith("_first_visible"):
+      short[name] = np.minimum(value, _FEW) if name.endswith("_length") else value[:, :_FEW]
+  return short
 
 
 def _wide(value: np.ndarray) -> np.ndarray:

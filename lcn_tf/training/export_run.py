@@ -1,7 +1,6 @@
 """From a run folder to a SavedModel."""
 
 import pathlib
-import shutil
 from typing import Any
 
 from absl import logging
@@ -13,9 +12,11 @@ from lcn_tf.errors import DamagedError, UserError
 from lcn_tf.evaluation import predictions, scoring
 from lcn_tf.layers.narrow import Dtype
 from lcn_tf.models.base import RequestModel
-from lcn_tf.serving.export import DESCRIPTION, describe, digest, newest_version, save, versions
+from lcn_tf.models.projections import Source, search_with
+from lcn_tf.serving.export import DESCRIPTION, describe, digest, save
 from lcn_tf.serving.samples import kept
 from lcn_tf.serving.signatures import rank_function
+from lcn_tf.serving.versions import keep_newest, newest_version
 from lcn_tf.training.projections import refresh
 from lcn_tf.training.run_folder import Run, read_run
 
@@ -28,6 +29,7 @@ def export_run(
   keep: int = 0,
   dtype: Dtype = "float32",
   records: RecordSet | None = None,
+  projections: Source | None = None,
 ) -> pathlib.Path:
   """Exports the best checkpoint of a run as `output/<version>`.
 
@@ -38,18 +40,22 @@ def export_run(
     keep: Number of versions that stay, the newest ones; 0 = all.
     dtype: Type of the stored embedding tables; all else is float32.
     records: Records whose validation split says what a narrow `dtype` costs; None = it is not measured.
+    projections: Place where the search reads projections of items; None = as in training.
 
   Returns:
     The version folder.
 
   Raises:
     UserError: The folder holds no run, or the run has no checkpoint yet. A table has a number that is not finite, and
-      `dtype` is int8. The records are others than the run's, or have no validation split.
+      `dtype` is int8. The records are others than the run's, or have no validation split. `projections` is given for a
+      model whose search reads no projections of items.
     DamagedError: A file of the run cannot be read.
     StorageError: There is no space for the export.
   """
   run = read_run(run_dir)
   model, checkpoint = run.best()
+  if projections is not None:
+    search_with(model, projections)
   before = None
   if records is not None and dtype != "float32":
     refresh(model)
@@ -75,10 +81,7 @@ def export_run(
   if cost:
     said = "AUC of the validation split: %.6f with float32 tables, %.6f with %s tables, difference %+.6f; %d candidates"
     logging.info(said, cost["float32"], cost[dtype], dtype, cost["difference"], cost["candidates"])
-  if keep:
-    for old in versions(pathlib.Path(output))[:-keep]:
-      shutil.rmtree(old)
-      logging.info("%s: removed; the newest %d stay", old, keep)
+  keep_newest(pathlib.Path(output), keep)
   return version
 
 

@@ -1,5 +1,6 @@
 """The stored part of a search: TWIN's item projections, or another model's search unit."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,9 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
-from lcn_tf.data.request_spec import example_batch
-from lcn_tf.interest.twin import TWIN
 from lcn_tf.models.base import RequestModel
+from lcn_tf.models.projections import item_projections, searched
 from lcn_tf.models.separate_search import SeparateSearch
-from lcn_tf.schema import DomainName
 
 Logs = dict[str, Any]
 
@@ -30,9 +29,10 @@ class Projector:
 
   def __init__(self, model: RequestModel):
     self._model = model
-    extractors: dict[DomainName, Any] = getattr(model, "extractors", {})
-    self._cached = {d: one for d, one in extractors.items() if isinstance(one, TWIN) and one.cached is not None}
-    self._project = {d: tf.function(self._chunk(d), autograph=False) for d in self._cached}
+    self._cached = {d: one for d, one in searched(model).items() if one.cached is not None}
+    self._project = {
+      d: tf.function(functools.partial(item_projections, model, d), autograph=False) for d in self._cached
+    }
 
   @property
   def keeps(self) -> bool:
@@ -52,17 +52,6 @@ class Projector:
         chunks[-1] = np.pad(last, (0, _CHUNK - len(last)))
       parts = [self._project[domain](tf.constant(chunk)).numpy() for chunk in chunks]
       twin.cached.assign(np.concatenate(parts)[: twin.items])
-
-  def _chunk(self, domain: DomainName) -> Any:
-    """Catalogue rows -> projections, computed as for a history of these items."""
-
-    def project(rows: tf.Tensor) -> tf.Tensor:
-      batch = example_batch(self._model.schema, length=rows.shape[0])
-      batch[f"{domain}_items"] = rows[tf.newaxis]
-      embedded = self._model.embedder([("target", batch)])[0].histories[domain].embedding[0]
-      return tf.cast(self._cached[domain].project(embedded), tf.float32)
-
-    return project
 
 
 def refresh(model: RequestModel) -> None:

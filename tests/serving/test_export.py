@@ -17,7 +17,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS
-from lcn_tf.serving import answers, export, trial
+from lcn_tf.serving import answers, export, trial, versions
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.trainer import train
 from tests.support.experiments import small_experiment, tiny_experiment
@@ -181,7 +181,7 @@ def test_an_export_carries_the_id_mapping_of_its_records(run, version):
 
 
 @pytest.mark.parametrize(
-  ("owner", "name"), [(tf.saved_model, "save"), (RecordSet, "save_id_mapping"), (export, "newest_version")]
+  ("owner", "name"), [(tf.saved_model, "save"), (RecordSet, "save_id_mapping"), (versions, "newest_version")]
 )
 def test_an_export_that_fails_leaves_nothing_of_what_it_has_written(owner, name, quick, tmp_path, monkeypatch):
   folder, _ = quick

@@ -9,7 +9,6 @@ from tensorflow import keras
 
 from lcn_tf.config import from_tree
 from lcn_tf.errors import UserError
-from lcn_tf.models.build import build_model
 from lcn_tf.models.separate_search import SeparateSearch
 from lcn_tf.training import projections
 from lcn_tf.training.export_run import export_run
@@ -17,26 +16,11 @@ from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.projections import RefreshProjections, refresh
 from lcn_tf.training.run_folder import open_run, read_run
 from lcn_tf.training.trainer import train
-from tests.support.batches import batch_of, catalogue
+from tests.reference.projections import of_items
+from tests.support.batches import batch_of
 from tests.support.callbacks import Stop
-from tests.support.experiments import small_experiment
 from tests.support.record_sets import small_schema, write_record_set
-
-OPTIONS = {"top_k": 4, "num_heads": 2, "head_dim": 3, "output_dim": 4}
-
-
-def twin_experiment(
-  options=None, *, refresh_every=0, auxiliary_seed=None, histories=("target", "source"), **train_options
-):
-  tree = small_experiment("average_pooling", **train_options).model_dump(mode="json", by_alias=True)
-  tree["model"] |= {"extractor": "twin", "options": OPTIONS | (options or {})}
-  tree["model"] |= {"projection_refresh": refresh_every, "auxiliary_seed": auxiliary_seed, "histories": histories}
-  return from_tree(tree, "small twin")
-
-
-def model_of(options=None, **settings):
-  experiment = twin_experiment(options, **settings)
-  return build_model(small_schema(), experiment.model, seed=0, catalogues=catalogue())
+from tests.support.twins import twin_experiment, twin_of
 
 
 @pytest.fixture(scope="module")
@@ -45,39 +29,23 @@ def record_set(tmp_path_factory):
   return write_record_set(tmp_path_factory.mktemp("records"), small_schema(), records=sizes)
 
 
-def projections_of(model, domain):
-  """K_h W_h of every catalogue row, from the tables by hand."""
-  twin, embedder, schema = model.extractors[domain], model.embedder, model.schema
-  rows = []
-  for fields in embedder.catalogues[domain].numpy():
-    parts, column = [], 0
-    for feature in schema.catalogue_features(domain):
-      ids = fields[column : column + feature.max_values]
-      column += feature.max_values
-      values = [embedder.tables.tables[feature.vocabulary].numpy()[i] for i in ids if i]
-      parts.append(np.mean(values, axis=0) if values else np.zeros(8))
-    item = np.concatenate(parts) @ embedder.projections[domain].kernel.numpy()
-    rows.append(np.concatenate([item @ head for head in twin.key_weight.numpy()]))
-  return np.array(rows)
-
-
-@pytest.mark.parametrize("chunk", [7, 8192])
-def test_a_refresh_fills_the_projections_of_every_item_of_every_history(chunk, monkeypatch):
+@pytest.mark.parametrize(("chunk", "max_length"), [(7, 0), (8192, 0), (8192, 5)])
+def test_a_refresh_fills_the_projections_of_every_item_of_every_history(chunk, max_length, monkeypatch):
   monkeypatch.setattr(projections, "_CHUNK", chunk)
-  model = model_of({"projections": "cached"})
+  model = twin_of({"projections": "cached"}, max_length=max_length)
   for domain, rows in (("target", 30), ("source", 40)):
     assert model.extractors[domain].cached.shape == (rows, 2 * 3)
     np.testing.assert_array_equal(model.extractors[domain].cached, np.zeros([rows, 6]))
   refresh(model)
   for domain in ("target", "source"):
-    expected = projections_of(model, domain)
+    expected = of_items(model, domain)
     assert np.abs(expected[2:]).max(axis=1).min() > 1e-3
     np.testing.assert_allclose(model.extractors[domain].cached, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_fresh_cache_scores_as_live_weights_and_a_stale_one_does_not():
   batch = batch_of()
-  live, cached = model_of(), model_of({"projections": "cached"})
+  live, cached = twin_of(), twin_of({"projections": "cached"})
   values = {variable.name: variable for variable in live.variables}
   for variable in cached.trainable_variables:
     variable.assign(values[variable.name])
@@ -142,13 +110,13 @@ def test_a_job_that_is_taken_up_searches_with_what_it_had(record_set, tmp_path):
   last = train(experiment, record_set, tmp_path, (seen,)).model.extractors["target"].cached.numpy()
   kept = stop.model.extractors["target"].cached.numpy()
   assert np.abs(kept).max() > 0
-  assert np.abs(kept - projections_of(stop.model, "target")).max() > 1e-5, "the cache is not a step old"
+  assert np.abs(kept - of_items(stop.model, "target")).max() > 1e-5, "the cache is not a step old"
   np.testing.assert_array_equal(seen.cache, kept)
   assert np.abs(last - kept).max() > 1e-5, "the fourth step refreshes"
 
 
 def test_a_step_trains_both_models_and_leaves_the_search_until_it_is_taken_over():
-  model = model_of(auxiliary_seed=5, histories=("target",))
+  model = twin_of(auxiliary_seed=5, histories=("target",))
   model.compile(optimizer=make_optimizer(model, twin_experiment(learning_rate=0.01).train))
   watched = {"own": model, "auxiliary": model.auxiliary, "searcher": model.searcher}
   before = {name: _search_weights(one) for name, one in watched.items()}
@@ -172,26 +140,21 @@ def write_run(folder, experiment, record_set, model):
   tf.train.Checkpoint(model=model).write(str(folder / "checkpoints" / "best" / "ckpt-1"))
 
 
-def test_an_export_starts_fresh(record_set, tmp_path):
+def test_an_export_starts_fresh(record_set, tmp_path, monkeypatch):
   experiment = twin_experiment({"projections": "cached"})
-  model = model_of({"projections": "cached"})
+  model = twin_of({"projections": "cached"})
   write_run(tmp_path, experiment, record_set, model)
   run = read_run(tmp_path)
   np.testing.assert_array_equal(run.best()[0].extractors["source"].cached, np.zeros([40, 6]))
-  exported = tf.saved_model.load(str(export_run(tmp_path, tmp_path / "export")))
-  caches = [weight.numpy() for weight in exported.weights if weight.shape == (40, 6)]
-  assert len(caches) == 1
-  np.testing.assert_allclose(caches[0], projections_of(model, "source"), rtol=1e-4, atol=1e-6)
-  refresh(model)
-  batch = batch_of()
-  served = exported.signatures["rank"]
-  names = served.structured_input_signature[1]
-  scored = served(**{name: batch[name] for name in names})["probability"]
-  np.testing.assert_allclose(scored, tf.sigmoid(model(batch)), rtol=1e-4)
+  saved = []
+  monkeypatch.setattr("lcn_tf.training.export_run.save", lambda model, *args, **options: saved.append(model))
+  export_run(tmp_path, tmp_path / "export")
+  for d in ("target", "source"):
+    np.testing.assert_allclose(saved[0].extractors[d].cached, of_items(model, d), rtol=1e-4, atol=1e-6)
 
 
 def test_serving_needs_no_auxiliary_model(record_set, tmp_path):
-  model = model_of(auxiliary_seed=5)
+  model = twin_of(auxiliary_seed=5)
   write_run(tmp_path, twin_experiment(auxiliary_seed=5), record_set, model)
   run = read_run(tmp_path)
   serving = run.best()[0]
@@ -208,10 +171,10 @@ def _search_weights(model):
 
 
 def test_without_parameter_consistency_another_models_search_finds_what_this_one_pools():
-  model = model_of(auxiliary_seed=5)
+  model = twin_of(auxiliary_seed=5)
   assert isinstance(model, SeparateSearch)
   batch = batch_of()
-  plain = model_of()
+  plain = twin_of()
   values = {variable.name: variable for variable in plain.variables}
   # a model that is searched for by its own weights is a TWIN
   for one in (model.searcher, model):
@@ -230,7 +193,7 @@ def test_without_parameter_consistency_another_models_search_finds_what_this_one
 
 
 def test_the_two_models_share_batches_and_no_weight():
-  model = model_of(auxiliary_seed=5)
+  model = twin_of(auxiliary_seed=5)
   model.compile(optimizer="sgd")
   inputs = {"target": batch_of()}
   with tf.GradientTape(persistent=True) as tape:
