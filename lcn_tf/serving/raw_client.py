@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of, vector_of
+from lcn_tf.data.build.values import id_of, number_of, seconds_of, text_of, vector_of, whole_id_of
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 from lcn_tf.serving.history_reader import told
@@ -133,15 +133,16 @@ def _listed(value: Any) -> Sequence[Any]:
   return list(value) if isinstance(value, (list, tuple, set, np.ndarray)) else [value]
 
 
+def coded_ids(ids: Sequence[Any], integer: bool) -> np.ndarray:
+  """Item ids as graphs look them up, `[K]`: int64 or texts, and what is no id as one that no item has."""
+  return np.array([_whole_id(one) if integer else _text_id(one) for one in ids], np.int64 if integer else object)
+
+
 def _text_id(value: Any) -> str:
   text = id_of(value)
   return "" if text is None else text
 
 
 def _whole_id(value: Any) -> int:
-  text = id_of(value)
-  try:
-    number = int(text or "")
-  except ValueError:
-    return NOBODY
-  return number if str(number) == text and abs(number) < 2**63 else NOBODY
+  number = whole_id_of(value)
+  return NOBODY if number is None else number

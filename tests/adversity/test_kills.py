@@ -1,13 +1,19 @@
 """kill -9 and SIGTERM at any moment: the same command goes on, to the results of an unbroken one, and cleans up."""
 
 import shutil
+import threading
 
+import numpy as np
 import pytest
 
+from lcn_tf.data.id_mapping import items_of
+from lcn_tf.serving.projection_store import ProjectionStore
 from tests.adversity import jobs
 from tests.adversity.jobs import Killer, Process
 from tests.data.logs import file_bytes
 from tests.shipped.workspace import succeeds
+from tests.support.projections import tables_of, write_export
+from tests.support.record_sets import tiny_schema, write_record_set
 
 pytestmark = pytest.mark.config
 CHAIN = 5  # kills of one job
@@ -118,6 +124,75 @@ def test_a_publication(workspace, unbroken, tmp_path, campaign):
     shutil.rmtree(served)
     shutil.rmtree(tmp_path / "served.results")
   print(f"a publication: {killer.kills} kills, results equal, nothing left")
+
+
+class Reader(threading.Thread):
+  """Opens and reloads a projection store again and again: both domains have the projections of one export.
+
+  Attributes:
+    seen: Version folders that it has read.
+    error: First error that it has met; None = none.
+  """
+
+  def __init__(self, folder, expected):
+    super().__init__()
+    self.seen, self.error = set(), None
+    self._folder, self._expected, self._end = folder, expected, threading.Event()
+
+  def run(self):
+    try:
+      kept = ProjectionStore.open(self._folder)
+      while not self._end.is_set():
+        kept.reload()
+        for store in (kept, ProjectionStore.open(self._folder)):
+          self._compare(store)
+    except BaseException as error:
+      self.error = error
+
+  def stop(self):
+    self._end.set()
+    self.join()
+
+  def _compare(self, store):
+    matching = []
+    for domain, (ids, tables) in self._expected.items():
+      found, hit = store.look_up(domain, ids)
+      assert hit.all()
+      matching.append([name for name, table in tables.items() if np.array_equal(found, table)])
+    assert matching[0] == matching[1]
+    assert len(matching[0]) == 1
+    self.seen.add(store.path)
+
+
+def test_a_projection_store(workspace, tmp_path, campaign):
+  records = write_record_set(tmp_path / "records", tiny_schema(), records={})
+  exports = [write_export(tmp_path / "exports" / str(seed), records, seed, work=1000) for seed in (1, 2)]
+  expected = {}
+  for d, items in items_of(records).items():
+    tables = {f"weights {seed}": tables_of(seed)[d][items["row"].to_numpy()] for seed in (1, 2)}
+    expected[d] = items["item_id"].to_list(), tables
+  output, temporary, number = tmp_path / "store", tmp_path / "temporary", 0
+
+  def command():
+    return f"python -m pipelines.project_items --model {exports[number % 2]} --output {output} --keep 2 --batch 2"
+
+  killer = Killer(jobs.seconds(lambda: succeeds(command(), workspace)), 5)
+  reader = Reader(output, expected)
+  reader.start()
+  try:
+    while killer.kills < campaign(4, 20):
+      number += 1
+      killer(Process(command(), workspace, temporary))
+      if number % 4 == 0:
+        Process(command(), workspace, temporary).succeeds()
+    Process(command(), workspace, temporary).succeeds()
+  finally:
+    reader.stop()
+  assert reader.error is None, reader.error
+  assert len(reader.seen) > 1
+  assert len(list(output.iterdir())) == 2
+  jobs.nothing_left(output, temporary)
+  print(f"a projection store: {killer.kills} kills, {len(reader.seen)} versions read, each complete, nothing left")
 
 
 def test_a_comparison_whose_cells_end_with_it(workspace, compared, tmp_path, campaign):

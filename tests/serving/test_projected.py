@@ -13,6 +13,8 @@ from lcn_tf.data.request_spec import served_spec
 from lcn_tf.errors import UserError
 from lcn_tf.models import projections
 from lcn_tf.serving import answers, trial
+from lcn_tf.serving.projecting import by_export, project_items
+from lcn_tf.serving.projection_store import ProjectionStore
 from lcn_tf.serving.signatures import Signatures
 from lcn_tf.training.export_run import export_run
 from tests.reference.projections import of_items
@@ -179,10 +181,22 @@ def test_a_table_is_baked_into_an_export(tmp_path):
   assert np.abs(table).max(axis=1)[2:].min() > 1e-3
   requests = [random_request(tiny_schema(), np.random.default_rng(n), user=n + 1, candidates=4) for n in range(5)]
   batch = records.parse(tf.constant([records.encode(one, tiny_schema()) for one in requests]), tiny_schema())
+  batch["source_items"] = tf.where(batch["source_items"] > 30, 1, batch["source_items"])  # unknown items
   names = loaded.signatures["rank"].structured_input_signature[1]
   found = loaded.signatures["rank"](**{name: batch[name] for name in names})["probability"]
   np.testing.assert_allclose(found, tf.sigmoid(model(batch)), rtol=0, atol=1e-5)
   assert np.ptp(found) > 1e-4
+  project_items(version, tmp_path / "store")
+  store = ProjectionStore.open(tmp_path / "store", model=tmp_path / "served", misses=by_export(loaded))
+  kept = {}
+  for d in ITEMS:
+    rows, ids = batch[f"{d}_items"].numpy(), id_mapping_of(record_set).items[d]["item_id"]
+    projected, hit = store.look_up(d, np.array([None, "no such item", *ids], object)[rows], real=rows > 0)
+    np.testing.assert_array_equal(hit, rows > 1)
+    kept[f"{d}_projections"] = tf.constant(projected)
+  assert store.misses > 0
+  request = {name: batch[name] for name in names} | kept
+  np.testing.assert_allclose(loaded.signatures["rank_projected"](**request)["probability"], found, rtol=0, atol=1e-6)
 
 
 def test_a_table_is_taken_out_of_a_model():

@@ -137,6 +137,16 @@ def id_of(value: Any) -> str | None:
     return None
 
 
+def whole_id_of(value: Any) -> int | None:
+  """The number of an id whose text is that of a 64-bit integer; None for other ids."""
+  text = id_of(value)
+  try:
+    number = int(text or "")
+  except ValueError:
+    return None
+  return number if str(number) == text and abs(number) < 2**63 else None
+
+
 def seconds_of(value: Any) -> int:
   """A moment in whole seconds since 1970.
 
