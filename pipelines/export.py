@@ -53,6 +53,12 @@ _RECORDS = flags.DEFINE_string(
   "Without the flag the cost of --dtype is not measured.",
   flag_values=_FLAGS,
 )
+_ENCODED_USER = flags.DEFINE_boolean(
+  "encoded_user",
+  False,
+  "Signatures encode_user and rank_encoded, for callers that keep the user's side of a request between requests.",
+  flag_values=_FLAGS,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -72,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
     dtype=_DTYPE.value,  # type: ignore[arg-type]
     records=records,
     projections=projections,
+    encoded_user=_ENCODED_USER.value,
   )
   logging.info("exported to %s", version)
 

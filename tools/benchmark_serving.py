@@ -11,6 +11,10 @@ It leaves no files. It prints one JSON line:
                             behaviours, and candidates_per_second
     encode_ms               median time of the encoder for one of these requests
     raw_over_rank           p50 of rank_raw over that of rank
+    encode_user             p50_ms and p99_ms of the user's side, of an export with --encoded_user
+    rank_encoded            as rank, with embedded users as arrays
+    encoded_over_rank       p50 of rank_encoded over that of rank
+    encoded_user_bytes      size of an embedded user
     candidates_alone        candidates_per_second of requests of one candidate
     merged                  requests per second of small requests: alone, merged, and their ratio; the same of requests
                             of full size
@@ -70,9 +74,13 @@ def main(argv: Sequence[str]) -> None:
   model = tf.saved_model.load(str(version))
   found: dict[str, Any] = {"load_seconds": round(time.monotonic() - began, 2)}
 
+  def call(name: str, tensors: Tensors) -> Tensors:
+    signature = model.signatures[name]
+    given = {key: tf.constant(tensors[key]) for key in signature.structured_input_signature[1]}
+    return {key: value.numpy() for key, value in signature(**given).items()}
+
   def ask(name: str, tensors: Tensors) -> np.ndarray:
-    given = {key: tf.constant(value) for key, value in tensors.items()}
-    return model.signatures[name](**given)["probability"].numpy()  # type: ignore[no-any-return]
+    return call(name, tensors)["probability"]  # type: ignore[no-any-return]
 
   rng = np.random.default_rng(0)
   size = _CANDIDATES.value, _LENGTH.value
@@ -85,11 +93,19 @@ def main(argv: Sequence[str]) -> None:
     raw = [raw_tensors([one], schema, integer) for one in requests]  # type: ignore[arg-type]
     raw = [{key: value.astype(specs[key].dtype.as_numpy_dtype) for key, value in one.items()} for one in raw]
     timed["rank_raw"] = lambda n: ask("rank_raw", raw[n])
+  if "encode_user" in model.signatures:
+    users = [call("encode_user", one) for one in numbered]
+    encoded = [one | user for one, user in zip(numbered, users, strict=True)]
+    timed |= {"encode_user": lambda n: call("encode_user", numbered[n])}
+    timed |= {"rank_encoded": lambda n: ask("rank_encoded", encoded[n])}
+    found["encoded_user_bytes"] = sum(value.nbytes for value in users[0].values())
   seconds = _in_turns(timed, len(requests))
   found["encode_ms"] = round(1000 * float(np.median(seconds.pop("encode"))), 2)
-  found |= {name: _summary(of, size[0]) for name, of in seconds.items()}
+  found |= {name: _summary(of, 0 if name == "encode_user" else size[0]) for name, of in seconds.items()}
   if "rank_raw" in seconds:
     found["raw_over_rank"] = round(float(np.median(seconds["rank_raw"]) / np.median(seconds["rank"])), 3)
+  if "rank_encoded" in seconds:
+    found["encoded_over_rank"] = round(float(np.median(seconds["rank_encoded"]) / np.median(seconds["rank"])), 3)
   alone = encoder.encode([_request(rng, schema, mapping, 1, size[1])])
   found["candidates_alone"] = _summary(_in_turns({"": lambda n: ask("rank", alone)}, 1)[""], 1)["candidates_per_second"]
   small = [encoder.encode([_request(rng, schema, mapping, *_SMALL)]) for _ in range(8)]
@@ -156,11 +172,8 @@ def _in_turns(calls: dict[str, Callable[[int], Any]], requests: int) -> dict[str
 
 def _summary(seconds: list[float], candidates: int) -> dict[str, float]:
   p50, p99 = np.percentile(seconds, [50, 99])
-  return {
-    "p50_ms": round(1000 * p50, 2),
-    "p99_ms": round(1000 * p99, 2),
-    "candidates_per_second": round(candidates * len(seconds) / sum(seconds)),
-  }
+  found = {"p50_ms": round(1000 * p50, 2), "p99_ms": round(1000 * p99, 2)}
+  return found | ({"candidates_per_second": round(candidates * len(seconds) / sum(seconds))} if candidates else {})
 
 
 def _rate(ask: Callable[[Tensors], Any], group: Sequence[Tensors], calls: int) -> float:

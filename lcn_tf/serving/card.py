@@ -72,7 +72,7 @@ def card(
     "",
     "## Signatures",
     "",
-    "Those of requests return `probability`, float32 [B, N]. `serving_default` is the first one.",
+    "Those that rank return `probability`, float32 [B, N]. `serving_default` is the first one.",
     "",
   ]
   first = "rank_raw" if "rank_raw" in signatures.functions else "rank"

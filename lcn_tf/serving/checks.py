@@ -9,7 +9,7 @@ from lcn_tf.data.field_values import index_groups, least_values, value_groups
 from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema, UserVector
 
 
-def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tensor]:
+def checked(request: dict[str, tf.Tensor], schema: Schema, counted: str = "candidate_items") -> dict[str, tf.Tensor]:
   """The request, whose tensors must agree with each other and with the schema.
 
   All tensors have the size B of the requests. Those of candidates have N besides, and those of a history L;
@@ -23,6 +23,7 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
     request: The tensors of `request_spec`; those without columns may be left out. Projections of the items of a
       history may come besides, `{d}_projections` `[B, L, H * E]`, finite.
     schema: Schema with sizes.
+    counted: Tensor whose first size is the number of requests, for messages.
 
   Returns:
     The same values; integers as int64.
@@ -31,7 +32,7 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
     tf.errors.InvalidArgumentError: A tensor is wrong when the graph runs. The message has its name, its values and the
       allowed ones.
   """
-  with tf.control_dependencies(_sizes(request)):
+  with tf.control_dependencies(_sizes(request, counted)):
     # int64: int32 is compared on the host
     values = {
       name: tf.identity(tf.cast(tensor, tf.int64) if tensor.dtype.is_integer else tensor)
@@ -50,12 +51,12 @@ def checked(request: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tenso
     return {name: tf.identity(value) for name, value in values.items()}
 
 
-def _sizes(request: dict[str, tf.Tensor]) -> list[tf.Operation]:
+def _sizes(request: dict[str, tf.Tensor], counted: str) -> list[tf.Operation]:
   """Assertions on the sizes of all axes that the schema does not fix."""
   shapes = {name: tf.shape(tensor, out_type=tf.int64) for name, tensor in request.items()}
-  requests, candidates = shapes["candidate_items"][0], shapes["candidate_items"][1]
-  names = sorted(set(request) - {"candidate_items"})
-  made = [same_size(name, shapes, 0, requests, "as many requests as candidate_items") for name in names]
+  requests, candidates = shapes[counted][0], shapes["candidate_items"][1]
+  names = sorted(set(request) - {counted})
+  made = [same_size(name, shapes, 0, requests, f"as many requests as {counted}") for name in names]
   for name in sorted({"candidate_times", "candidate_context", "candidate_values"} & set(request)):
     made.append(same_size(name, shapes, 1, candidates, "as many candidates as candidate_items"))
   for d in DOMAINS:

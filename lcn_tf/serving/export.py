@@ -42,6 +42,7 @@ def save(
   tried: bool = False,
   metrics: Mapping[str, Any] | None = None,
   cost: Mapping[str, float] | None = None,
+  encoded_user: bool = False,
 ) -> pathlib.Path:
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
@@ -49,8 +50,7 @@ def save(
 
   The folder `assets.extra` holds `lcn_tf.json`, with name, seed, checkpoint, tables, fingerprint, schema and the source
   of the search's projections. It also holds templates of server configurations, and a record set without records.
-  `RequestEncoder` numbers requests with it, and
-  `pipelines.build_records --like` other records.
+  `RequestEncoder` numbers requests with it, and `pipelines.build_records --like` other records.
 
   Args:
     checkpoint: Path of the checkpoint that the weights come from; empty if there is none.
@@ -58,9 +58,10 @@ def save(
     tried: True if the export has to answer them in another process before it appears.
     metrics: Contents of the `metrics.json` of the checkpoint, for the model card; None if there are none.
     cost: Measured cost of narrow tables, for the description and the model card; None if it was not measured.
+    encoded_user: True for the signatures of `lcn_tf.serving.encoded`.
 
   Raises:
-    UserError: It answers otherwise there.
+    UserError: It answers otherwise there, or has no `encoded_user`.
   """
   output = files.make(output)
   # the id mapping, and ids and values once more for look-ups
@@ -75,16 +76,15 @@ def save(
     tables.mkdir()
     # ids and values alone: catalogues and vectors, which may be large, are in the model
     schema, mapping = record_set.record_schema, IdMapping(items_of(record_set), {}, vocabularies_of(record_set))
-    signatures = Signatures(model, schema, mapping, tables)
+    signatures = Signatures(model, schema, mapping, tables, encoded_user)
     tf.saved_model.save(signatures, files.plain(aside), signatures=signatures.functions)
     shutil.rmtree(tables)
     extra = (aside / DESCRIPTION).parent
     extra.mkdir(exist_ok=True)
     record_set.save_id_mapping(extra)
     stored = {"dtype": model.table_dtype, **({"auc": dict(cost)} if cost else {})}
-    (aside / FILE).write_text(
-      card(experiment, record_set, signatures, pathlib.Path(checkpoint).name, source(model), metrics, stored)
-    )
+    facts = pathlib.Path(checkpoint).name, source(model), metrics, stored
+    (aside / FILE).write_text(card(experiment, record_set, signatures, *facts))
     server_config.write(aside)
     if samples:
       trial.write(aside, signatures, samples, schema, mapping)

@@ -15,6 +15,7 @@ from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import item_projections
 from lcn_tf.schema import DOMAINS, Schema
 from lcn_tf.serving.checks import asserted, checked
+from lcn_tf.serving.encoded import encoded_functions
 from lcn_tf.serving.item_signatures import item_embedding, project_items, projection_specs
 from lcn_tf.serving.raw_requests import RawRequests
 from lcn_tf.serving.raw_spec import refusal
@@ -34,9 +35,15 @@ class Signatures(tf.Module):
     schema: Schema with sizes.
     mapping: Id mapping of the model.
     folder: Folder for the files that the SavedModel copies to its assets.
+    encoded_user: True to have `encode_user` and `rank_encoded`, too.
+
+  Raises:
+    UserError: `encoded_user` is True, and the model has none.
   """
 
-  def __init__(self, model: RequestModel, schema: Schema, mapping: IdMapping, folder: pathlib.Path):
+  def __init__(
+    self, model: RequestModel, schema: Schema, mapping: IdMapping, folder: pathlib.Path, encoded_user: bool = False
+  ):
     super().__init__(name="signatures")
     self.weights = model.served_variables()
     self._schema = schema
@@ -62,10 +69,14 @@ class Signatures(tf.Module):
     self.functions["item_embedding"] = item_embedding(model, schema, raw)
     if self._projections:
       self.functions["project_items"] = project_items(model, schema, raw)
+    if encoded_user:
+      self.functions.update(encoded_functions(model, schema))
     self.functions["serving_default"] = self.functions.get("rank_raw", self.functions["rank"])
 
   def answer(self, name: str, request: Tensors) -> Tensors:
     """The answer of a signature that ranks: the request is read step by step, then the model scores it."""
+    if name == "rank_encoded":
+      return self.functions[name](**request)  # type: ignore[no-any-return]
     if name == "rank_projected":
       return _called(self._score_projected, self.read(name, request), self._schema, self._projections)
     return _called(self._score, self.read(name, request), self._schema)

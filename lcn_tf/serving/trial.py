@@ -110,10 +110,15 @@ def _calls(signatures: Signatures, samples: Sequence[bytes], schema: Schema, map
       found.append(
         ("rank_raw", {name: _wide(raw[name].astype(spec.dtype.as_numpy_dtype)) for name, spec in specs.items()})
       )
+  short = _newest(found[0][1])
   if "rank_projected" in signatures.functions:
-    short = _newest(found[0][1])
     projections = signatures.projections({name: tf.constant(value) for name, value in short.items()})
     found.append(("rank_projected", short | {name: value.numpy() for name, value in projections.items()}))
+  if "rank_encoded" in signatures.functions:
+    encode, ranked = (signatures.functions[name] for name in ("encode_user", "rank_encoded"))
+    user = encode(**{name: tf.constant(short[name]) for name in encode.structured_input_signature[1]})
+    whole = short | {name: value.numpy() for name, value in user.items()}
+    found.append(("rank_encoded", {name: whole[name] for name in ranked.structured_input_signature[1]}))
   return found
 
 

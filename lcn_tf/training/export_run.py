@@ -30,6 +30,7 @@ def export_run(
   dtype: Dtype = "float32",
   records: RecordSet | None = None,
   projections: Source | None = None,
+  encoded_user: bool = False,
 ) -> pathlib.Path:
   """Exports the best checkpoint of a run as `output/<version>`.
 
@@ -41,6 +42,7 @@ def export_run(
     dtype: Type of the stored embedding tables; all else is float32.
     records: Records whose validation split says what a narrow `dtype` costs; None = it is not measured.
     projections: Place where the search reads projections of items; None = as in training.
+    encoded_user: True for the signatures `encode_user` and `rank_encoded`.
 
   Returns:
     The version folder.
@@ -48,7 +50,7 @@ def export_run(
   Raises:
     UserError: The folder holds no run, or the run has no checkpoint yet. A table has a number that is not finite, and
       `dtype` is int8. The records are others than the run's, or have no validation split. `projections` is given for a
-      model whose search reads no projections of items.
+      model whose search reads no projections of items, or `encoded_user` for a model that embeds a request twice.
     DamagedError: A file of the run cannot be read.
     StorageError: There is no space for the export.
   """
@@ -77,6 +79,7 @@ def export_run(
     tried=tried,
     metrics=_metrics(run.path, digest(checkpoint)),
     cost=cost,
+    encoded_user=encoded_user,
   )
   if cost:
     said = "AUC of the validation split: %.6f with float32 tables, %.6f with %s tables, difference %+.6f; %d candidates"

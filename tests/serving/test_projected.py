@@ -12,7 +12,7 @@ from lcn_tf.data.id_mapping import id_mapping_of
 from lcn_tf.data.request_spec import served_spec
 from lcn_tf.errors import UserError
 from lcn_tf.models import projections
-from lcn_tf.serving import answers, trial
+from lcn_tf.serving import trial
 from lcn_tf.serving.projecting import by_export, project_items
 from lcn_tf.serving.projection_store import ProjectionStore
 from lcn_tf.serving.signatures import Signatures
@@ -35,7 +35,9 @@ def record_set(tmp_path_factory):
 @pytest.fixture(scope="module")
 def live(record_set, tmp_path_factory):
   model = twin_of()
-  return model, Signatures(model, SCHEMA, id_mapping_of(record_set), tmp_path_factory.mktemp("tables"))
+  return model, Signatures(
+    model, SCHEMA, id_mapping_of(record_set), tmp_path_factory.mktemp("tables"), encoded_user=True
+  )
 
 
 def request_of(seed=0, count=6):
@@ -166,6 +168,7 @@ def tiny_twin(**options):
   return from_tree(tree | {"schema": tiny_schema(sized=False).model_dump(mode="json")}, "tiny twin")
 
 
+@pytest.mark.config
 def test_a_table_is_baked_into_an_export(tmp_path):
   record_set = write_record_set(tmp_path / "records", tiny_schema(), records={"train": 4})
   model = write_run(tmp_path / "run", tiny_twin(), record_set)
@@ -220,11 +223,13 @@ def test_a_model_without_projections_is_not_exported_with_a_table(record_set, tm
   assert not (tmp_path / "served").exists()
 
 
-def test_the_requests_of_an_export_have_one_with_projections(record_set, live, tmp_path):
-
+def test_the_requests_of_an_export_have_one_with_projections_and_one_of_an_embedded_user(record_set, live):
   sample = records.encode(random_request(SCHEMA, np.random.default_rng(2)), SCHEMA)
-  (tmp_path / "assets.extra").mkdir()
-  trial.write(tmp_path, live[1], [sample], SCHEMA, id_mapping_of(record_set))
-  written = json.loads((tmp_path / answers.REQUESTS).read_text())
-  assert written[-1]["signature_name"] == "rank_projected"
-  assert np.shape(written[-1]["inputs"]["source_projections"])[1:] == (8, 6)
+  calls = trial._calls(live[1], [sample], SCHEMA, id_mapping_of(record_set))[-2:]
+  assert [name for name, _ in calls] == ["rank_projected", "rank_encoded"]
+  assert calls[0][1]["source_projections"].shape[1:] == (8, 6)
+  assert calls[1][1]["source_embedding"].shape[1:] == (8, 8)
+  answers = [
+    live[1].answer(name, {key: tf.constant(value) for key, value in tensors.items()}) for name, tensors in calls
+  ]
+  np.testing.assert_allclose(*(one["probability"] for one in answers), rtol=0, atol=1e-6)
