@@ -18,7 +18,7 @@ from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.errors import UserError
 from lcn_tf.serving.export import DESCRIPTION as EXPORT
 from lcn_tf.serving.export import describe
-from lcn_tf.serving.projection_store import DESCRIPTION, ids_file, table_file
+from lcn_tf.serving.projection_store import DESCRIPTION, ids_file, table_file, weights_of
 from lcn_tf.serving.raw_client import coded_ids
 from lcn_tf.serving.versions import appear, keep_newest
 
@@ -76,7 +76,7 @@ def project_items(
       "name": described["name"],
       "export": version.resolve().name,
       "fingerprint": described["fingerprint"],
-      "weights": described.get("weights", ""),
+      "weights": weights_of(described),
       "domains": {d: {"items": len(items[d]), "width": width} for d, width in widths.items()},
       "files": {file.name: {"size": file.stat().st_size, "sha256": sha256(file)} for file in sorted(aside.iterdir())},
     }

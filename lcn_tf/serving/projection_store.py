@@ -31,6 +31,20 @@ def ids_file(domain: str) -> str:
   return f"{domain}_ids.npy"
 
 
+def weights_of(described: dict[str, Any]) -> str:
+  """The weights that an export reads, in words: the digest of their checkpoint, and the type of narrow tables.
+
+  Args:
+    described: Description of the export.
+
+  Returns:
+    The words; empty if the weights are of no checkpoint.
+  """
+  dtype = described.get("tables", {}).get("dtype", "float32")
+  digest = str(described.get("weights", ""))
+  return f"{digest} in {dtype}" if digest and dtype != "float32" else digest
+
+
 @dataclasses.dataclass(frozen=True)
 class _Version:
   """A version of a store, mapped into memory: rising `ids[d]` `[items]`, and `tables[d]` `[items, H * E]` with them."""
@@ -229,13 +243,16 @@ def _compare(version: _Version, model: dict[str, Any] | None, stale: bool) -> No
   Raises:
     UserError: They are not, and the store may not be stale.
   """
-  if model is None or (model.get("weights") and model["weights"] == version.described["weights"]):
+  if model is None:
+    return
+  weights = weights_of(model)
+  if weights and weights == version.described["weights"]:
     return
   made = version.described
   age = _readable(time.time() - float(made["made"]))
   said = (
     f"{version.path}: made {age} ago with the weights {made['weights'] or 'of no checkpoint'} of export "
-    f"{made['export']}, and {model['version']} has {model.get('weights') or 'those of no checkpoint'}"
+    f"{made['export']}, and {model['version']} has {weights or 'those of no checkpoint'}"
   )
   if not stale:
     raise UserError(f"{said}. Make it again with pipelines.project_items, or open it with stale=True.")

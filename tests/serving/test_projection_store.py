@@ -158,6 +158,10 @@ def test_the_weights_are_those_of_the_model_unless_the_store_may_be_stale(store,
   project_items(unknown, tmp_path / "unknown")
   with pytest.raises(UserError, match="those of no checkpoint"):
     ProjectionStore.open(tmp_path / "unknown", model=unknown)
+  # of the same checkpoint, rounded
+  narrow = write_export(tmp_path / "4", record_set, 1, dtype="int8")
+  with pytest.raises(UserError, match=r"weights 1 of export 1, and .* has weights 1 in int8\."):
+    ProjectionStore.open(store, model=narrow)
   # a newer version of other weights is not taken up by a reader that wants its own
   strict = ProjectionStore.open(store, model=exports[0])
   project_items(exports[1], store)

@@ -25,6 +25,7 @@ def write_export(
   seed: int = 1,
   *,
   weights: str | None = None,
+  dtype: str = "float32",
   signature: str = "project_items",
   tables: Mapping[str, np.ndarray] | None = None,
   work: int = 1,
@@ -36,6 +37,7 @@ def write_export(
     record_set: Record set with the items.
     seed: Seed of the projections.
     weights: Digest that the export claims; None = "weights <seed>".
+    dtype: Type of the tables that the export claims.
     signature: Name of the signature.
     tables: Projections; None = those of `tables_of`.
     work: Rows and columns of matrices that a call multiplies, to take longer.
@@ -54,6 +56,8 @@ def write_export(
   (folder / "assets.extra").mkdir()
   record_set.save_id_mapping(folder / "assets.extra")
   weights = f"weights {seed}" if weights is None else weights
-  described = {"name": "fake", "fingerprint": record_set.fingerprint, "weights": weights, "files": {}}
+  described = {"name": "fake", "fingerprint": record_set.fingerprint, "weights": weights, "files": {}} | {
+    "tables": {"dtype": dtype}
+  }
   formats.write_sealed(folder / "assets.extra" / "lcn_tf.json", described)
   return folder
