@@ -1,6 +1,6 @@
 """One raw table while its columns are read and its rows are checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -18,9 +18,26 @@ _LATEST = 2**62  # of what 64 bits hold
 
 
 class RawTable:
-  """A table while it is checked. `raw` is what came, `frame` what `Checked` will hold, with a `reason` per bad row."""
+  """A table while it is checked. `raw` is what came, `frame` what `Checked` will hold, with a `reason` per bad row.
 
-  def __init__(self, raw: pl.DataFrame, name: str, kind: str, source: parquet.Source | None):
+  Args:
+    raw: Rows.
+    name: Name of the table in messages.
+    kind: `interactions`, `items` or `users`.
+    source: Files that it was read from; None = none.
+    whole: Columns of floats -> whether all of the log's are whole, where the rows are a part of it.
+    rows: Positions of the rows in the input `[rows]` int64; None = from 0 on.
+  """
+
+  def __init__(
+    self,
+    raw: pl.DataFrame,
+    name: str,
+    kind: str,
+    source: parquet.Source | None,
+    whole: Mapping[str, bool] | None = None,
+    rows: pl.Series | None = None,
+  ):
     self.raw = raw
     self.name = name
     self.kind = kind
@@ -28,9 +45,9 @@ class RawTable:
     self.unreadable = source.unreadable if source else {}
     self.vague = source.vague if source else parquet.vague([raw], [name])
     self.unfit: list[tuple[str, pl.Series, str]] = []  # column (or what of it, see `_keys`), rows, reason
-    self.frame = pl.DataFrame({ROW: pl.int_range(len(raw), dtype=pl.Int64, eager=True)}).with_columns(
-      reason=pl.lit(None, pl.String)
-    )
+    self._whole = whole or {}
+    rows = pl.int_range(len(raw), dtype=pl.Int64, eager=True) if rows is None else rows
+    self.frame = pl.DataFrame({ROW: rows}).with_columns(reason=pl.lit(None, pl.String))
 
   def column(self, name: str, role: str) -> pl.Series:
     if name in self.unreadable:
@@ -55,7 +72,7 @@ class RawTable:
 
   def identifier(self, name: str) -> None:
     column = self.exact(name, f"every row of the {self.kind} has one")
-    values = _plain(column)
+    values = self._plain(column)
     if values is None or column.dtype == pl.Boolean:
       raise self.wrong_type(column, "integers or strings")
     self.add(name, values)
@@ -106,11 +123,11 @@ class RawTable:
         advice = f"{role} holds one value of each row"
       raise UserError(f"{self.name}: column {feature.name!r} holds lists ({column.dtype}): {advice}")
     if nested:
-      lists = parquet.plain(column)
-      inner = _plain(lists.explode())
+      lists = parquet.plain(column, self._whole.get(column.name))
+      inner = self._plain(lists.explode())
       values = None if inner is None else lists.cast(pl.List(inner.dtype)).cast(pl.List(pl.String))
     else:
-      values = _plain(column)
+      values = self._plain(column)
       values = None if values is None else values.cast(pl.String)
       if values is not None and feature.max_values > 1:
         values = values.reshape((-1, 1)).cast(pl.List(pl.String))
@@ -197,7 +214,8 @@ class RawTable:
   def rejected(self) -> pl.DataFrame:
     bad = self.frame.filter(pl.col("reason").is_not_null())
     keys = [name for name in RESERVED if name in self.raw.columns]
-    raw = self.raw.select(keys)[bad[ROW]].select(pl.col(name).cast(pl.String, strict=False) for name in keys)
+    marked = self.raw.select(keys).filter(self.frame["reason"].is_not_null())
+    raw = marked.select(pl.col(name).cast(pl.String, strict=False) for name in keys)
     return bad.select(pl.lit(self.kind).alias("table"), self._file(bad[ROW]), ROW, "reason").hstack(raw)
 
   def _file(self, rows: pl.Series) -> pl.Series:
@@ -207,6 +225,18 @@ class RawTable:
     ends = np.cumsum([count for _, count in self.files])
     names = pl.Series("file", [name for name, _ in self.files])
     return names.gather(np.searchsorted(ends, rows.to_numpy(), side="right")).alias("file")
+
+  def _plain(self, column: pl.Series) -> pl.Series | None:
+    """The values as int64 (whole floats too: pandas makes them of integers with nulls) or strings; None if neither."""
+    dtype = column.dtype
+    if isinstance(dtype, (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)):
+      return column.cast(pl.Int64)
+    if dtype.is_float():
+      column = parquet.plain(column, self._whole.get(column.name))
+      return column if column.dtype == pl.Int64 else None
+    if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
+      return column.cast(pl.String)
+    return None
 
 
 def _keys(features: tuple[Feature, ...]) -> set[str]:
@@ -221,16 +251,3 @@ def _log_key(feature: Feature) -> str:
 
 def _is_weight(number: pl.Expr) -> pl.Expr:
   return number.is_finite() & (number >= 0)
-
-
-def _plain(column: pl.Series) -> pl.Series | None:
-  """The values as int64 (whole floats too: pandas makes them of integers with nulls) or strings; None if neither."""
-  dtype = column.dtype
-  if isinstance(dtype, (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)):
-    return column.cast(pl.Int64)
-  if dtype.is_float():
-    column = parquet.plain(column)
-    return column if column.dtype == pl.Int64 else None
-  if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
-    return column.cast(pl.String)
-  return None

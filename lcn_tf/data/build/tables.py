@@ -1,6 +1,8 @@
 """Raw input: interactions, items and users, read and checked before anything is built from them."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,13 +10,16 @@ from absl import logging
 
 from lcn_tf.config import Labels, Split
 from lcn_tf.data.build import parquet
+from lcn_tf.data.build.columns import read_columns, read_interactions
 from lcn_tf.data.build.raw_table import ROW, RawTable
 from lcn_tf.data.build.values import MILLISECONDS
 from lcn_tf.data.record_set import SPLITS
 from lcn_tf.errors import UserError
-from lcn_tf.schema import DOMAINS, Schema
+from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 BY_TIME = Split()
+_HAS_DOMAIN = pl.col("domain").is_in(DOMAINS).fill_null(False)
+_NO_DOMAIN = f"domain is not one of {', '.join(DOMAINS)}"
 MANY = 0.2  # share of what matches nothing from which on it is told
 
 
@@ -102,112 +107,156 @@ def check(
   Raises:
     UserError: A column is missing or of a wrong type, or no row is left.
   """
-  in_interactions, in_items, in_users = tables.names
-  if tables.items is None:
-    raise UserError("items: a log that begins needs them")
-  interactions = RawTable(tables.interactions, in_interactions, "interactions", tables.sources.get("interactions"))
-  items = RawTable(tables.items, in_items, "items", tables.sources.get("items"))
-  users = None
-  if tables.users is not None:
-    users = RawTable(tables.users, in_users, "users", tables.sources.get("users"))
-
-  _read_columns(interactions, items, users, schema, labels)
-  if split.kind == "column":
-    interactions.text(split.column, "split", "records.split.kind is column", SPLITS)
-  has_domain = pl.col("domain").is_in(DOMAINS).fill_null(False)
-  items.reject(pl.col("item_id").is_null(), "null item_id")
-  items.reject(~has_domain, f"domain is not one of {', '.join(DOMAINS)}")
-  items.reject(pl.struct("domain", "item_id").is_first_distinct().not_(), "repeated item_id (the first row is kept)")
-  items.reject_unfit(schema)
-  good_items = items.good().drop(ROW)
-  if users:
-    users.reject(pl.col("user_id").is_null(), "null user_id")
-    users.reject(pl.col("user_id").is_first_distinct().not_(), "repeated user_id (the first row is kept)")
-    users.reject_unfit(schema)
-
-  interactions.reject(pl.col("user_id").is_null(), "null user_id")
-  interactions.reject(pl.col("item_id").is_null(), "null item_id")
-  interactions.reject(~has_domain, f"domain is not one of {', '.join(DOMAINS)}")
-  interactions.reject(pl.col("timestamp").is_null(), "timestamp is null or not a number")
-  interactions.reject(pl.col("timestamp") < 0, "negative timestamp")
-  interactions.reject(pl.col("timestamp") >= MILLISECONDS, "timestamp is of the year 5138 or later: milliseconds?")
-  if labels.kind == "given":
-    interactions.reject(~pl.col("label").is_in([0.0, 1.0]), f"{labels.column} is neither 0 nor 1")
-  elif labels.kind == "threshold":
-    interactions.reject(pl.col("label").is_nan(), f"{labels.column} is not a number")
-  if split.kind == "column":
-    interactions.reject(~pl.col("split").is_in(SPLITS), f"{split.column} is not one of {', '.join(SPLITS)}")
-  weight = pl.col("weight")
-  interactions.reject(~(weight.is_finite() & (weight >= 0)), "weight is not a number of at least 0")
-  interactions.reject(weight > float(np.finfo(np.float32).max), "weight is too large for a 32-bit float")
-  interactions.reject_unfit(schema)
-  catalogue = _catalogue(good_items, interactions, known).with_columns(known_item=pl.lit(True))
-  interactions.frame = interactions.frame.join(catalogue, on=["domain", "item_id"], how="left", maintain_order="left")
-  interactions.reject(pl.col("known_item").is_null(), "item is not in the items file")
-  interactions.add("repeated", _repeated(tables.interactions))
-  interactions.reject(pl.col("repeated"), "repeated row (the first is kept)")
-
-  good = interactions.good().drop("known_item", "repeated")
-  checked = [table for table in (interactions, items, users) if table is not None]
-  rejected = pl.concat([table.rejected() for table in checked], how="diagonal")
-  profiles = users.good().drop(ROW) if users else pl.DataFrame(schema={"user_id": good["user_id"].dtype})
-  result = Checked(good, good_items, profiles, rejected)
-  missing = _missing_items(interactions.frame, in_interactions, in_items, catalogue)
-  if good.is_empty():
-    reasons = "; ".join(f"{reason}: {count}" for reason, count in result.reasons().items()) or "the file is empty"
-    raise UserError(". ".join([f"{in_interactions}: no usable interaction. {reasons}", *missing]))
-  for told, all_of_them in missing.items():
-    if all_of_them:
-      raise UserError(told)
-    logging.warning("%s", told)
-  return result
+  checking = Checking(tables, schema, labels, split, known)
+  return checking.result(checking.rows(checking.interactions))
 
 
-def _read_columns(
-  interactions: RawTable, items: RawTable, users: RawTable | None, schema: Schema, labels: Labels
-) -> None:
-  """Adds all columns that the schema and the labels need.
+class Checking:
+  """`check` of interactions that come in parts: `read` and `rows` for each part, then `result`.
 
-  Raises:
-    UserError: A column is missing or of a wrong type.
+  Rows of one user are in one part. Arguments and errors of the constructor are those of `check`, but that there may be
+  no rows among the interactions of `tables` yet, which say the columns.
+
+  Args:
+    whole: Columns of floats of the interactions -> whether all of them are whole; None = the rows say it.
   """
-  for table in (interactions, items):
+
+  def __init__(
+    self,
+    tables: RawTables,
+    schema: Schema,
+    labels: Labels,
+    split: Split = BY_TIME,
+    known: pl.DataFrame | None = None,
+    whole: Mapping[str, bool] | None = None,
+  ):
+    in_interactions, in_items, in_users = tables.names
+    if tables.items is None:
+      raise UserError("items: a log that begins needs them")
+    self._tables, self._schema, self._labels, self._split, self._whole = tables, schema, labels, split, whole
+    interactions = RawTable(
+      tables.interactions, in_interactions, "interactions", tables.sources.get("interactions"), whole
+    )
+    items = RawTable(tables.items, in_items, "items", tables.sources.get("items"))
+    users = None
+    if tables.users is not None:
+      users = RawTable(tables.users, in_users, "users", tables.sources.get("users"))
+    read_columns(interactions, items, users, schema, labels)
+    if split.kind == "column":
+      interactions.text(split.column, "split", "records.split.kind is column", SPLITS)
+    items.reject(pl.col("item_id").is_null(), "null item_id")
+    items.reject(~_HAS_DOMAIN, _NO_DOMAIN)
+    items.reject(pl.struct("domain", "item_id").is_first_distinct().not_(), "repeated item_id (the first row is kept)")
+    items.reject_unfit(schema)
+    self._items = items.good().drop(ROW)
+    if users:
+      users.reject(pl.col("user_id").is_null(), "null user_id")
+      users.reject(pl.col("user_id").is_first_distinct().not_(), "repeated user_id (the first row is kept)")
+      users.reject_unfit(schema)
+    self.interactions = interactions
+    self._references = [table for table in (items, users) if table is not None]
+    self._users = users
+    self._catalogue = _catalogue(self._items, interactions, known).with_columns(known_item=pl.lit(True))
+    self._ids = {name: interactions.frame.schema[name] for name in ("user_id", "item_id")}
+    self._rejected: list[pl.DataFrame] = []
+    self._met = {d: _Met() for d in DOMAINS}
+    self._good = 0
+
+  def _part(self, frame: pl.DataFrame, rows: pl.Series) -> RawTable:
+    name, source = self._tables.names[0], self._tables.sources.get("interactions")
+    return RawTable(frame, name, "interactions", source, self._whole, rows)
+
+  def user_ids(self, frame: pl.DataFrame) -> pl.Series:
+    """The user ids of rows of the input, as `Checked` has them."""
+    table = self._part(frame, pl.int_range(len(frame), dtype=pl.Int64, eager=True))
+    table.identifier("user_id")
+    return table.frame["user_id"].cast(self._ids["user_id"])
+
+  def read(self, frame: pl.DataFrame, rows: pl.Series) -> RawTable:
+    """A part of the interactions: rows of the input, and their positions there."""
+    table = self._part(frame, rows)
     table.identifier("item_id")
-    table.text("domain", "domain", f"every row of the {table.kind} has one", DOMAINS)
-  interactions.identifier("user_id")
-  _same_type(interactions, items, "item_id")
-  if users:
-    users.identifier("user_id")
-    _same_type(interactions, users, "user_id")
-  interactions.time("timestamp")
-  if labels.kind != "sampled":
-    interactions.number(labels.column, "label", f"records.labels.kind is {labels.kind}")
-  interactions.weight(labels.kind != "sampled")
-  for feature in {f.name: f for d in DOMAINS for f in schema.domain(d).cross_fields + schema.context_fields}.values():
-    interactions.field(feature, "a cross or context field of the schema")
-  for feature in (*schema.context_fields, *(f for d in DOMAINS for f in schema.domain(d).cross_fields)):
-    interactions.field_values(feature)
-  item_fields = [f for d in DOMAINS for f in schema.domain(d).item_fields]
-  # The two domains may hold different numbers of values of the same column.
-  for feature in {f.name: f for f in sorted(item_fields, key=lambda f: f.max_values)}.values():
-    items.field(feature, "an item field of the schema")
-  for feature in {(f.name, f.weights, f.refuses_negative): f for f in item_fields}.values():
-    items.field_values(feature)
-  for vector in {v.name: v for d in DOMAINS for v in schema.domain(d).item_vectors}.values():
-    items.vector(vector)
-  for feature in schema.user_fields:
-    if feature.name == "user_id" or users:
-      table = users or interactions
-      table.field(feature, "a user field of the schema")
-      table.field_values(feature)
-    else:
-      raise UserError(f"schema.user_fields: {feature.name!r} is read from the users file, but there is none (--users)")
-  for user_vector in schema.user_vectors:
-    if not users:
-      raise UserError(
-        f"schema.user_vectors: {user_vector.name!r} is read from the users file, but there is none (--users)"
-      )
-    users.vector(user_vector)
+    table.text("domain", "domain", "every row of the interactions has one", DOMAINS)
+    table.identifier("user_id")
+    table.frame = table.frame.cast(self._ids)  # type: ignore[arg-type]
+    read_interactions(table, self._schema, self._labels)
+    if self._users is None:
+      for feature in self._schema.user_fields:
+        table.field(feature, "a user field of the schema")
+        table.field_values(feature)
+    if self._split.kind == "column":
+      table.text(self._split.column, "split", "records.split.kind is column", SPLITS)
+    return table
+
+  def rows(self, table: RawTable) -> pl.DataFrame:
+    """The good interactions of a part; the others are noted."""
+    labels, split = self._labels, self._split
+    table.reject(pl.col("user_id").is_null(), "null user_id")
+    table.reject(pl.col("item_id").is_null(), "null item_id")
+    table.reject(~_HAS_DOMAIN, _NO_DOMAIN)
+    table.reject(pl.col("timestamp").is_null(), "timestamp is null or not a number")
+    table.reject(pl.col("timestamp") < 0, "negative timestamp")
+    table.reject(pl.col("timestamp") >= MILLISECONDS, "timestamp is of the year 5138 or later: milliseconds?")
+    if labels.kind == "given":
+      table.reject(~pl.col("label").is_in([0.0, 1.0]), f"{labels.column} is neither 0 nor 1")
+    elif labels.kind == "threshold":
+      table.reject(pl.col("label").is_nan(), f"{labels.column} is not a number")
+    if split.kind == "column":
+      table.reject(~pl.col("split").is_in(SPLITS), f"{split.column} is not one of {', '.join(SPLITS)}")
+    weight = pl.col("weight")
+    table.reject(~(weight.is_finite() & (weight >= 0)), "weight is not a number of at least 0")
+    table.reject(weight > float(np.finfo(np.float32).max), "weight is too large for a 32-bit float")
+    table.reject_unfit(self._schema)
+    table.frame = table.frame.join(self._catalogue, on=["domain", "item_id"], how="left", maintain_order="left")
+    table.reject(pl.col("known_item").is_null(), "item is not in the items file")
+    table.add("repeated", _repeated(table.raw))
+    table.reject(pl.col("repeated"), "repeated row (the first is kept)")
+    for d in DOMAINS:
+      self._met[d].add(table.frame.filter((pl.col("domain") == d) & pl.col("item_id").is_not_null()))
+    self._rejected.append(table.rejected())
+    good = table.good().drop("known_item", "repeated")
+    self._good += len(good)
+    return good
+
+  def result(self, good: pl.DataFrame) -> Checked:
+    """The input without its bad rows.
+
+    Args:
+      good: Interactions that `Checked` has.
+
+    Raises:
+      UserError: No row is left.
+    """
+    in_interactions, in_items, _ = self._tables.names
+    bad = self._rejected if len(self._rejected) == 1 else [pl.concat(self._rejected).sort(ROW)]
+    rejected = pl.concat([*bad, *(table.rejected() for table in self._references)], how="diagonal")
+    profiles = self._users.good().drop(ROW) if self._users else pl.DataFrame(schema={"user_id": self._ids["user_id"]})
+    result = Checked(good, self._items, profiles, rejected)
+    missing = _missing_items(self._met, in_interactions, in_items, self._catalogue)
+    if not self._good:
+      reasons = "; ".join(f"{reason}: {count}" for reason, count in result.reasons().items()) or "the file is empty"
+      raise UserError(". ".join([f"{in_interactions}: no usable interaction. {reasons}", *missing]))
+    for told, all_of_them in missing.items():
+      if all_of_them:
+        raise UserError(told)
+      logging.warning("%s", told)
+    return result
+
+
+class _Met:
+  """Counts the interactions of a domain, and those on items that the items file lacks."""
+
+  def __init__(self) -> None:
+    self.rows = self.missing = 0
+    self.first: tuple[int, Any] | None = None  # position and item of the first one of them
+
+  def add(self, rows: pl.DataFrame) -> None:
+    missing = rows.filter(pl.col("known_item").is_null())
+    self.rows += len(rows)
+    self.missing += len(missing)
+    if len(missing):
+      first = missing.select(ROW, "item_id").row(0)
+      self.first = first if self.first is None else min(self.first, first)
 
 
 def _catalogue(items: pl.DataFrame, interactions: RawTable, known: pl.DataFrame | None) -> pl.DataFrame:
@@ -222,22 +271,22 @@ def _catalogue(items: pl.DataFrame, interactions: RawTable, known: pl.DataFrame 
   return pl.concat([own.cast({"item_id": dtype}), known.cast({"item_id": dtype})]).unique(maintain_order=True)
 
 
-def _missing_items(frame: pl.DataFrame, in_interactions: str, in_items: str, items: pl.DataFrame) -> dict[str, bool]:
+def _missing_items(
+  met: dict[DomainName, _Met], in_interactions: str, in_items: str, items: pl.DataFrame
+) -> dict[str, bool]:
   """What to tell of each domain many of whose interactions are on items that the items file lacks, and whether all."""
   found = {}
-  for d in DOMAINS:
-    rows = frame.filter((pl.col("domain") == d) & pl.col("item_id").is_not_null())
-    missing = rows.filter(pl.col("known_item").is_null())
-    if len(missing) < MANY * len(rows) or missing.is_empty():
+  for d, own in met.items():
+    if own.missing < MANY * own.rows or own.first is None:
       continue
     known = items.filter(pl.col("domain") == d)["item_id"]
     told = (
-      f"{in_interactions}: {len(missing)} of {len(rows)} interactions of the {d} domain are on items that are not in "
-      f"{in_items}: {missing['item_id'][0]!r}, say; it has {f'{known[0]!r}' if len(known) else 'none of that domain'}"
+      f"{in_interactions}: {own.missing} of {own.rows} interactions of the {d} domain are on items that are not in "
+      f"{in_items}: {own.first[1]!r}, say; it has {f'{known[0]!r}' if len(known) else 'none of that domain'}"
     )
-    if len(missing) == len(rows):
+    if own.missing == own.rows:
       told += ". Ids compare as texts where one of the files has texts: 7 is '7', and not '007'"
-    found[told] = len(missing) == len(rows)
+    found[told] = own.missing == own.rows
   return found
 
 
@@ -246,10 +295,3 @@ def _repeated(frame: pl.DataFrame) -> pl.Series:
   rows = frame.select(pl.all().name.prefix("column:")).with_row_index(ROW)
   first = rows.unique(subset=rows.columns[1:], keep="first")[ROW]
   return pl.Series(np.isin(np.arange(len(rows)), first.to_numpy(), invert=True))
-
-
-def _same_type(left: RawTable, right: RawTable, column: str) -> None:
-  """Ids of two tables compare as strings unless both are integers."""
-  if left.frame[column].dtype != right.frame[column].dtype:
-    for table in (left, right):
-      table.frame = table.frame.with_columns(pl.col(column).cast(pl.String))
