@@ -27,11 +27,12 @@ from lcn_tf.config import Experiment, Records
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.candidates import Past, plan_records, user_log
 from lcn_tf.data.build.checks import check_known, check_negatives, check_profiles, check_split
+from lcn_tf.data.build.counting import Counts, count
 from lcn_tf.data.build.extension import Earlier, add_counts, grow, join, past, renumbered
-from lcn_tf.data.build.indexing import Counts, Indexed, count, index, new_mapping, number_users
+from lcn_tf.data.build.indexing import Indexed, index, new_mapping, number_users
 from lcn_tf.data.build.shards import Plan, write_parts
 from lcn_tf.data.build.splits import Divided, divide
-from lcn_tf.data.build.state import State, next_state, write_state
+from lcn_tf.data.build.state import Last, State, next_state, write_state
 from lcn_tf.data.build.statistics import statistics
 from lcn_tf.data.id_mapping import IdMapping, fingerprint, id_mapping_of
 from lcn_tf.data.record_set import Part, RecordSet, SplitName, check_schema
@@ -104,7 +105,7 @@ def build(
     _warn_of_splits(parts)
     _write_tables(folder, indexed, part.checked.rejected)
     if records.state and part.counts:
-      state = next_state(indexed, part.checked, part.counts, part.totals, log, schema, part.earlier)
+      state = next_state(indexed, part.checked, part.counts, part.totals, log, schema, part.last, part.earlier)
       write_state(state, indexed.mapping, folder)
     # with the seed of a keyed out-of-vocabulary hash
     facts = part.divided.notes | part.notes | {"seed": other.notes.get("seed", 0) if other else records.seed}
@@ -138,12 +139,14 @@ class _Part:
     counts: Training interactions; None = nothing can extend these records.
     totals: Per vocabulary, values of all parts.
     earlier: State of the log before; None = there is none.
+    last: Newest second of the input.
     notes: Facts that the record set keeps.
   """
 
   checked: raw.Checked
   divided: Divided
   indexed: Indexed
+  last: Last
   past: dict[DomainName, Past] | None = None
   counts: Counts | None = None
   totals: dict[str, pl.DataFrame] = dataclasses.field(default_factory=dict)
@@ -165,15 +168,15 @@ def _numbered(
   checked = raw.check(tables, schema, records.labels, records.split)
   _tell_rejected(checked, strict)
   divided = divide(checked.interactions, records.labels, records.split)
-  users = number_users(checked.interactions)
+  users, last = number_users(checked.interactions), Last.of(checked.interactions)
   if like:
     indexed = index(divided.interactions, checked, schema, users, id_mapping_of(like))
     check_known(indexed, like)
-    return _Part(checked, divided, indexed)
+    return _Part(checked, divided, indexed, last)
   counts = count(divided.interactions, checked, schema)
   indexed = index(divided.interactions, checked, schema, users, new_mapping(checked, counts, schema))
   totals = add_counts(counts, schema) if records.state else {}
-  return _Part(checked, divided, indexed, counts=counts, totals=totals)
+  return _Part(checked, divided, indexed, last, counts=counts, totals=totals)
 
 
 def _next_part(tables: raw.RawTables, schema: Schema, records: Records, strict: bool, earlier: Earlier) -> _Part:
@@ -195,6 +198,7 @@ def _next_part(tables: raw.RawTables, schema: Schema, records: Records, strict: 
     checked,
     divided,
     indexed,
+    Last.of(checked.interactions),
     past(state, earlier.mapping, grown.mapping, indexed.active),
     grown.counts,
     grown.totals,
@@ -249,7 +253,7 @@ def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame
       np.save(folder / "catalogue" / f"{d}.{name}.npy", vectors)
     indexed.mapping.items[d].write_parquet(folder / "items" / f"{d}.parquet")
   indexed.users.write_parquet(folder / "users.parquet")
-  rejected.write_parquet(folder / "rejected.parquet")
+  rejected.rechunk().write_parquet(folder / "rejected.parquet")
 
 
 def _finish(built: RecordSet, found: Statistics, page: Callable[[RecordSet, Statistics], str] | None) -> None:

@@ -16,14 +16,13 @@ from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM
 def check_known(indexed: Indexed, like: RecordSet) -> None:
   """Tells of items that other records do not know; an error if they know none of a domain's."""
   for d, count in indexed.unknown_items.items():
-    rows = indexed.interactions.filter(pl.col("domain") == d)["item"]
-    unknown = int((rows == UNKNOWN_ITEM).sum())
+    rows, unknown = int(indexed.met[d].sum()), int(indexed.met[d][UNKNOWN_ITEM])
     if count:
       logging.warning(
         "%d items of the %s domain are not in %s: read as the unknown item, which %.0f %% of its interactions are on",
-        *(count, d, like.path, 100 * unknown / len(rows)),
+        *(count, d, like.path, 100 * unknown / rows),
       )
-    if unknown and unknown == len(rows):
+    if unknown and unknown == rows:
       raise UserError(
         f"{like.path}: knows none of the {count} items of the {d} domain that the interactions are on. Are these the "
         "records that the log belongs to?"

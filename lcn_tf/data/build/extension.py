@@ -10,7 +10,8 @@ from absl import logging
 from lcn_tf.config import Records, difference
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.candidates import Past
-from lcn_tf.data.build.indexing import Counts, count, extended_mapping
+from lcn_tf.data.build.counting import Counts, count
+from lcn_tf.data.build.indexing import extended_mapping
 from lcn_tf.data.build.state import State, open_state
 from lcn_tf.data.id_mapping import IdMapping, ValueTable, field_column, id_mapping_of
 from lcn_tf.data.record_set import RecordSet, built_by

@@ -6,15 +6,15 @@ import numpy as np
 import polars as pl
 
 from lcn_tf.data.build import tables as raw
-from lcn_tf.data.build.vocabulary import build_buckets, build_vocabulary, count_values, extend_vocabulary, total_counts
+from lcn_tf.data.build.counting import Counts, profiles_of
+from lcn_tf.data.build.vocabulary import build_buckets, build_vocabulary, extend_vocabulary
 from lcn_tf.data.field_values import put_vectors
-from lcn_tf.data.id_mapping import NULL, IdMapping, ValueTable, column_of, field_column, field_table, field_values
+from lcn_tf.data.id_mapping import NULL, IdMapping, ValueTable, field_column, field_table, field_values
 from lcn_tf.schema import (
   DOMAINS,
   PADDING,
   UNKNOWN_ITEM,
   DomainName,
-  Feature,
   ItemVector,
   Schema,
   columns,
@@ -28,7 +28,7 @@ class Indexed:
 
   Attributes:
     interactions: Ordered by time, then position in the input: `user`, `item` (catalogue row), `domain`, `timestamp`,
-      `label` (unless sampled), `weight`, `split`, `training`, and the fields as strings.
+      `label` (unless sampled), `weight`, `split`, `training`, and the fields as strings. Empty if they lie in buckets.
     users: Everybody who has an index, `user`, `user_id`; in the order of the index.
     active: Those of them who have interactions.
     user_fields: `[users + 1, P]`; row 0 is padding, rows of users without interactions are zeros.
@@ -36,6 +36,7 @@ class Indexed:
     users_without_profile: Active users who are not in the users file.
     mapping: Id mapping.
     unknown_items: Per domain, how many items of the interactions are not in the catalogue.
+    met: Per domain, how many interactions are on each row of the catalogue `[items]` int64.
   """
 
   interactions: pl.DataFrame
@@ -46,93 +47,7 @@ class Indexed:
   users_without_profile: int
   mapping: IdMapping
   unknown_items: dict[DomainName, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Counts:
-  """What the training interactions of a log hold.
-
-  Attributes:
-    items: Per domain, `item_id` and `count`.
-    users: `user_id` and `count`.
-    values: Per vocabulary, `value` and `count`, see `total_counts`.
-  """
-
-  items: dict[DomainName, pl.DataFrame]
-  users: pl.DataFrame
-  values: dict[str, pl.DataFrame]
-
-
-def count(
-  interactions: pl.DataFrame, checked: raw.Checked, schema: Schema, trained: pl.DataFrame | None = None
-) -> Counts:
-  """Counts the training interactions, by item, by user and by the values of every field.
-
-  Args:
-    interactions: Those of the input, with `training`.
-    checked: Input, whose items and users say which values those of the interactions have.
-    schema: Fields and vocabularies.
-    trained: Users who are counted already, with the profiles that they had then, for fields that count each user once:
-      of these users, what has changed counts. None = nobody.
-  """
-  training = interactions.filter("training")
-  values: dict[str, list[pl.DataFrame]] = {name: [] for name in schema.vocabularies}
-  met = {d: _counted(training.filter(pl.col("domain") == d), "item_id") for d in DOMAINS}
-  for d in DOMAINS:
-    items = checked.items.filter(pl.col("domain") == d).join(met[d], on="item_id")
-    for feature in schema.catalogue_features(d):
-      values[feature.vocabulary].append(_count(items, feature, items["count"]))
-    rows = training.filter(pl.col("domain") == d)
-    for feature in schema.domain(d).cross_fields:
-      values[feature.vocabulary].append(_count(rows, feature, _ones(rows)))
-  for feature in schema.context_fields:
-    values[feature.vocabulary].append(_count(training, feature, _ones(training)))
-  users = _counted(training, "user_id")
-  for feature in schema.user_fields:
-    values[feature.vocabulary] += _counts_of_users(users, checked, feature, trained)
-  types = {name: pl.Float64 if schema.numeric(name) else pl.String for name in schema.vocabularies}
-  return Counts(met, users, {name: total_counts(frames, types[name]) for name, frames in values.items()})
-
-
-def _counted(rows: pl.DataFrame, column: str) -> pl.DataFrame:
-  return rows.group_by(column).agg(pl.len().cast(pl.Int64).alias("count"))
-
-
-def _counts_of_users(
-  users: pl.DataFrame, checked: raw.Checked, feature: Feature, trained: pl.DataFrame | None
-) -> list[pl.DataFrame]:
-  """Columns `value` and `count` of a user field; see `count`. A value that has nothing new but is met has count 0."""
-  if feature.name == "user_id":
-    # Every user has one id, so a frequency cut of ids can only be about how much a user did.
-    return [users.select(pl.col("user_id").cast(pl.String).alias("value"), "count")]
-  profiles = _profiles(users, checked)
-  if trained is None:
-    return [_count(profiles, feature, _ones(profiles))]
-  name = field_column(feature)
-  if name not in profiles.columns or name not in trained.columns:
-    return []
-  first = users.join(trained, on="user_id", how="anti")
-  both = trained.select("user_id", pl.col(name).alias("before")).join(checked.users, on="user_id", how="inner")
-  changed = both.filter(pl.col(name).ne_missing(pl.col("before")))
-  if changed[name].dtype == pl.List:
-    changed = changed.with_columns(pl.col(name).list.set_difference(pl.col("before").fill_null([])))
-  found = [_count(rows, feature, _ones(rows)) for rows in (_profiles(first, checked), changed, profiles)]
-  return [*found[:2], found[2].with_columns(count=pl.lit(0, pl.Int64))]
-
-
-def _ones(rows: pl.DataFrame) -> pl.Series:
-  return pl.repeat(1, len(rows), dtype=pl.Int64, eager=True)
-
-
-def _count(frame: pl.DataFrame, feature: Feature, weights: pl.Series) -> pl.DataFrame:
-  return count_values(column_of(frame, feature), weights, feature.max_values)
-
-
-def _profiles(users: pl.DataFrame, checked: raw.Checked) -> pl.DataFrame:
-  """`users` with the columns of their profiles, and `profile`, null for users who have none."""
-  joined = users.join(checked.users.with_columns(profile=True), on="user_id", how="left", maintain_order="left")
-  # as a feature the id is known of those, too, who have no profile
-  return joined.drop(field_column(Feature(name="user_id")), strict=False)
+  met: dict[DomainName, np.ndarray]
 
 
 def new_mapping(checked: raw.Checked, counts: Counts, schema: Schema) -> IdMapping:
@@ -280,34 +195,63 @@ def index(
     users: Everybody's index, see `number_users`.
     mapping: Id mapping; items that it does not have become the unknown item.
   """
-  interactions = interactions.sort("timestamp", raw.ROW)
+  numbered = Numbering(users, mapping, interactions.schema["item_id"]).rows(interactions)
+  met, unknown = {}, {}
+  for d in DOMAINS:
+    rows = numbered.filter(pl.col("domain") == d)
+    met[d] = np.bincount(rows["item"].to_numpy(), minlength=len(mapping.catalogues[d]))
+    unknown[d] = rows.filter(pl.col("item") == UNKNOWN_ITEM)["item_id"].n_unique()
   active = users.join(interactions.select("user_id").unique(), on="user_id", how="semi", maintain_order="left")
-  profiles = _profiles(active, checked)
+  return index_users(numbered, active, checked, schema, users, mapping, unknown, met)
+
+
+class Numbering:
+  """The numbers of users and items.
+
+  Args:
+    users: Index of the users, `user`, `user_id`.
+    mapping: Id mapping; items that it does not have become the unknown item.
+    item_id: Type of the ids of items.
+  """
+
+  def __init__(self, users: pl.DataFrame, mapping: IdMapping, item_id: pl.DataType):
+    self._users = users
+    rows = pl.concat(
+      mapping.items[d].select(pl.lit(d).alias("domain"), "item_id", pl.col("row").alias("item")) for d in DOMAINS
+    )
+    self._key = pl.col("item_id")
+    if rows["item_id"].dtype != item_id:
+      self._key = self._key.cast(pl.String)  # as the encoder of requests compares them
+    self._rows = rows.select("domain", self._key.alias("key"), "item")
+
+  def items(self, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows with `domain` and `item_id`, and `item`."""
+    found = rows.with_columns(self._key.alias("key")).join(
+      self._rows, on=["domain", "key"], how="left", maintain_order="left"
+    )
+    return found.drop("key").with_columns(pl.col("item").fill_null(UNKNOWN_ITEM))
+
+  def rows(self, interactions: pl.DataFrame) -> pl.DataFrame:
+    """Interactions with `user` and `item`, by time, then position in the input."""
+    ordered = interactions.sort("timestamp", raw.ROW)
+    return self.items(ordered.join(self._users, on="user_id", how="left", maintain_order="left"))
+
+
+def index_users(
+  numbered: pl.DataFrame,
+  active: pl.DataFrame,
+  checked: raw.Checked,
+  schema: Schema,
+  users: pl.DataFrame,
+  mapping: IdMapping,
+  unknown: dict[DomainName, int],
+  met: dict[DomainName, np.ndarray],
+) -> Indexed:
+  """`Indexed` of the interactions `numbered`; other arguments as of `index`, and its attributes."""
+  profiles = profiles_of(active, checked)
   user_fields = np.zeros((len(users) + 1, columns(schema.user_fields)), np.int32)
   user_fields[active["user"].to_numpy()] = field_table(profiles, schema.user_fields, mapping.vocabularies)
   user_values = np.zeros((len(users) + 1, value_columns(schema.user_parts())), np.float32)
   user_values[active["user"].to_numpy()] = field_values(profiles, schema.user_parts(), mapping.vocabularies)
-
-  rows = pl.concat(
-    mapping.items[d].select(pl.lit(d).alias("domain"), "item_id", pl.col("row").alias("item")) for d in DOMAINS
-  )
-  item_id = pl.col("item_id")
-  if rows["item_id"].dtype != interactions["item_id"].dtype:
-    item_id = item_id.cast(pl.String)  # as the encoder of requests compares them
-  found = (
-    interactions.join(active, on="user_id", how="left", maintain_order="left")
-    .with_columns(item_id.alias("key"))
-    .join(rows.select("domain", item_id.alias("key"), "item"), on=["domain", "key"], how="left", maintain_order="left")
-    .drop("key")
-  )
-  missing = found.filter(pl.col("item").is_null())
-  return Indexed(
-    found.with_columns(pl.col("item").fill_null(UNKNOWN_ITEM)),
-    users,
-    active,
-    user_fields,
-    user_values,
-    profiles["profile"].null_count(),
-    mapping,
-    {d: missing.filter(pl.col("domain") == d)["item_id"].n_unique() for d in DOMAINS},
-  )
+  without = profiles["profile"].null_count()
+  return Indexed(numbered, users, active, user_fields, user_values, without, mapping, unknown, met)

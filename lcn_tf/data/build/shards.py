@@ -5,18 +5,20 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
 from lcn_tf import processes
+from lcn_tf.data.build.arrays import Mapped, slices
 from lcn_tf.data.build.requests import CandidateColumns, EventColumns, make_request
 from lcn_tf.data.record_set import Part, Shard, SplitName, ends, sha256
 from lcn_tf.data.records import encode, layout
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
+_RELEASE = 500  # records, after which pages of mapped arrays are given back: a record touches a MB at most, mostly
 PARALLEL_FROM = 60_000  # records; below, starting processes takes longer than it saves
 
 
@@ -35,6 +37,7 @@ class UserLog:
       fields of candidates, for statistics; records do not tell a missing value from an unknown one.
     behaviour_splits: Per domain, split that each behaviour is counted in (position in `SPLITS`, or beyond), for
       statistics.
+    mapped: Files that the arrays are mapped from; None = they are in memory.
   """
 
   fields: np.ndarray
@@ -46,6 +49,12 @@ class UserLog:
   cross_sources: dict[DomainName, list[np.ndarray]] = dataclasses.field(default_factory=dict)
   context_sources: dict[DomainName, list[np.ndarray]] = dataclasses.field(default_factory=dict)
   behaviour_splits: dict[DomainName, np.ndarray] = dataclasses.field(default_factory=dict)
+  mapped: Mapped | None = None
+
+  def release(self) -> None:
+    """Gives the memory back that looking at mapped arrays took."""
+    if self.mapped:
+      self.mapped.release()
 
   def of_user(self, user: int) -> dict[DomainName, EventColumns]:
     """The user's behaviours (views)."""
@@ -129,18 +138,35 @@ def write_parts(
 
 def _part(plan: Plan, candidates: CandidateColumns, shards: list[Shard]) -> Part:
   starts, stops = plan.spans[:, 1], plan.spans[:, 2]
-  positives = np.append(0, np.cumsum(candidates.labels > 0.5))
-  total = np.append(0.0, np.cumsum(candidates.weights, dtype=np.float64))
+  positives = _sums_before(np.zeros(1, np.int64), candidates.labels, lambda part: part > 0.5, starts, stops)
+  weights = _sums_before(np.zeros(1, np.float64), candidates.weights, lambda part: part, starts, stops)
   return Part(
     shards=tuple(shards),
     records=len(plan.spans),
     candidates=int((stops - starts).sum()),
-    positives=int((positives[stops] - positives[starts]).sum()),
+    positives=int((positives[1] - positives[0]).sum()),
     users=len(np.unique(plan.spans[:, 0])),
     first_time=int(candidates.times[starts].min()),
     last_time=int(candidates.times[stops - 1].max()),
-    weight=float((total[stops] - total[starts]).sum()),
+    weight=float((weights[1] - weights[0]).sum()),
   )
+
+
+def _sums_before(
+  zero: np.ndarray, values: np.ndarray, of: Callable[[np.ndarray], np.ndarray], *places: np.ndarray
+) -> list[np.ndarray]:
+  """The sums of all `of(values)` before each of the rising `places`, for several arrays of these; `zero` has the type.
+
+  One running sum over all values, whose rounding does not depend on how many are looked at together.
+  """
+  found = [np.zeros(len(one), zero.dtype) for one in places]
+  for part in slices(len(values)):
+    sums = np.cumsum(np.concatenate([zero, of(values[part])], dtype=zero.dtype))
+    for sum_at, one in zip(found, places, strict=True):
+      own = slice(*np.searchsorted(one, (part.start, part.stop + 1)))
+      sum_at[own] = sums[one[own] - part.start]
+    zero = sums[-1:]
+  return found
 
 
 def _write(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str, job: _Job) -> Shard:
@@ -150,7 +176,9 @@ def _write(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str,
   path = folder / job.file
   stored = layout(schema)
   with tf.io.TFRecordWriter(str(path), options) as writer:
-    for user, start, stop in job.spans.tolist():
+    for number, (user, start, stop) in enumerate(job.spans.tolist()):
+      if number % _RELEASE == 0:
+        log.release()
       own = candidates[start:stop]
       request = make_request(user, log.fields[user], log.of_user(user), own, schema, log.values[user])
       writer.write(encode(request, schema, stored))
@@ -171,6 +199,10 @@ def _map(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str, w
     yield lambda jobs: (_write(folder, log, schema, compression, job) for job in jobs)
     return
   # the arrays go through mapped files, once for all processes
+  if log.mapped:
+    with processes.pool(workers, _start_worker, folder, log.mapped.folder, schema, compression) as pool:
+      yield lambda jobs: pool.map(_work, jobs)
+    return
   with tempfile.TemporaryDirectory(dir=folder, prefix="arrays-") as arrays:
     _save(pathlib.Path(arrays), log)
     with processes.pool(workers, _start_worker, folder, pathlib.Path(arrays), schema, compression) as pool:
@@ -182,7 +214,7 @@ _worker: tuple[pathlib.Path, UserLog, Schema, str]
 
 def _start_worker(folder: pathlib.Path, arrays: pathlib.Path, schema: Schema, compression: str) -> None:
   global _worker
-  _worker = (folder, _load(arrays), schema, compression)
+  _worker = (folder, load(arrays), schema, compression)
 
 
 def _work(job: _Job) -> Shard:
@@ -200,19 +232,19 @@ def _save(folder: pathlib.Path, log: UserLog) -> None:
         np.save(folder / f"{d}.{kind}.{name}.npy", array)
 
 
-def _load(folder: pathlib.Path) -> UserLog:
-  def array(name: str) -> np.ndarray:
-    # A plain array over the mapped pages: slicing a memmap takes ten times as long.
-    return np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray)
+def load(folder: pathlib.Path) -> UserLog:
+  """What records need of a log whose arrays are in a folder."""
+  mapped = Mapped(folder)
 
   def fields(kind: type, prefix: str) -> list[np.ndarray]:
-    return [array(f"{prefix}.{field.name}") for field in dataclasses.fields(kind)]
+    return [mapped(f"{prefix}.{field.name}") for field in dataclasses.fields(kind)]
 
   return UserLog(
-    array("fields"),
-    array("values"),
+    mapped("fields"),
+    mapped("values"),
     {d: EventColumns(*fields(EventColumns, f"{d}.behaviours")) for d in DOMAINS},
-    {d: array(f"{d}.behaviours") for d in DOMAINS},
+    {d: mapped(f"{d}.behaviours") for d in DOMAINS},
     {d: CandidateColumns(*fields(CandidateColumns, f"{d}.candidates")) for d in DOMAINS},
-    {d: array(f"{d}.candidates") for d in DOMAINS},
+    {d: mapped(f"{d}.candidates") for d in DOMAINS},
+    mapped=mapped,
   )

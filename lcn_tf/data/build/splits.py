@@ -10,6 +10,7 @@ Who decides it:
 """
 
 import dataclasses
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -41,6 +42,43 @@ class Divided:
   training_part: str = "in the training split"
 
 
+@dataclasses.dataclass(frozen=True)
+class Moments:
+  """Times of the interactions of both domains.
+
+  Attributes:
+    train_end, validation_end: First times of validation and of test, in seconds; 0 unless time splits.
+    first, last: Oldest and newest time.
+  """
+
+  train_end: int
+  validation_end: int
+  first: int
+  last: int
+
+  @classmethod
+  def of(cls, times: pl.Series, split: Split) -> "Moments":
+    """Those of all interactions.
+
+    Args:
+      times: Times of all interactions of both domains.
+      split: Quantiles, or the boundaries themselves.
+    """
+    first, last = int(times.min()), int(times.max())  # type: ignore[arg-type]
+    if split.kind != "time":
+      return cls(0, 0, first, last)
+    if split.boundaries:
+      return cls(*split.boundaries, first, last)
+    ordered = np.sort(times.to_numpy())
+    train_end, validation_end = (int(ordered[rank]) for rank in ranks(len(ordered), split))
+    return cls(train_end, validation_end, first, last)
+
+
+def ranks(rows: int, split: Split) -> tuple[int, int]:
+  """Positions, among the ordered times of `rows` interactions, of the first times of validation and of test."""
+  return int(rows * split.train), int(rows * (split.train + split.validation))
+
+
 def divide(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divided:
   """Splits the interactions.
 
@@ -52,83 +90,110 @@ def divide(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divided:
   Raises:
     UserError: No user has enough candidates to keep some for training.
   """
-  rule = {"time": _by_time, "per_user": _by_user, "column": _by_column, "all_train": _all_train}[split.kind]
-  return rule(interactions, labels, split)
+  rule = dividing(labels, split, Moments.of(interactions["timestamp"], split))
+  return rule.divided(rule.part(interactions))
 
 
-def _by_time(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divided:
-  times = interactions["timestamp"]
-  train_end, validation_end = boundaries(times, split)
-  part = (pl.col("timestamp") >= train_end).cast(pl.Int8) + (pl.col("timestamp") >= validation_end).cast(pl.Int8)
-  return Divided(
-    _with_training(interactions.with_columns(split=part)),
-    {"train_end": train_end, "validation_end": validation_end},
-    f"Validation starts at {train_end}, test at {validation_end}; the interactions' times run from {times.min()!r} to "
-    f"{times.max()!r}.",
-    f"before the training split's end at {train_end}",
-  )
+class Dividing(Protocol):
+  """A rule that splits interactions which come in parts, with all of a user in one part."""
+
+  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a part with `split` and `training`, which are counted."""
+
+  def divided(self, interactions: pl.DataFrame) -> Divided:
+    """What is told of all parts, with `interactions`. Errors as of `divide`."""
 
 
-def boundaries(times: pl.Series, split: Split) -> tuple[int, int]:
-  """The first times of validation and of test, in seconds.
+def dividing(labels: Labels, split: Split, moments: Moments) -> Dividing:
+  """The rule of a split.
 
   Args:
-    times: Times of all interactions of both domains.
-    split: Quantiles, or the boundaries themselves.
+    labels: Rule that makes candidates.
+    split: Settings.
+    moments: Times of all interactions.
   """
-  if split.boundaries:
-    return split.boundaries
-  ordered = np.sort(times.to_numpy())
-  first, second = (ordered[int(len(ordered) * share)] for share in (split.train, split.train + split.validation))
-  return int(first), int(second)
+  if split.kind == "time":
+    return _ByTime(moments)
+  if split.kind == "all_train":
+    return _AllTrain()
+  return _ByUser(labels, split) if split.kind == "per_user" else _ByColumn(labels, split)
 
 
-def _by_user(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divided:
-  users = (
-    interactions.filter((pl.col("domain") == "target") & _may_be_candidates(labels))
-    .group_by("user_id")
-    .agg(pl.col("timestamp").sort().alias("times"), pl.len().cast(pl.Int64).alias("total"))
-    .with_columns(tests=_size(split.test), validates=_size(split.validation))
-    .with_columns(held=pl.col("tests") + pl.col("validates"))
-    .with_columns(
-      first=pl.col("times").list.first(),
-      validation_start=pl.col("times").list.get(pl.col("total") - pl.col("held"), null_on_oob=True),
-      test_start=pl.col("times").list.get(pl.col("total") - pl.col("tests"), null_on_oob=True),
+class _ByTime:
+  def __init__(self, moments: Moments):
+    self._moments = moments
+
+  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
+    later = [pl.col("timestamp") >= end for end in (self._moments.train_end, self._moments.validation_end)]
+    return _with_training(interactions.with_columns(split=later[0].cast(pl.Int8) + later[1].cast(pl.Int8)))
+
+  def divided(self, interactions: pl.DataFrame) -> Divided:
+    moments = self._moments
+    return Divided(
+      interactions,
+      {"train_end": moments.train_end, "validation_end": moments.validation_end},
+      f"Validation starts at {moments.train_end}, test at {moments.validation_end}; the interactions' times run from "
+      f"{moments.first} to {moments.last}.",
+      f"before the training split's end at {moments.train_end}",
     )
-    .with_columns(enough=(pl.col("held") < pl.col("total")) & (pl.col("first") < pl.col("validation_start")))
-  )
-  asked = f"validation {split.validation:g} and test {split.test:g}"
-  enough = users.filter("enough")
-  if enough.is_empty():
-    most = max(users["total"], default=0)
-    raise UserError(
-      f"records.split: {asked} leave no user an earlier candidate to train on. The user with most target-domain "
-      f"candidates has {most}"
+
+
+class _ByUser:
+  def __init__(self, labels: Labels, split: Split):
+    self._labels, self._split = labels, split
+    self._users = self._enough = self._most = 0
+
+  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
+    split = self._split
+    users = (
+      interactions.filter((pl.col("domain") == "target") & _may_be_candidates(self._labels))
+      .group_by("user_id")
+      .agg(pl.col("timestamp").sort().alias("times"), pl.len().cast(pl.Int64).alias("total"))
+      .with_columns(tests=_size(split.test), validates=_size(split.validation))
+      .with_columns(held=pl.col("tests") + pl.col("validates"))
+      .with_columns(
+        first=pl.col("times").list.first(),
+        validation_start=pl.col("times").list.get(pl.col("total") - pl.col("held"), null_on_oob=True),
+        test_start=pl.col("times").list.get(pl.col("total") - pl.col("tests"), null_on_oob=True),
+      )
+      .with_columns(enough=(pl.col("held") < pl.col("total")) & (pl.col("first") < pl.col("validation_start")))
     )
-  cuts = enough.select("user_id", "validation_start", "test_start")
-  time = pl.col("timestamp")
-  part = (time >= pl.col("validation_start")).cast(pl.Int8) + (time >= pl.col("test_start")).cast(pl.Int8)
-  divided = (
-    interactions.join(cuts, on="user_id", how="left", maintain_order="left")
-    .with_columns(split=part.fill_null(_TRAIN))
-    .drop("validation_start", "test_start")
-  )
-  short = len(users) - len(enough)
-  if short:
-    logging.info(
-      "records.split: %d of %d users with candidates have too few moments for %s: all of theirs train",
-      *(short, len(users), asked),
+    enough = users.filter("enough")
+    self._users += len(users)
+    self._enough += len(enough)
+    self._most = max(self._most, max(users["total"], default=0))
+    cuts = enough.select("user_id", "validation_start", "test_start")
+    time = pl.col("timestamp")
+    part = (time >= pl.col("validation_start")).cast(pl.Int8) + (time >= pl.col("test_start")).cast(pl.Int8)
+    return _with_training(
+      interactions.join(cuts, on="user_id", how="left", maintain_order="left")
+      .with_columns(split=part.fill_null(_TRAIN))
+      .drop("validation_start", "test_start")
     )
-  logging.warning(
-    "records.split: per_user cuts each user's own time, not the log's: clicks of other users that the model learns "
-    "from, and those that vocabularies and item counts come from, may be later than a test candidate"
-  )
-  return Divided(
-    _with_training(divided),
-    {"users_train_only": short},
-    f"{asked[0].upper()}{asked[1:]} of each user's last target-domain candidates are asked for; {len(enough)} of "
-    f"{len(users)} users have enough.",
-  )
+
+  def divided(self, interactions: pl.DataFrame) -> Divided:
+    asked = f"validation {self._split.validation:g} and test {self._split.test:g}"
+    if not self._enough:
+      raise UserError(
+        f"records.split: {asked} leave no user an earlier candidate to train on. The user with most target-domain "
+        f"candidates has {self._most}"
+      )
+    short = self._users - self._enough
+    if short:
+      logging.info(
+        "records.split: %d of %d users with candidates have too few moments for %s: all of theirs train",
+        *(short, self._users, asked),
+      )
+    logging.warning(
+      "records.split: per_user cuts each user's own time, not the log's: clicks of other users that the model learns "
+      "from, and those that vocabularies and item counts come from, may be later than a test candidate"
+    )
+    return Divided(
+      interactions,
+      {"users_train_only": short},
+      f"{asked[0].upper()}{asked[1:]} of each user's last target-domain candidates are asked for; {self._enough} of "
+      f"{self._users} users have enough.",
+    )
 
 
 def _size(part: float) -> pl.Expr:
@@ -142,32 +207,46 @@ def _may_be_candidates(labels: Labels) -> pl.Expr:
   return pl.lit(True) if labels.kind == "sampled" else pl.col("label").is_not_null()
 
 
-def _by_column(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divided:
-  numbers = pl.col("split").replace_strict(list(SPLITS), range(len(SPLITS)), return_dtype=pl.Int8)
-  divided = interactions.with_columns(split=numbers)
-  newest = pl.col("timestamp").filter(pl.col("split") == _TRAIN).max().over("user_id")
-  seen_in_training = pl.col("split").is_null() & (pl.col("timestamp") < newest)
-  divided = _with_training(divided, seen_in_training)
-  candidates = divided.filter((pl.col("domain") == "target") & _may_be_candidates(labels))
-  first_test = pl.col("timestamp").filter(pl.col("split") == _TEST).min().over("user_id")
-  late = candidates.filter((pl.col("split") == _TRAIN) & (pl.col("timestamp") > first_test))
-  if len(late):
-    logging.warning(
-      "records.split: column %r has %d of %d training interactions of the target domain later than a test interaction "
-      "of the same user: their histories hold what is tested",
-      *(split.column, len(late), int((candidates["split"] == _TRAIN).sum())),
+class _ByColumn:
+  def __init__(self, labels: Labels, split: Split):
+    self._labels, self._column = labels, split.column
+    self._late = 0
+    self._candidates = [0] * len(SPLITS)
+
+  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
+    numbers = pl.col("split").replace_strict(list(SPLITS), range(len(SPLITS)), return_dtype=pl.Int8)
+    divided = interactions.with_columns(split=numbers)
+    newest = pl.col("timestamp").filter(pl.col("split") == _TRAIN).max().over("user_id")
+    seen_in_training = pl.col("split").is_null() & (pl.col("timestamp") < newest)
+    divided = _with_training(divided, seen_in_training)
+    candidates = divided.filter((pl.col("domain") == "target") & _may_be_candidates(self._labels))
+    first_test = pl.col("timestamp").filter(pl.col("split") == _TEST).min().over("user_id")
+    self._late += len(candidates.filter((pl.col("split") == _TRAIN) & (pl.col("timestamp") > first_test)))
+    for number in range(len(SPLITS)):
+      self._candidates[number] += int((candidates["split"] == number).sum())
+    return divided
+
+  def divided(self, interactions: pl.DataFrame) -> Divided:
+    if self._late:
+      logging.warning(
+        "records.split: column %r has %d of %d training interactions of the target domain later than a test "
+        "interaction of the same user: their histories hold what is tested",
+        *(self._column, self._late, self._candidates[_TRAIN]),
+      )
+    counted = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, self._candidates, strict=True))
+    return Divided(
+      interactions,
+      {"train_after_test": self._late},
+      f"Column {self._column!r} has, of interactions that may be target-domain candidates: {counted}.",
     )
-  counted = ", ".join(f"{name} {int((candidates['split'] == number).sum())}" for number, name in enumerate(SPLITS))
-  return Divided(
-    divided,
-    {"train_after_test": len(late)},
-    f"Column {split.column!r} has, of interactions that may be target-domain candidates: {counted}.",
-  )
 
 
-def _all_train(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divided:
-  everything = interactions.with_columns(split=pl.lit(_TRAIN, pl.Int8))
-  return Divided(_with_training(everything), {}, "All candidates train.")
+class _AllTrain:
+  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
+    return _with_training(interactions.with_columns(split=pl.lit(_TRAIN, pl.Int8)))
+
+  def divided(self, interactions: pl.DataFrame) -> Divided:
+    return Divided(interactions, {}, "All candidates train.")
 
 
 def _with_training(divided: pl.DataFrame, besides: pl.Expr | None = None) -> pl.DataFrame:

@@ -11,14 +11,16 @@ state/newest.parquet           the interactions of the newest second, which an e
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
 
 from lcn_tf import formats
 from lcn_tf.data.build import tables as raw
-from lcn_tf.data.build.indexing import Counts, Indexed
-from lcn_tf.data.build.requests import EventColumns
+from lcn_tf.data.build.arrays import Appended, runs
+from lcn_tf.data.build.counting import Counts
+from lcn_tf.data.build.indexing import Indexed
 from lcn_tf.data.build.shards import UserLog
 from lcn_tf.data.id_mapping import IdMapping, field_column
 from lcn_tf.data.record_set import RecordSet
@@ -93,6 +95,31 @@ def open_state(record_set: RecordSet) -> State:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Last:
+  """Interactions of the newest second.
+
+  Attributes:
+    second: Second.
+    rows: `row`, and what `State.last_second` has, in the order of the input.
+  """
+
+  second: int
+  rows: pl.DataFrame
+
+  @classmethod
+  def of(cls, interactions: pl.DataFrame) -> "Last":
+    """That of checked interactions, of at least one."""
+    second = int(interactions["timestamp"].max())  # type: ignore[arg-type]
+    kept = [name for name in ("domain", "user_id", "item_id", "label") if name in interactions.columns]
+    return cls(second, interactions.filter(pl.col("timestamp") == second).sort(raw.ROW).select(raw.ROW, *kept))
+
+  def __add__(self, other: "Last") -> "Last":
+    if self.second != other.second:
+      return max(self, other, key=lambda last: last.second)
+    return Last(self.second, pl.concat([self.rows, other.rows]).sort(raw.ROW))
+
+
 def next_state(
   indexed: Indexed,
   checked: raw.Checked,
@@ -100,6 +127,7 @@ def next_state(
   totals: dict[str, pl.DataFrame],
   log: UserLog,
   schema: Schema,
+  last: Last,
   earlier: State | None = None,
 ) -> State:
   """The state behind a part of a log.
@@ -111,23 +139,21 @@ def next_state(
     totals: Per vocabulary of categorical fields, `value`, `count` and `last` over all parts.
     log: Behaviours of the users who are active in the part; complete for them.
     schema: Fields and lengths.
+    last: Interactions of the part's newest second.
     earlier: State before the part; None = the part is the first one.
   """
-  times = indexed.interactions["timestamp"]
-  newest = max(int(times.max()), earlier.newest if earlier else 0)  # type: ignore[arg-type]
+  newest = max(last.second, earlier.newest if earlier else 0)
   behaviours, interactions = {}, {}
   for d in DOMAINS:
-    own = _newest(log.behaviours[d], log.behaviour_offsets[d], schema.domain(d).max_length, newest)
+    own = _newest(log, d, schema.domain(d).max_length, newest)
     if earlier:
       idle = earlier.behaviours[d].join(indexed.active, on="user", how="anti", maintain_order="left")
       own = pl.concat([idle, own]).sort("user", maintain_order=True)
     behaviours[d] = own
-    met = indexed.interactions.filter(pl.col("domain") == d)["item"].to_numpy()
-    interactions[d] = np.bincount(met, minlength=len(indexed.mapping.catalogues[d]))
+    interactions[d] = indexed.met[d].copy()
     if earlier:
       interactions[d][: len(earlier.interactions[d])] += earlier.interactions[d]
-  kept = [c for c in ("domain", "user_id", "item_id", "label") if c in indexed.interactions.columns]
-  last_second = indexed.interactions.filter(pl.col("timestamp") == newest).select(kept)
+  last_second = last.rows.drop("row") if last.second == newest else last.rows.drop("row").clear()
   if earlier and earlier.newest == newest:
     last_second = pl.concat([earlier.last_second.cast(last_second.schema), last_second])
   vectors = [field_column(vector) for d in DOMAINS for vector in schema.domain(d).item_vectors]
@@ -143,15 +169,36 @@ def next_state(
   )
 
 
-def _newest(events: EventColumns, offsets: np.ndarray, length: int, newest: int) -> pl.DataFrame:
-  """Each user's behaviours of the second `newest`, which do not see each other, and `length` before them."""
-  owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-  stops = offsets[1:] - np.bincount(owners[events.times == newest], minlength=len(offsets) - 1)
-  kept = np.arange(len(owners)) >= stops[owners] - length
-  cross = {f"cross_{j}": events.cross[kept, j] for j in range(events.cross.shape[1])}
-  values = {f"value_{j}": events.values[kept, j] for j in range(events.values.shape[1])}
-  columns = {"user": owners[kept].astype(np.int32), "item": events.items[kept], "timestamp": events.times[kept]}
-  return pl.DataFrame(columns | cross | values)
+def newest_behaviours(log: UserLog, d: DomainName, length: int, newest: int) -> Iterator[dict[str, np.ndarray]]:
+  """Each user's behaviours of the second `newest`, which do not see each other, and `length` before them.
+
+  Yields:
+    Columns of `State.behaviours`, of some users after others.
+  """
+  for first, end in runs(log.behaviour_offsets[d]):
+    bounds = log.behaviour_offsets[d][first : end + 1]
+    events, offsets = log.behaviours[d][bounds[0] : bounds[-1]], bounds - bounds[0]
+    owners = np.repeat(np.arange(end - first), np.diff(offsets))
+    stops = offsets[1:] - np.bincount(owners[events.times == newest], minlength=end - first)
+    kept = np.arange(len(owners)) >= stops[owners] - length
+    cross = {f"cross_{j}": events.cross[kept, j] for j in range(events.cross.shape[1])}
+    values = {f"value_{j}": events.values[kept, j] for j in range(events.values.shape[1])}
+    users = (first + owners[kept]).astype(np.int32)
+    yield {"user": users, "item": events.items[kept], "timestamp": events.times[kept]} | cross | values
+    log.release()
+
+
+def _newest(log: UserLog, d: DomainName, length: int, newest: int) -> pl.DataFrame:
+  """`newest_behaviours` of all users. Those of a mapped log lie beside its arrays, mapped as well."""
+  parts = newest_behaviours(log, d, length, newest)
+  if not log.mapped:
+    several = list(parts)
+    return pl.DataFrame({name: np.concatenate([part[name] for part in several]) for name in several[0]})
+  with Appended(log.mapped.folder) as written:
+    for part in parts:
+      for name, column in part.items():
+        written.append(f"{d}.state.{name}", column)
+  return pl.DataFrame({name: log.mapped(f"{d}.state.{name}") for name in part})
 
 
 def _users(indexed: Indexed, checked: raw.Checked, counts: Counts, earlier: State | None) -> pl.DataFrame:
@@ -185,5 +232,5 @@ def write_state(state: State, mapping: IdMapping, folder: pathlib.Path) -> None:
   tables |= {f"values.{name}": frame.sort("value") for name, frame in state.values.items()}
   tables |= {"users": state.users, "newest": state.last_second}
   for name, frame in tables.items():
-    frame.write_parquet(folder / "state" / f"{name}.parquet", compression="lz4")
+    frame.rechunk().write_parquet(folder / "state" / f"{name}.parquet", compression="lz4")  # chunks show in the bytes
   formats.write_sealed(folder / _FILE, {"version": _VERSION, "part": state.part, "newest": state.newest})

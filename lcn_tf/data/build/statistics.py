@@ -1,34 +1,21 @@
-"""The statistics of a record set, counted from what the builder has in memory: whole columns, no shard is read."""
+"""The statistics of a record set, counted from what the builder has at hand: no shard is read."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from lcn_tf.data.build import tables as raw
+from lcn_tf.data.build.arrays import runs, slices
 from lcn_tf.data.build.indexing import Indexed
 from lcn_tf.data.build.shards import Plan, UserLog
+from lcn_tf.data.build.tallies import EDGES, LENGTH_EDGES, Fields, fields_of, numbers
 from lcn_tf.data.field_values import vector_columns
-from lcn_tf.data.id_mapping import ValueTable, field_sources
+from lcn_tf.data.id_mapping import field_sources
 from lcn_tf.data.record_set import SPLITS, SplitName
-from lcn_tf.data.statistics import (
-  KEPT,
-  QUANTILES,
-  BehaviourStatistics,
-  Categories,
-  Curve,
-  FieldStatistics,
-  Numbers,
-  PartStatistics,
-  Statistics,
-)
-from lcn_tf.schema import DOMAINS, PADDING, DomainName, Feature, Schema
+from lcn_tf.data.statistics import BehaviourStatistics, Curve, FieldStatistics, Numbers, PartStatistics, Statistics
+from lcn_tf.schema import DOMAINS, DomainName, Feature, Schema
 
-_POWERS = [float(f"{2 ** (i / 4):.6g}") for i in range(-80, 161)]
-# of numbers: four bins per factor of two, so that the sizes of any field show
-EDGES = (float("-1e300"), *(-edge for edge in reversed(_POWERS)), 0.0, *_POWERS)
-LENGTH_EDGES = (0.0, *(2.0**i for i in range(40)))  # of history lengths: none, then doubling
 MOST_DAYS = 120  # that a curve has a point for each of
 BINS = 30  # of the curves of a longer or shorter log
 DAY = 86_400
@@ -55,33 +42,59 @@ def statistics(
   tables = indexed.mapping.vocabularies
   users = _profile_sources(indexed, checked, schema.user_fields)
   items = {d: _item_sources(indexed, checked, schema, d) for d in DOMAINS}
-  older = {d: _Older(log, d) for d in DOMAINS}
   parts: dict[SplitName, dict[DomainName, PartStatistics]] = {}
   for plan in plans:
-    d, candidates = plan.domain, log.candidates[plan.domain]
-    rows = np.flatnonzero(split_of[d] == SPLITS.index(plan.split))
+    d = plan.domain
     owners = np.unique(plan.spans[:, 0])
-    lengths = {name: older[name](plan.spans[:, 0], candidates.times[plan.spans[:, 2] - 1]) for name in DOMAINS}
-    of_users = _fields("user", schema.user_fields, log.fields[owners], [source[owners] for source in users], tables)
+    moments = log.candidates[d].times[plan.spans[:, 2] - 1]
+    lengths = {name: _older(log, name, plan.spans[:, 0], moments) for name in DOMAINS}
+    of_users = fields_of("user", schema.user_fields, log.fields[owners], [source[owners] for source in users], tables)
     of_vectors = _vectors_of_users(log.values[owners], schema)
-    of_items = _of_items(indexed, schema, d, items[d], candidates.items[rows])
-    sources = [source[rows] for source in log.context_sources[d]]
-    of_context = _fields("context", schema.context_fields, candidates.context[rows], sources, tables)
+    counted = _Candidates(indexed, schema, d)
+    for part in slices(len(split_of[d])):
+      counted.add(log, part, split_of[d][part] == SPLITS.index(plan.split))
     parts.setdefault(plan.split, {})[d] = PartStatistics(
       records=len(plan.spans),
-      candidates=len(rows),
-      positives=int((candidates.labels[rows] > 0.5).sum()),
+      candidates=counted.rows,
+      positives=counted.positives,
       users=len(owners),
-      hours=_counts(candidates.times[rows] // 3600 % 24, 24),
+      hours=tuple(counted.hours.tolist()),
       histories={name: numbers(lengths[name], None, LENGTH_EDGES) for name in DOMAINS},
       longer={name: int((lengths[name] > schema.domain(name).max_length).sum()) for name in DOMAINS},
-      fields=(*of_users, *of_vectors, *of_items, *of_context),
+      fields=(
+        *of_users,
+        *of_vectors,
+        *_of_items(indexed, schema, d, items[d], counted.items),
+        *counted.context.found(),
+      ),
     )
   return Statistics(
     parts=parts,
     behaviours=_behaviours(indexed, log, schema, items),
-    curves={d: _curve(log.candidates[d].times, log.candidates[d].labels) for d in DOMAINS if len(split_of[d])},
+    curves={d: _curve(log, d) for d in DOMAINS if len(split_of[d])},
   )
+
+
+class _Candidates:
+  """Counts the candidates of one split and domain."""
+
+  def __init__(self, indexed: Indexed, schema: Schema, d: DomainName):
+    self._domain = d
+    self.rows = self.positives = 0
+    self.hours = np.zeros(24, np.int64)
+    self.items = np.zeros(len(indexed.mapping.catalogues[d]), np.int64)
+    self.context = Fields("context", schema.context_fields, indexed.mapping.vocabularies)
+
+  def add(self, log: UserLog, part: slice, chosen: np.ndarray) -> None:
+    """Counts those of a slice of all candidates that are `chosen`, bool."""
+    candidates = log.candidates[self._domain][part]
+    self.rows += int(chosen.sum())
+    self.positives += int((candidates.labels[chosen] > 0.5).sum())
+    self.hours += np.bincount(candidates.times[chosen] // 3600 % 24, minlength=24)
+    self.items += np.bincount(candidates.items[chosen], minlength=len(self.items))
+    sources = [source[part][chosen] for source in log.context_sources[self._domain]]
+    self.context.add(candidates.context[chosen], sources)
+    log.release()
 
 
 def _behaviours(
@@ -89,28 +102,32 @@ def _behaviours(
 ) -> dict[SplitName, dict[DomainName, BehaviourStatistics]]:
   found: dict[SplitName, dict[DomainName, BehaviourStatistics]] = {}
   for d in DOMAINS:
-    behaviours = log.behaviours[d]
     for number, split in enumerate(SPLITS):
-      rows = np.flatnonzero(log.behaviour_splits[d] == number)
-      if not len(rows):
-        continue
-      of_items = _of_items(indexed, schema, d, items[d], behaviours.items[rows])
-      cross, sources = behaviours.cross[rows], [source[rows] for source in log.cross_sources[d]]
-      of_events = _fields("behaviour", schema.domain(d).cross_fields, cross, sources, indexed.mapping.vocabularies)
-      found.setdefault(split, {})[d] = BehaviourStatistics(behaviours=len(rows), fields=(*of_items, *of_events))
+      weights = np.zeros(len(indexed.mapping.catalogues[d]), np.int64)
+      fields = Fields("behaviour", schema.domain(d).cross_fields, indexed.mapping.vocabularies)
+      for part in slices(len(log.behaviour_splits[d])):
+        chosen = log.behaviour_splits[d][part] == number
+        behaviours = log.behaviours[d][part]
+        weights += np.bincount(behaviours.items[chosen], minlength=len(weights))
+        fields.add(behaviours.cross[chosen], [source[part][chosen] for source in log.cross_sources[d]])
+        log.release()
+      if weights.any():
+        of_items = _of_items(indexed, schema, d, items[d], weights)
+        found.setdefault(split, {})[d] = BehaviourStatistics(
+          behaviours=int(weights.sum()), fields=(*of_items, *fields.found())
+        )
   return {split: found[split] for split in SPLITS if split in found}
 
 
 def _of_items(
-  indexed: Indexed, schema: Schema, d: DomainName, sources: list[np.ndarray], rows: np.ndarray
+  indexed: Indexed, schema: Schema, d: DomainName, sources: list[np.ndarray], weights: np.ndarray
 ) -> Iterator[FieldStatistics]:
-  """Fields of the items in the catalogue rows `rows`: each row of the catalogue is looked at once, with its weight."""
+  """Fields of the items: each row of the catalogue is looked at once, with its weight, `[items]`."""
   catalogue = indexed.mapping.catalogues[d]
-  weights = np.bincount(rows, minlength=len(catalogue))
   met = np.flatnonzero(weights)
   own = [source[met] for source in sources]
   features, tables = schema.catalogue_features(d), indexed.mapping.vocabularies
-  yield from _fields("item", features, catalogue[met], own, tables, weights[met])
+  yield from fields_of("item", features, catalogue[met], own, tables, weights[met])
   for name, vectors in indexed.mapping.vectors[d].items():
     yield FieldStatistics(name=name, of="item", vocabulary="", numbers=_norms(vectors[met], weights[met]))
 
@@ -127,127 +144,42 @@ def _norms(vectors: np.ndarray, weights: np.ndarray | None = None) -> Numbers:
   return numbers(np.where(norms > 0, norms, np.nan), weights, EDGES)
 
 
-def _fields(
-  of: Literal["user", "item", "context", "behaviour"],
-  features: tuple[Feature, ...],
-  indices: np.ndarray,
-  sources: list[np.ndarray],
-  tables: dict[str, ValueTable],
-  weights: np.ndarray | None = None,
-) -> Iterator[FieldStatistics]:
-  """The statistics of fields that lie side by side.
-
-  Args:
-    of: Kind of thing that they describe.
-    features: Fields.
-    indices: Vocabulary indices `[rows, columns(features)]`.
-    sources: Array `[rows]` of each field, see `field_sources`.
-    tables: Vocabularies by name.
-    weights: Number of times that each row counts `[rows]`; None = once.
-  """
-  start = 0
-  for feature, source in zip(features, sources, strict=True):
-    own = indices[:, start : start + feature.max_values]
-    start += feature.max_values
-    counted: dict[str, Any] = (
-      {"numbers": numbers(source, weights, EDGES)}
-      if feature.numeric
-      else {"categories": categories(own, source, weights, tables[feature.vocabulary])}
-    )
-    yield FieldStatistics(name=feature.name, of=of, vocabulary=feature.vocabulary, **counted)
-
-
-def categories(indices: np.ndarray, missing: np.ndarray, weights: np.ndarray | None, table: ValueTable) -> Categories:
-  """Counts the values of a categorical field.
-
-  Args:
-    indices: Vocabulary indices `[rows, max_values]`, 0 = no value.
-    missing: Rows without a value, bool `[rows]`; their index is that of an unknown one, if the field has one value.
-    weights: Number of times that each row counts `[rows]`; None = once.
-    table: Vocabulary.
-  """
-  weights = np.ones(len(indices), np.int64) if weights is None else weights
-  present = weights * ~missing
-  counts = np.zeros(table.size, np.int64)
-  for column in indices.T:
-    # sums of whole numbers below 2 ** 53 are exact
-    counts += np.bincount(column, present, table.size).astype(np.int64)
-  counts[PADDING] = 0
-  first = 1 + table.oov
-  known = counts[first:]
-  order = np.argsort(-known, kind="stable")[:KEPT]
-  order = order[known[order] > 0]
-  return Categories(
-    rows=int(weights.sum()),
-    missing=int(weights[missing].sum()),
-    unknown=int(counts[1:first].sum()),
-    distinct=int((known > 0).sum()),
-    values=tuple(table.values.gather(order).to_list()),
-    counts=tuple(known[order].tolist()),
-    rest=int(known.sum() - known[order].sum()),
-  )
-
-
-def numbers(values: np.ndarray, weights: np.ndarray | None, edges: tuple[float, ...]) -> Numbers:
-  """Counts numbers in bins.
-
-  Args:
-    values: Numbers `[rows]`, NaN = missing.
-    weights: Number of times that each row counts `[rows]`; None = once.
-    edges: Lower ends of the bins; the last bin has no upper end.
-  """
-  weights = np.ones(len(values), np.int64) if weights is None else weights
-  there = np.flatnonzero(~np.isnan(values))
-  there = there[np.argsort(values[there], kind="stable")]
-  ordered, times = values[there].astype(np.float64), weights[there]
-  below = np.cumsum(times)
-  total = int(below[-1]) if len(below) else 0
-  ranks = np.ceil(np.multiply(QUANTILES, total) - 1e-6).clip(1)
-  bins = np.maximum(np.searchsorted(edges, ordered, "right") - 1, 0)
-  counts = np.bincount(bins, times, len(edges)).astype(np.int64)
-  full = np.flatnonzero(counts)
-  return Numbers(
-    rows=int(weights.sum()),
-    missing=int(weights.sum()) - total,
-    mean=float((ordered * times).sum() / total) if total else None,
-    quantiles=tuple(ordered[np.searchsorted(below, ranks)].tolist()) if total else (),
-    edges=tuple(edges[i] for i in full),
-    counts=tuple(counts[full].tolist()),
-  )
-
-
-def _curve(times: np.ndarray, labels: np.ndarray) -> Curve:
+def _curve(log: UserLog, d: DomainName) -> Curve:
   """By days if there are neither too few nor too many, else in `BINS` of one width."""
-  first, last = int(times.min()), int(times.max())
+  times, labels = log.candidates[d].times, log.candidates[d].labels
+  parts = list(slices(len(times)))
+  first, last = min(int(times[part].min()) for part in parts), max(int(times[part].max()) for part in parts)
   days = last // DAY - first // DAY + 1
   if BINS <= days <= MOST_DAYS:
     start, width, bins = first // DAY * DAY, DAY, days
   else:
     start, width, bins = first, (last - first) // BINS + 1, BINS
-  bin_of = (times - start) // width
-  return Curve(
-    start=start, width=width, candidates=_counts(bin_of, bins), positives=_counts(bin_of[labels > 0.5], bins)
-  )
+  candidates, positives = np.zeros((2, bins), np.int64)
+  for part in parts:
+    bin_of = (times[part] - start) // width
+    candidates += np.bincount(bin_of, minlength=bins)
+    positives += np.bincount(bin_of[labels[part] > 0.5], minlength=bins)
+  log.release()
+  return Curve(start=start, width=width, candidates=tuple(candidates.tolist()), positives=tuple(positives.tolist()))
 
 
-class _Older:
-  """Counts a user's behaviours of one domain that are strictly older than a moment, for many users at once."""
-
-  def __init__(self, log: UserLog, d: DomainName):
-    times, self._offsets = log.behaviours[d].times, log.behaviour_offsets[d]
-    self._first = int(times.min()) if len(times) else 0
-    self._span = (int(times.max()) if len(times) else 0) - self._first + 2
-    owners = np.repeat(np.arange(len(self._offsets) - 1), np.diff(self._offsets))
-    self._keys = owners * self._span + (times - self._first)
-
-  def __call__(self, users: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Numbers of behaviours `[rows]` of `users` before `moments`, both `[rows]`."""
-    keys = users * self._span + np.clip(moments - self._first, 0, self._span - 1)
-    return np.searchsorted(self._keys, keys, "left") - self._offsets[users]
-
-
-def _counts(values: np.ndarray, bins: int) -> tuple[int, ...]:
-  return tuple(np.bincount(values, minlength=bins).tolist())
+def _older(log: UserLog, d: DomainName, users: np.ndarray, moments: np.ndarray) -> np.ndarray:
+  """Numbers of behaviours `[rows]` of `users`, which rise, that are strictly older than `moments`, both `[rows]`."""
+  found = np.zeros(len(users), np.int64)
+  offsets = log.behaviour_offsets[d]
+  for first, end in runs(offsets):
+    own = slice(*np.searchsorted(users, (first, end)))
+    bounds = offsets[first : end + 1]
+    times = log.behaviours[d].times[bounds[0] : bounds[-1]]
+    if not len(times):
+      continue
+    oldest = int(times.min())
+    span = int(times.max()) - oldest + 2
+    keys = np.repeat(np.arange(end - first), np.diff(bounds)) * span + (times - oldest)
+    wanted = (users[own] - first) * span + np.clip(moments[own] - oldest, 0, span - 1)
+    found[own] = np.searchsorted(keys, wanted, "left") - (bounds[users[own] - first] - bounds[0])
+    log.release()
+  return found
 
 
 def _profile_sources(indexed: Indexed, checked: raw.Checked, features: tuple[Feature, ...]) -> list[np.ndarray]:

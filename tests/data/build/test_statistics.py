@@ -11,7 +11,7 @@ import pytest
 
 from lcn_tf.data import statistics
 from lcn_tf.data.build import builder, tables
-from lcn_tf.data.build.statistics import categories, numbers
+from lcn_tf.data.build.tallies import categories, numbers
 from lcn_tf.data.id_mapping import ValueTable
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, UserError
