@@ -34,6 +34,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
+LEAST_MEMORY = 100_000_000  # bytes; below, there would be thousands of buckets
+
+
 def define_config(
   values: flags.FlagValues, help: str = "Experiment, a YAML file. The folder configs/ has examples."
 ) -> flags.FlagHolder[str]:
@@ -71,6 +74,30 @@ def define_log(values: flags.FlagValues, extends: bool = False) -> tuple[flags.F
   users = "Users, a Parquet file or a folder of them. Without the flag the log has no profiles of users."
   named = {"interactions": interactions, "items": items, "users": users}
   return tuple(flags.DEFINE_string(name, None, help, flag_values=values) for name, help in named.items())
+
+
+def define_memory(values: flags.FlagValues) -> flags.FlagHolder[str | None]:
+  """Defines the flag --memory, which `memory_of` reads."""
+  help = (
+    "Memory for the interactions, such as 2GB, with the bytes that it gives the records of a log of any size. What does "
+    "not fit lies beside --output meanwhile. Without the flag all interactions are in memory at once."
+  )
+  return flags.DEFINE_string("memory", None, help, flag_values=values)
+
+
+def memory_of(flag: flags.FlagHolder[str | None]) -> int | None:
+  """Reads the flag --memory in bytes; None if it is not given.
+
+  Raises:
+    UserError: It is no size, or too small.
+  """
+  if flag.value is None:
+    return None
+  found = storage.bytes_of(flag.value)
+  if found is None or found < LEAST_MEMORY:
+    least = storage.readable(LEAST_MEMORY)
+    raise UserError(f"--memory {flag.value}: expected a number and a unit, such as 500MB or 2GB, of {least} at least")
+  return found
 
 
 def define_model(values: flags.FlagValues, what: str = "SavedModel", required: bool = True) -> flags.FlagHolder[str]:

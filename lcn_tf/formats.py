@@ -6,7 +6,7 @@ import io
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -90,15 +90,20 @@ def read_json(path: str | pathlib.Path, remedy: str = REMEDY) -> Any:
 
 
 def parquet(
-  source: str | pathlib.Path | BinaryIO, columns: Sequence[str] | None = None, where: str = "", remedy: str = REMEDY
+  source: str | pathlib.Path | BinaryIO,
+  columns: Sequence[str] | None = None,
+  where: str = "",
+  remedy: str = REMEDY,
+  part: tuple[int, int] | None = None,
 ) -> "pl.DataFrame":
-  """A Parquet file, read whole; its path is no pattern.
+  """A Parquet file; its path is no pattern.
 
   Args:
     source: The file, or its bytes.
     columns: The columns to read; None = all.
     where: Name of the file in messages; empty = the path.
     remedy: Advice about a damaged file.
+    part: First row and number of rows to read of a file; None = all.
 
   Raises:
     DamagedError: It is no Parquet, is damaged, or lacks a column.
@@ -106,11 +111,34 @@ def parquet(
   """
   import polars as pl  # not for a wrong flag or config
 
-  where = where or str(source)
-  try:
+  with _reading(where or str(source), remedy):
+    if part is not None:
+      rows = pl.scan_parquet(_there(source), glob=False, hive_partitioning=False)
+      return (rows.select(list(columns)) if columns else rows).slice(*part).collect()
     with contextlib.ExitStack() as stack:
       opened = source if isinstance(source, io.IOBase) else stack.enter_context(pathlib.Path(source).open("rb"))  # type: ignore[arg-type]
       return pl.read_parquet(opened, columns=list(columns) if columns else None)
+
+
+def parquet_rows(source: str | pathlib.Path, remedy: str = REMEDY) -> int:
+  """The number of rows of a Parquet file; arguments and errors as of `parquet`."""
+  import polars as pl
+
+  with _reading(str(source), remedy):
+    return int(pl.scan_parquet(_there(source), glob=False, hive_partitioning=False).select(pl.len()).collect().item())
+
+
+def _there(source: str | pathlib.Path | BinaryIO) -> str:
+  """The path of a file that can be opened; the system says why another one cannot."""
+  with pathlib.Path(source).open("rb"):  # type: ignore[arg-type]
+    return str(pathlib.Path(source).absolute())  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _reading(where: str, remedy: str) -> Iterator[None]:
+  """Errors of reading Parquet as those of `parquet`."""
+  try:
+    yield
   except OSError as error:
     if storage.failure(error):
       raise

@@ -82,6 +82,12 @@ def readable(size: float) -> str:
   raise AssertionError("unreachable")
 
 
+def bytes_of(text: str) -> int | None:
+  """How many bytes a text like 500MB or 2GB says; None if it says nothing."""
+  found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT])B", text.strip(), re.IGNORECASE)
+  return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2].upper()))) if found else None
+
+
 def _free(where: pathlib.Path, needs: int = 0) -> str:
   """How much is free there, of how much is needed; empty if the system does not say."""
   while not where.exists() and where != where.parent:

@@ -27,6 +27,11 @@ or have changed, if any), and from the records of the day before, which hold wha
     python -m pipelines.build_records --config my_config.yaml --extend records/monday --output records/tuesday \
       --interactions log/tuesday.parquet --items log/new_items.parquet --set 'records.split={kind: all_train}'
 
+A log that does not fit in memory is built with --memory, which gives the same bytes:
+
+    python -m pipelines.build_records --config my_config.yaml --output records --interactions log --items items.parquet \
+      --memory 2GB
+
 A trained model can be tested on a later part of its log. Pass its records as --like and the whole log, since the older
 part is the users' past. With --set 'records.split.boundaries=[0,T]', candidates from second T on are the test split and
 the older ones the validation split.
@@ -66,6 +71,7 @@ _EXTEND = flags.DEFINE_string(
   "histories reach back, and new items and values get rows behind the known ones. Without the flag the log begins.",
   flag_values=_FLAGS,
 )
+_MEMORY = entry.define_memory(_FLAGS)
 _SET = entry.define_set(_FLAGS)
 
 
@@ -74,13 +80,17 @@ def main(argv: Sequence[str]) -> None:
   experiment = config.load(_CONFIG.value, _SET.value)
   if _LIKE.value and _EXTEND.value:
     raise UserError("--like and --extend exclude each other: --extend takes the id mapping over, too")
+  memory = entry.memory_of(_MEMORY)
+  if memory and _EXTEND.value:
+    raise UserError("--memory and --extend exclude each other: an extension reads the new part of a log alone")
   like, extend = (RecordSet.open(flag.value) if flag.value else None for flag in (_LIKE, _EXTEND))
-  made = log.read(experiment.records, _INTERACTIONS.value, _ITEMS.value, _USERS.value, begins=not _EXTEND.value)
+  made = log.read(experiment.records, _INTERACTIONS.value, _ITEMS.value, _USERS.value, not _EXTEND.value, memory)
   with entry.loading():
     from lcn_tf.analysis import records_page
     from lcn_tf.data.build import builder
 
-  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like, records_page.render, extend)
+  page = records_page.render
+  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like, page, extend, memory)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from types import TracebackType
 import numpy as np
 
 RUN = 2**20  # rows that are looked at together
+_BINS = 2**16
 
 
 def runs(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -104,3 +105,27 @@ class Mapped:
     """Gives the pages back that were looked at. They come again, from the file, if they are looked at again."""
     for one in self._maps:
       one.madvise(mmap.MADV_DONTNEED)
+
+
+def order_statistic(values: np.ndarray, rank: int) -> int:
+  """The number at position `rank` of all in their order.
+
+  Args:
+    values: Whole numbers `[rows]`.
+    rank: Position, from 0 on.
+  """
+  low, high = (
+    min(int(values[part].min()) for part in slices(len(values))),
+    max(int(values[part].max()) for part in slices(len(values))),
+  )
+  while low < high:
+    width = (high - low) // _BINS + 1
+    counts = np.zeros(_BINS, np.int64)
+    for part in slices(len(values)):
+      own = values[part]
+      counts += np.bincount((own[(own >= low) & (own <= high)] - low) // width, minlength=_BINS)
+    ends = np.cumsum(counts)
+    found = int(np.searchsorted(ends, rank, "right"))
+    rank -= int(ends[found - 1]) if found else 0
+    low, high = low + found * width, min(low + (found + 1) * width - 1, high)
+  return low

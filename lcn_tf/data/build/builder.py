@@ -15,6 +15,8 @@ Who knows what:
 import contextlib
 import dataclasses
 import pathlib
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -27,9 +29,10 @@ from lcn_tf.config import Experiment, Records
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.candidates import Past, plan_records, user_log
 from lcn_tf.data.build.checks import check_known, check_negatives, check_profiles, check_split
-from lcn_tf.data.build.counting import Counts, count
+from lcn_tf.data.build.counting import Counts, count, with_fields
 from lcn_tf.data.build.extension import Earlier, add_counts, grow, join, past, renumbered
 from lcn_tf.data.build.indexing import Indexed, index, new_mapping, number_users
+from lcn_tf.data.build.out_of_core import Buckets
 from lcn_tf.data.build.shards import Plan, write_parts
 from lcn_tf.data.build.splits import Divided, divide
 from lcn_tf.data.build.state import Last, State, next_state, write_state
@@ -54,6 +57,7 @@ def build(
   like: RecordSet | None = None,
   page: Callable[[RecordSet, Statistics], str] | None = None,
   extend: RecordSet | None = None,
+  memory: int | None = None,
 ) -> RecordSet:
   """Builds the record set `output`.
 
@@ -70,37 +74,45 @@ def build(
       and values that it does not know are unknown, as in serving. One split with candidates is enough then. None = a
       new id mapping.
     page: Function that renders the statistics as HTML, for `report/index.html`; None = no page.
+    memory: Bytes for interactions that are looked at together, which then lie on the disk, see
+      `lcn_tf.data.build.out_of_core`; None = all of them are in memory. The records are the same.
     extend: Record set whose log the tables continue. Candidates are those of the tables alone, histories reach back
       into that log, and its id mapping goes on: see `lcn_tf.data.build.extension`. None = the log begins.
 
   Raises:
-    UserError: The input is wrong, `output` exists, or `like` or `extend` has another schema.
+    UserError: The input is wrong, `output` exists, `like` or `extend` has another schema, or both `memory` and
+      `extend` are given.
   """
   started = time.monotonic()
   schema, records = experiment.record_schema, experiment.records
   if other := like or extend:
     check_schema(schema, other)
+  if extend and memory:
+    raise UserError("--memory and --extend exclude each other: an extension reads the new part of a log alone")
   earlier = Earlier.open(extend, records) if extend else None
   target = files.local(output)
   with (
     _aside(target, overwrite) as folder,
-    storage.storing(
-      "a record set", target, needs=lambda: _expected_bytes(folder, plans, records.shards), intact=_INTACT
-    ),
+    storage.storing("a record set", target, needs=lambda: made.needs(folder, records.shards), intact=_INTACT),
+    tempfile.TemporaryDirectory(dir=folder, prefix="buckets-") as aside,
   ):
-    plans: list[Plan] = []
-    part = _numbered(tables, schema, records, strict, like, earlier)
+    made = _Made()
+    if memory:
+      made.buckets = Buckets(tables, schema, records, pathlib.Path(aside), memory)
+    part = _numbered(tables, schema, records, strict, like, earlier, made.buckets)
     indexed = part.indexed
     if tables.users is not None:
       check_profiles(indexed, part.checked, tables.names)
     check_negatives(indexed, records)
-    log, splits, shortage = user_log(indexed, schema, records, part.past)
-    plans = plan_records(log, splits, schema)
-    check_split(plans, part.divided, records, alone=bool(other))
+    log, splits, shortage = (
+      made.buckets.user_log(indexed) if made.buckets else user_log(indexed, schema, records, part.past)
+    )
+    made.plans = plan_records(log, splits, schema)
+    check_split(made.plans, part.divided, records, alone=bool(other))
 
     sized = _sized(schema, indexed.mapping)
     parts = write_parts(
-      folder, log, plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
+      folder, log, made.plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
     )
     _warn_of_splits(parts)
     _write_tables(folder, indexed, part.checked.rejected)
@@ -121,10 +133,26 @@ def build(
       notes=facts | tables.notes | _counts(tables, records, indexed, shortage),
       path=folder,
     )
-    _finish(built, statistics(indexed, part.checked, log, plans, splits, schema), page)
+    found = statistics(indexed, part.checked, log, made.plans, splits, schema)
+    shutil.rmtree(aside)
+    _finish(built, found, page)
   result = RecordSet.open(output)
   _log_summary(result, len(indexed.active), time.monotonic() - started)
   return result
+
+
+@dataclasses.dataclass
+class _Made:
+  """What is known so far of the space that a record set takes on the disk."""
+
+  buckets: Buckets | None = None
+  plans: list[Plan] = dataclasses.field(default_factory=list)
+
+  def needs(self, folder: pathlib.Path, shards: int) -> int:
+    """Bytes, about: by the shards that are there, which are of one size, and those that lie aside meanwhile."""
+    there = [file.stat().st_size for file in folder.glob("**/*") if file.is_file() and ".tfrecord" in file.name]
+    expected = max(there, default=0) * sum(min(shards, len(plan.spans)) for plan in self.plans)
+    return expected + (self.buckets.bytes if self.buckets else 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,20 +189,28 @@ def _numbered(
   strict: bool,
   like: RecordSet | None,
   earlier: Earlier | None,
+  buckets: Buckets | None,
 ) -> _Part:
   """Checks, splits and numbers the tables."""
   if earlier:
     return _next_part(tables, schema, records, strict, earlier)
-  checked = raw.check(tables, schema, records.labels, records.split)
+  checked = buckets.check() if buckets else raw.check(tables, schema, records.labels, records.split)
   _tell_rejected(checked, strict)
-  divided = divide(checked.interactions, records.labels, records.split)
-  users, last = number_users(checked.interactions), Last.of(checked.interactions)
+  divided = buckets.divide() if buckets else divide(checked.interactions, records.labels, records.split)
+  users = number_users(buckets.users if buckets else checked.interactions)
+  last = buckets.last if buckets else Last.of(checked.interactions)
+
+  def indexed_by(mapping: IdMapping) -> Indexed:
+    if buckets:
+      return buckets.index(divided, checked, users, mapping)
+    return index(divided.interactions, checked, schema, users, mapping)
+
   if like:
-    indexed = index(divided.interactions, checked, schema, users, id_mapping_of(like))
+    indexed = indexed_by(id_mapping_of(like))
     check_known(indexed, like)
     return _Part(checked, divided, indexed, last)
-  counts = count(divided.interactions, checked, schema)
-  indexed = index(divided.interactions, checked, schema, users, new_mapping(checked, counts, schema))
+  counts = with_fields(buckets.counts, checked, schema) if buckets else count(divided.interactions, checked, schema)
+  indexed = indexed_by(new_mapping(checked, counts, schema))
   totals = add_counts(counts, schema) if records.state else {}
   return _Part(checked, divided, indexed, last, counts=counts, totals=totals)
 
@@ -232,12 +268,6 @@ def _warn_of_splits(parts: dict[SplitName, dict[DomainName, Part]]) -> None:
   for split in ("validation", "test"):
     if reason := parts[split]["target"].undefined() if split in parts else "":
       logging.warning("the %s split: %s", split, reason)
-
-
-def _expected_bytes(folder: pathlib.Path, plans: list[Plan], shards: int) -> int:
-  """What the whole record set would take, by the shards that are there: they are of one size, about."""
-  there = [file.stat().st_size for file in folder.glob("**/*") if file.is_file() and ".tfrecord" in file.name]
-  return max(there, default=0) * sum(min(shards, len(plan.spans)) for plan in plans)
 
 
 def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame) -> None:

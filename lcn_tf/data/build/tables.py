@@ -12,6 +12,8 @@ from lcn_tf.config import Labels, Split
 from lcn_tf.data.build import parquet
 from lcn_tf.data.build.columns import read_columns, read_interactions
 from lcn_tf.data.build.raw_table import ROW, RawTable
+from lcn_tf.data.build.stream import Stream
+from lcn_tf.data.build.stream import read as streamed
 from lcn_tf.data.build.values import MILLISECONDS
 from lcn_tf.data.record_set import SPLITS
 from lcn_tf.errors import UserError
@@ -32,6 +34,7 @@ class RawTables:
     notes: Facts about their origin, which the record set keeps.
     names: Names of the three tables in messages (their files).
     sources: Files that they were read from, if they were, by kind of table.
+    stream: Interactions in pieces; None = `interactions` has them.
   """
 
   interactions: pl.DataFrame
@@ -40,6 +43,7 @@ class RawTables:
   notes: dict[str, float | int | str] = dataclasses.field(default_factory=dict)
   names: tuple[str, str, str] = ("interactions", "items", "users")
   sources: dict[str, parquet.Source] = dataclasses.field(default_factory=dict)
+  stream: Stream | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,20 +81,30 @@ class Checked:
     }
 
 
-def read(interactions: str, items: str | None, users: str | None = None) -> RawTables:
+def read(interactions: str, items: str | None, users: str | None = None, memory: int | None = None) -> RawTables:
   """Reads Parquet files, or folders of them; see `lcn_tf.data.build.parquet.read`.
+
+  Args:
+    interactions, items, users: Paths; None = there are none.
+    memory: Bytes, which make the interactions a `stream` of pieces; None = they are read whole.
 
   Raises:
     UserError: There is no such file, or it is not Parquet.
   """
   paths = {"interactions": interactions, "items": items, "users": users}
-  sources = {kind: parquet.read(path) for kind, path in paths.items() if path}
+  stream = streamed(interactions, memory) if memory else None
+  sources = {
+    kind: stream.source if stream and kind == "interactions" else parquet.read(path)
+    for kind, path in paths.items()
+    if path
+  }
   notes: dict[str, float | int | str] = {}
   for kind, source in sources.items():
-    notes |= {f"{kind}_files": len(source.files), f"{kind}_rows": len(source.frame), f"{kind}_bytes": source.size}
+    rows = sum(count for _, count in source.files)
+    notes |= {f"{kind}_files": len(source.files), f"{kind}_rows": rows, f"{kind}_bytes": source.size}
   frames = {kind: source.frame for kind, source in sources.items()}
   names = (interactions, items or "items", users or "users")
-  return RawTables(frames["interactions"], frames.get("items"), frames.get("users"), notes, names, sources)
+  return RawTables(frames["interactions"], frames.get("items"), frames.get("users"), notes, names, sources, stream)
 
 
 def check(
