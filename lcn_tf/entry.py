@@ -79,8 +79,8 @@ def define_log(values: flags.FlagValues, extends: bool = False) -> tuple[flags.F
 def define_memory(values: flags.FlagValues) -> flags.FlagHolder[str | None]:
   """Defines the flag --memory, which `memory_of` reads."""
   help = (
-    "Memory for the interactions, such as 2GB, with the bytes that it gives the records of a log of any size. What does "
-    "not fit lies beside --output meanwhile. Without the flag all interactions are in memory at once."
+    "Memory for the interactions, such as 2GB, of a log that does not fit in memory. The rest lies beside --output "
+    "meanwhile, and the records are the same. Without the flag all interactions are in memory at once."
   )
   return flags.DEFINE_string("memory", None, help, flag_values=values)
 

@@ -29,8 +29,8 @@ or have changed, if any), and from the records of the day before, which hold wha
 
 A log that does not fit in memory is built with --memory, which gives the same bytes:
 
-    python -m pipelines.build_records --config my_config.yaml --output records --interactions log --items items.parquet \
-      --memory 2GB
+    python -m pipelines.build_records --config my_config.yaml --output records --memory 2GB \
+      --interactions log --items items.parquet
 
 A trained model can be tested on a later part of its log. Pass its records as --like and the whole log, since the older
 part is the users' past. With --set 'records.split.boundaries=[0,T]', candidates from second T on are the test split and

@@ -14,14 +14,26 @@ It leaves no files. It prints one JSON line:
     ratio                              part_cpu_seconds / whole_cpu_seconds
     records, part_records              records of the training split of the whole log, and of the part
 
-Example:
+With --memory the log lies in Parquet files, and a process of its own builds the records of the whole log with that
+flag. --whole adds a process without the flag, and compares all bytes. The JSON line is:
+
+    buckets                            of the first process: seconds, cpu_seconds, anonymous_mb (most memory that all
+                                       its processes had together, files apart), resident_mb (most that one of them
+                                       had, files that are mapped included)
+    whole                              the same of the second one
+    same                               true if both record sets have the same bytes
+
+Examples:
 
     python -m tools.benchmark_building --interactions 1000000 --session 10
+    python -m tools.benchmark_building --interactions 4000000 --memory 500MB --whole
 """
 
+import filecmp
 import json
 import pathlib
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +45,7 @@ import polars as pl
 from absl import flags
 
 from lcn_tf import config, entry
+from lcn_tf.errors import UserError
 
 if TYPE_CHECKING:
   from lcn_tf.data.record_set import RecordSet
@@ -45,23 +58,27 @@ _PER_USER = flags.DEFINE_integer("per_user", 200, "Mean interactions of a user."
 _SESSION = flags.DEFINE_integer("session", 10, "Interactions of a session, seconds apart.", 1, flag_values=_FLAGS)
 _ITEMS = flags.DEFINE_integer("items", 20_000, "Items of each domain.", 2, flag_values=_FLAGS)
 _PART = flags.DEFINE_float("part", 0.01, "Share of the log that is the newest part.", 0.0, 0.9, flag_values=_FLAGS)
+_MEMORY = entry.define_memory(_FLAGS)
+_WHOLE = flags.DEFINE_bool("whole", False, "With --memory, build without it as well.", flag_values=_FLAGS)
 _DAYS = 100
+_FILE = 2_000_000  # interactions of a file
 
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
+  if memory := entry.memory_of(_MEMORY):
+    found = _in_processes(memory)
+    sys.stdout.write(f"{json.dumps(found)}\n")
+    return
   with entry.loading():
     from lcn_tf.data.build import builder
     from lcn_tf.data.build.tables import RawTables
 
-  log, items = _log(np.random.default_rng(0))
+  log, items = _log(np.random.default_rng(0), _INTERACTIONS.value), _items()
   start = log["timestamp"].quantile(1 - _PART.value, "nearest")
   older = pl.col("timestamp") < start
-  fields = {"item_fields": ["category"]}
-  tree = {"name": "benchmark", "schema": {"user_fields": ["user_id"], "target": fields, "source": fields}}
-  labels = {"kind": "threshold"}
-  whole = config.from_tree(tree | {"records": {"labels": labels}}, "benchmark")
-  part = config.from_tree(tree | {"records": {"labels": labels, "split": {"kind": "all_train"}}}, "benchmark")
+  whole = config.from_tree(_tree(), "benchmark")
+  part = config.from_tree(_tree(split={"kind": "all_train"}), "benchmark")
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     built, *of_whole = _timed(lambda: builder.build(whole, RawTables(log, items), folder / "whole"))
@@ -83,9 +100,84 @@ def main(argv: Sequence[str]) -> None:
   sys.stdout.write(f"{json.dumps(found)}\n")
 
 
-def _log(rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
-  """Interactions and items."""
-  sessions, length = -(-_INTERACTIONS.value // _SESSION.value), _SESSION.value
+def _tree(**records: object) -> dict[str, object]:
+  fields = {"item_fields": ["category"]}
+  schema = {"user_fields": ["user_id"], "target": fields, "source": fields}
+  return {"name": "benchmark", "schema": schema, "records": {"labels": {"kind": "threshold"}, **records}}
+
+
+def _in_processes(memory: int) -> dict[str, object]:
+  """Builds the records of a log in files."""
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    (folder / "log").mkdir()
+    rng, rows = np.random.default_rng(0), 0
+    files = -(-_INTERACTIONS.value // _FILE)
+    for number in range(files):
+      # one after another, each over the whole time
+      frame = _log(rng, _INTERACTIONS.value // files)
+      frame.write_parquet(folder / "log" / f"{number:04d}.parquet")
+      rows += len(frame)
+    _items().write_parquet(folder / "items.parquet")
+    (folder / "config.yaml").write_text(json.dumps(_tree()), encoding="utf-8")  # JSON is YAML
+    found: dict[str, object] = {"interactions": rows, "memory": memory}
+    found["buckets"] = _measured(folder, "buckets", "--memory", f"{memory / 1e6:.0f}MB")
+    if _WHOLE.value:
+      found["whole"] = _measured(folder, "whole")
+      of_whole = {path.relative_to(folder / "whole"): path for path in (folder / "whole").rglob("*") if path.is_file()}
+      others = {path.relative_to(folder / "buckets") for path in (folder / "buckets").rglob("*") if path.is_file()}
+      found["same"] = of_whole.keys() == others and all(
+        filecmp.cmp(path, folder / "buckets" / name, shallow=False) for name, path in of_whole.items()
+      )
+  return found
+
+
+def _measured(folder: pathlib.Path, name: str, *flags: str) -> dict[str, float]:
+  """Time and memory of the command that builds `folder`/`name`."""
+  files = {"config": "config.yaml", "interactions": "log", "items": "items.parquet", "output": name}
+  named = [f"--{flag}={folder / file}" for flag, file in files.items()]
+  processor, wall = _processor(), time.monotonic()
+  process = subprocess.Popen([sys.executable, "-m", "pipelines.build_records", *named, *flags])
+  anonymous = resident = 0
+  while process.poll() is None:
+    of_all = [_memory_of(number) for number in _family(process.pid)]
+    anonymous = max(anonymous, sum(one for one, _ in of_all))
+    resident = max(resident, *(most for _, most in of_all), 0)
+    time.sleep(0.05)
+  if process.returncode:
+    raise UserError(f"pipelines.build_records ended with exit code {process.returncode}")
+  return {
+    "seconds": round(time.monotonic() - wall, 1),
+    "cpu_seconds": round(_processor() - processor, 1),
+    "anonymous_mb": anonymous // 1000,
+    "resident_mb": resident // 1000,
+  }
+
+
+def _family(process: int) -> list[int]:
+  """A process and those below it."""
+  try:
+    threads = list(pathlib.Path(f"/proc/{process}/task").iterdir())
+    children = {int(child) for thread in threads for child in (thread / "children").read_text().split()}
+  except OSError:  # it has ended
+    return []
+  return [process, *(one for child in children for one in _family(child))]
+
+
+def _memory_of(process: int) -> tuple[int, int]:
+  """Anonymous memory now, and most resident memory ever, of a process, in kB."""
+  try:
+    lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
+  except OSError:
+    return 0, 0
+  facts = {name: value for name, _, value in (line.partition(":") for line in lines)}
+  anonymous, most = (int(facts.get(name, "0 kB").split()[0]) for name in ("RssAnon", "VmHWM"))
+  return anonymous, most
+
+
+def _log(rng: np.random.Generator, interactions: int) -> pl.DataFrame:
+  """Interactions, by time."""
+  sessions, length = -(-interactions // _SESSION.value), _SESSION.value
   users = max(_INTERACTIONS.value // _PER_USER.value, 1)
   count = sessions * length
   start = rng.integers(0, _DAYS * 86_400, sessions)
@@ -98,8 +190,12 @@ def _log(rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
       "label": (rng.random(count) < 0.3).astype(float),
     }
   ).unique(["user_id", "item_id", "domain", "timestamp"], maintain_order=True)
+  return log.sort("timestamp")
+
+
+def _items() -> pl.DataFrame:
   one = pl.DataFrame({"item_id": np.arange(_ITEMS.value)}).with_columns(category=pl.col("item_id") % 50)
-  return log.sort("timestamp"), pl.concat([one.with_columns(domain=pl.lit(d)) for d in ("target", "source")])
+  return pl.concat([one.with_columns(domain=pl.lit(d)) for d in ("target", "source")])
 
 
 def _timed(work: Callable[[], "RecordSet"]) -> tuple["RecordSet", float, float]:

@@ -43,7 +43,7 @@ from lcn_tf.data.record_set import SPLITS
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Schema
 
 # bytes of a row while its bucket is in work: copies of the row, and numbers, texts and keys beside it
-_COPIES, _BESIDE = 8, 400
+COPIES, BESIDE = 8, 400
 _TRAIN = SPLITS.index("train")
 
 
@@ -149,7 +149,7 @@ class Buckets:
         parts = [summed(parts, "user_id")]
     if not parts:
       return pl.DataFrame(schema={"user_id": pl.Int64, "bucket": pl.Int64})
-    size = max(int(self._memory / 2 / (_COPIES * self._stream.row_bytes + _BESIDE)), 1)
+    size = max(int(self._memory / 2 / (COPIES * self._stream.row_bytes + BESIDE)), 1)
     users = parts[0].drop_nulls().sort("user_id")
     return users.select("user_id", bucket=(pl.col("count").cum_sum() - pl.col("count")) // size)
 

@@ -18,7 +18,7 @@ from lcn_tf.data.record_set import Part, Shard, SplitName, ends, sha256
 from lcn_tf.data.records import encode, layout
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
-_RELEASE = 500  # records, after which pages of mapped arrays are given back: a record touches a MB at most, mostly
+_RELEASE = 100  # records, after which pages of mapped arrays are given back: a record touches a MB at most, mostly
 PARALLEL_FROM = 60_000  # records; below, starting processes takes longer than it saves
 
 

@@ -73,7 +73,8 @@ class Checked:
 
   def by_file(self) -> dict[str, str]:
     """For each of `reasons`, the file with most of the rows and how many it has; nothing where there is one file."""
-    counted = self.rejected.drop_nulls("file").group_by("table", "reason", "file").len().sort("len", descending=True)
+    counted = self.rejected.drop_nulls("file").group_by("table", "reason", "file").len()
+    counted = counted.sort(["len", "file"], descending=[True, False])
     most = counted.unique(["table", "reason"], keep="first", maintain_order=True)
     return {
       f"{table}: {reason}": f"{count} of them in {file}"

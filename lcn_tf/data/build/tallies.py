@@ -182,8 +182,8 @@ def sum_of_repeated(values: np.ndarray, ends: np.ndarray) -> float:
   """
 
   def between(start: int, end: int) -> float:
-    if end - start > arrays.RUN:
-      # NumPy adds the sums of two halves, the first one a multiple of eight long
+    if end - start > max(arrays.RUN, 128):
+      # of more than 128 numbers NumPy adds the sums of two halves, the first one a multiple of eight long
       half = (end - start) // 2
       half -= half % 8
       return between(start, start + half) + between(start + half, end)
