@@ -228,7 +228,7 @@ class Buckets:
           of_rows = no_negatives(len(shown)) if drawn is None else drawn[d][first : positives[d]]
           shortage += int((of_rows == 0).sum())
           log = domain_log(d, own, shown, of_rows, indexed.mapping.vocabularies, self._schema, self._records.labels)
-          _append(written, d, log, first)
+          _append(written, d, log)
           owned[d, "behaviours"] += np.bincount(log.owners, minlength=everybody)
           owned[d, "candidates"] += np.bincount(log.candidate_owners, minlength=everybody)
       for (d, kind), of_user in owned.items():
@@ -283,12 +283,12 @@ def _free(name: str, columns: list[str]) -> str:
   return name
 
 
-def _append(written: Appended, d: DomainName, log: DomainLog, first: int) -> None:
-  """Adds what a bucket has of a domain; its groups are numbered from `first` on."""
+def _append(written: Appended, d: DomainName, log: DomainLog) -> None:
+  """Adds what a bucket has of a domain."""
   for name, array in vars(log.behaviours).items():
     written.append(f"{d}.behaviours.{name}", array)
   for name, array in vars(log.candidates).items():
-    written.append(f"{d}.candidates.{name}", array + first if name == "groups" else array)
+    written.append(f"{d}.candidates.{name}", array)
   for name, several in (("cross_sources", log.cross_sources), ("context_sources", log.context_sources)):
     for j, array in enumerate(several):
       written.append(f"{d}.{name}.{j}", array)

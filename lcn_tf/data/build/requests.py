@@ -39,7 +39,7 @@ class CandidateColumns:
     context: Vocabulary indices of the context fields `[C, F]` int32.
     labels, weights: `[C]` float32.
     groups: `[C]` int64. Neighbours with the same number stay in one record where they fit: a positive and its sampled
-      negatives. Candidates of one group share their time.
+      negatives. Candidates of one group share their time. Groups of different users may have the same number.
     values: Float values of the context fields `[C, V]` float32.
   """
 
