@@ -17,17 +17,12 @@ from tests.data.build.test_parquet import damage
 from tests.support import children
 
 MEMORY = 40_000  # bytes: some dozens of interactions
+RUN = 50  # rows that are looked at together
 SCHEMA = {
   "user_fields": ["user_id"],
   "target": {"item_fields": ["category"], "cross_fields": ["event"], "max_length": 8},
   "candidates": 4,
 }
-
-
-@pytest.fixture(autouse=True)
-def short_runs(monkeypatch):
-  """What is looked at in runs is looked at in many."""
-  monkeypatch.setattr(arrays, "RUN", 50)
 
 
 def write(folder, log, items, users=None, days=3):
@@ -41,12 +36,14 @@ def write(folder, log, items, users=None, days=3):
 
 
 def build(folder, memory=None, schema=None, records=None, **options):
-  """The records of the files of a folder; `name` is that of the experiment and of its folder."""
+  """The records of the files of a folder, `whole` or `bucketed`; what is looked at in runs is so in many of these."""
   users = folder / "users.parquet"
   paths = [str(folder / "log"), str(folder / "items.parquet"), str(users) if users.exists() else None]
   experiment = logs.experiment(schema or SCHEMA, **(records or {}))
   output = folder / ("bucketed" if memory else "whole")
-  return builder.build(experiment, tables.read(*paths, memory=memory), output, memory=memory, **options)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(arrays, "RUN", RUN if memory else arrays.RUN)
+    return builder.build(experiment, tables.read(*paths, memory=memory), output, memory=memory, **options)
 
 
 def same(folder, caplog=None, **options):
@@ -241,16 +238,17 @@ def test_no_more_is_in_work_than_the_memory_allows(tmp_path, monkeypatch):
 
 
 def test_pieces_of_files_are_the_rows_of_all_of_them(tmp_path):
-  frames = [pl.DataFrame({"a": [1, 2, 3]}), pl.DataFrame({"a": []}, schema={"a": pl.Int64}), pl.DataFrame({"a": [4.5]})]
+  frames = [pl.DataFrame({"a": values}) for values in ([1, 2, 3], [4.5], [7.0])]
+  frames.insert(1, frames[0].clear())
   for number, frame in enumerate(frames):
     frame.with_columns(b=pl.lit(number)).write_parquet(tmp_path / f"{number}.parquet")
   found = stream.read(str(tmp_path), 1)
   whole = parquet.read(str(tmp_path))
   pieces = list(found.pieces(2))
-  assert [first for first, _ in pieces] == [0, 2, 3]
-  assert [len(piece) for _, piece in pieces] == [2, 1, 1]
+  assert [first for first, _ in pieces] == [0, 2, 3, 4]
+  assert [len(piece) for _, piece in pieces] == [2, 1, 1, 1]
   assert pl.concat([piece for _, piece in pieces]).equals(whole.frame)
-  assert [piece.columns for _, piece in found.pieces(2, ["b"])] == [["b"]] * 3
+  assert [piece.columns for _, piece in found.pieces(2, ["b"])] == [["b"]] * 4
   assert (found.source.files, found.source.size, found.whole) == (whole.files, whole.size, {"a": False})
 
 
@@ -273,7 +271,8 @@ def test_texts_and_fractions_have_no_common_type_in_pieces_either(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 50, 51, 1000, 12_345])
-def test_a_sum_of_repeated_numbers_is_numpys_to_the_last_bit(size):
+def test_a_sum_of_repeated_numbers_is_numpys_to_the_last_bit(size, monkeypatch):
+  monkeypatch.setattr(arrays, "RUN", RUN)
   rng = np.random.default_rng(size)
   values = np.sort(rng.lognormal(size=min(size, 40)) * rng.choice([-1e6, 1e-6, 1], min(size, 40)))
   times = np.bincount(rng.integers(0, len(values), size - len(values)), minlength=len(values)) + 1
@@ -281,7 +280,8 @@ def test_a_sum_of_repeated_numbers_is_numpys_to_the_last_bit(size):
 
 
 @pytest.mark.parametrize("high", [0, 5, 10**11])
-def test_the_number_at_a_position_is_that_of_the_ordered_ones(high):
+def test_the_number_at_a_position_is_that_of_the_ordered_ones(high, monkeypatch):
+  monkeypatch.setattr(arrays, "RUN", RUN)
   values = np.random.default_rng(0).integers(-3, high + 1, 500)
   for rank in (0, 1, 250, 499):
     assert arrays.order_statistic(values, rank) == np.sort(values)[rank]
@@ -302,7 +302,8 @@ def test_arrays_grow_in_files(tmp_path):
   assert (mapped("empty").shape, mapped("none").shape, mapped("none").dtype) == ((15, 0), (0,), bool)
 
 
-def test_runs_of_users_own_about_as_much_as_is_looked_at_together():
+def test_runs_of_users_own_about_as_much_as_is_looked_at_together(monkeypatch):
+  monkeypatch.setattr(arrays, "RUN", RUN)
   offsets = np.array([0, 0, 20, 50, 60, 170, 170, 175, 175])
   assert list(arrays.runs(offsets)) == [(0, 3), (3, 4), (4, 5), (5, 8)]
   assert list(arrays.runs(np.zeros(4, np.int64))) == [(0, 3)]
