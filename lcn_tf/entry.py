@@ -86,18 +86,8 @@ def define_memory(values: flags.FlagValues) -> flags.FlagHolder[str | None]:
 
 
 def memory_of(flag: flags.FlagHolder[str | None]) -> int | None:
-  """Reads the flag --memory in bytes; None if it is not given.
-
-  Raises:
-    UserError: It is no size, or too small.
-  """
-  if flag.value is None:
-    return None
-  found = storage.bytes_of(flag.value)
-  if found is None or found < LEAST_MEMORY:
-    least = storage.readable(LEAST_MEMORY)
-    raise UserError(f"--memory {flag.value}: expected a number and a unit, such as 500MB or 2GB, of {least} at least")
-  return found
+  """Reads the flag --memory in bytes; None if it is not given. Errors as of `storage.bytes_of`."""
+  return None if flag.value is None else storage.bytes_of(flag.value, "--memory", LEAST_MEMORY)
 
 
 def define_model(values: flags.FlagValues, what: str = "SavedModel", required: bool = True) -> flags.FlagHolder[str]:

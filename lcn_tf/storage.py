@@ -82,10 +82,24 @@ def readable(size: float) -> str:
   raise AssertionError("unreachable")
 
 
-def bytes_of(text: str) -> int | None:
-  """How many bytes a text like 500MB or 2GB says; None if it says nothing."""
+def bytes_of(text: str, where: str, least: int = 0) -> int:
+  """How many bytes a text such as 500MB or 2GB says.
+
+  Args:
+    text: Number and unit.
+    where: Name of the flag or key that holds it, for the message.
+    least: Number of bytes that it says at least.
+
+  Raises:
+    UserError: It says nothing, or less.
+  """
   found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT])B", text.strip(), re.IGNORECASE)
-  return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2].upper()))) if found else None
+  size = float(found[1]) * 1000 ** (1 + "KMGT".index(found[2].upper())) if found else -1
+  if size < least:
+    raise UserError(
+      f"{where} {text}: expected a number and a unit, such as 500MB or 2GB, of {readable(least)} at least"
+    )
+  return int(size)
 
 
 def _free(where: pathlib.Path, needs: int = 0) -> str:

@@ -33,7 +33,7 @@ from lcn_tf.data.build.counting import Counts, count, with_fields
 from lcn_tf.data.build.extension import Earlier, add_counts, grow, join, past, renumbered
 from lcn_tf.data.build.indexing import Indexed, index, new_mapping, number_users
 from lcn_tf.data.build.out_of_core import Buckets
-from lcn_tf.data.build.shards import Plan, write_parts
+from lcn_tf.data.build.shards import Plan, UserLog, write_parts
 from lcn_tf.data.build.splits import Divided, divide
 from lcn_tf.data.build.state import Last, State, next_state, write_state
 from lcn_tf.data.build.statistics import statistics
@@ -90,13 +90,12 @@ def build(
   if extend and memory:
     raise UserError("--memory and --extend exclude each other: an extension reads the new part of a log alone")
   earlier = Earlier.open(extend, records) if extend else None
-  target = files.local(output)
+  target, made = files.local(output), _Made()
   with (
     _aside(target, overwrite) as folder,
     storage.storing("a record set", target, needs=lambda: made.needs(folder, records.shards), intact=_INTACT),
     tempfile.TemporaryDirectory(dir=folder, prefix="buckets-") as aside,
   ):
-    made = _Made()
     if memory:
       made.buckets = Buckets(tables, schema, records, pathlib.Path(aside), memory)
     part = _numbered(tables, schema, records, strict, like, earlier, made.buckets)
@@ -110,35 +109,50 @@ def build(
     made.plans = plan_records(log, splits, schema)
     check_split(made.plans, part.divided, records, alone=bool(other))
 
-    sized = _sized(schema, indexed.mapping)
-    parts = write_parts(
-      folder, log, made.plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
-    )
-    _warn_of_splits(parts)
-    _write_tables(folder, indexed, part.checked.rejected)
-    if records.state and part.counts:
-      state = next_state(indexed, part.checked, part.counts, part.totals, log, schema, part.last, part.earlier)
-      write_state(state, indexed.mapping, folder)
-    # with the seed of a keyed out-of-vocabulary hash
-    facts = part.divided.notes | part.notes | {"seed": other.notes.get("seed", 0) if other else records.seed}
-    built = RecordSet(
-      name=experiment.name,
-      fingerprint=fingerprint(sized, indexed.mapping),
-      schema=sized,
-      compression=records.compression,
-      splits=parts,
-      oov_hash=other.oov_hash if other else "farmhash64",
-      rejected=part.checked.reasons(),
-      records=records.model_dump(mode="json"),
-      notes=facts | tables.notes | _counts(tables, records, indexed, shortage),
-      path=folder,
-    )
+    built = _write(folder, experiment, tables, part, log, made.plans, shortage, other)
     found = statistics(indexed, part.checked, log, made.plans, splits, schema)
     shutil.rmtree(aside)
     _finish(built, found, page)
   result = RecordSet.open(output)
   _log_summary(result, len(indexed.active), time.monotonic() - started)
   return result
+
+
+def _write(
+  folder: pathlib.Path,
+  experiment: Experiment,
+  tables: raw.RawTables,
+  part: "_Part",
+  log: UserLog,
+  plans: list[Plan],
+  shortage: int,
+  other: RecordSet | None,
+) -> RecordSet:
+  """Writes records, tables and state to `folder`; `other` has the ids that these take over."""
+  schema, records, indexed = experiment.record_schema, experiment.records, part.indexed
+  sized = _sized(schema, indexed.mapping)
+  parts = write_parts(
+    folder, log, plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
+  )
+  _warn_of_splits(parts)
+  _write_tables(folder, indexed, part.checked.rejected)
+  if records.state and part.counts:
+    state = next_state(indexed, part.checked, part.counts, part.totals, log, schema, part.last, part.earlier)
+    write_state(state, indexed.mapping, folder)
+  # with the seed of a keyed out-of-vocabulary hash
+  facts = part.divided.notes | part.notes | {"seed": other.notes.get("seed", 0) if other else records.seed}
+  return RecordSet(
+    name=experiment.name,
+    fingerprint=fingerprint(sized, indexed.mapping),
+    schema=sized,
+    compression=records.compression,
+    splits=parts,
+    oov_hash=other.oov_hash if other else "farmhash64",
+    rejected=part.checked.reasons(),
+    records=records.model_dump(mode="json"),
+    notes=facts | tables.notes | _counts(tables, records, indexed, shortage),
+    path=folder,
+  )
 
 
 @dataclasses.dataclass

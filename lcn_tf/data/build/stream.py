@@ -19,7 +19,7 @@ class Stream:
   """A table in pieces, in the types of all its files.
 
   Attributes:
-    source: What `parquet.read` says of it, but that its frame has no rows.
+    source: Facts as of `parquet.read`, and a frame without rows.
     whole: Columns of floats, or lists of them -> whether all are whole numbers.
     rows: Number of rows.
     row_bytes: Bytes of a row in memory, about.
@@ -48,7 +48,7 @@ def of_frame(frame: pl.DataFrame, name: str, source: parquet.Source | None) -> S
   Args:
     frame: All rows.
     name: Name of the table in messages.
-    source: What it was read from; None = no files.
+    source: Files that it was read from; None = none.
   """
   if source is None:
     source = parquet.Source(frame, name, ((name, len(frame)),), 0, parquet.vague([frame], [name]), {})
@@ -136,7 +136,7 @@ class _File:
     partitions: Columns that its folders say.
     empty: No rows, with all columns.
     row_bytes: Bytes of a row in memory, about.
-    numbers: What the numbers are like of columns that are floats in some file.
+    numbers: Facts about the numbers of columns that are floats in some file.
   """
 
   path: pathlib.Path

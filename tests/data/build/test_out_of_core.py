@@ -211,6 +211,10 @@ def test_a_later_log_reads_by_the_same_ids(tmp_path, caplog):
 
 
 def test_a_log_that_is_in_memory_is_dealt_to_buckets_as_well(tmp_path):
+  vague = random_log().with_columns(item_id=pl.col("item_id") + 2.0**60)
+  for memory in (None, MEMORY):
+    with pytest.raises(UserError, match=r"floats do not tell whole numbers apart; found 1\.15292150"):
+      builder.build(logs.experiment(SCHEMA), tables.RawTables(vague, logs.items(12)), tmp_path / "out", memory=memory)
   table = tables.RawTables(random_log(), logs.items(12), notes={"origin": "test"})
   found = [
     builder.build(logs.experiment(SCHEMA), table, tmp_path / str(memory), memory=memory) for memory in (None, MEMORY)
@@ -367,4 +371,4 @@ def test_the_builder_extends_no_records_in_buckets(tmp_path):
 
 @pytest.mark.parametrize(("text", "size"), [("2GB", 2 * 10**9), ("1.5 gb", 15 * 10**8), ("500MB", 5 * 10**8)])
 def test_sizes_are_read(text, size):
-  assert storage.bytes_of(text) == size
+  assert storage.bytes_of(text, "--memory") == size
