@@ -15,7 +15,6 @@ Who knows what:
 import contextlib
 import dataclasses
 import pathlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -94,24 +93,24 @@ def build(
   with (
     _aside(target, overwrite) as folder,
     storage.storing("a record set", target, needs=lambda: made.needs(folder, records.shards), intact=_INTACT),
-    tempfile.TemporaryDirectory(dir=folder, prefix="buckets-") as aside,
   ):
-    if memory:
-      made.buckets = Buckets(tables, schema, records, pathlib.Path(aside), memory)
-    part = _numbered(tables, schema, records, strict, like, earlier, made.buckets)
-    indexed = part.indexed
-    if tables.users is not None:
-      check_profiles(indexed, part.checked, tables.names)
-    check_negatives(indexed, records)
-    log, splits, shortage = (
-      made.buckets.user_log(indexed) if made.buckets else user_log(indexed, schema, records, part.past)
-    )
-    made.plans = plan_records(log, splits, schema)
-    check_split(made.plans, part.divided, records, alone=bool(other))
+    with contextlib.ExitStack() as stack:
+      if memory:
+        aside = stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="buckets-"))
+        made.buckets = Buckets(tables, schema, records, pathlib.Path(aside), memory)
+      part = _numbered(tables, schema, records, strict, like, earlier, made.buckets)
+      indexed = part.indexed
+      if tables.users is not None:
+        check_profiles(indexed, part.checked, tables.names)
+      check_negatives(indexed, records)
+      log, splits, shortage = (
+        made.buckets.user_log(indexed) if made.buckets else user_log(indexed, schema, records, part.past)
+      )
+      made.plans = plan_records(log, splits, schema)
+      check_split(made.plans, part.divided, records, alone=bool(other))
 
-    built = _write(folder, experiment, tables, part, log, made.plans, shortage, other)
-    found = statistics(indexed, part.checked, log, made.plans, splits, schema)
-    shutil.rmtree(aside)
+      built = _write(folder, experiment, tables, part, log, made.plans, shortage, other)
+      found = statistics(indexed, part.checked, log, made.plans, splits, schema)
     _finish(built, found, page)
   result = RecordSet.open(output)
   _log_summary(result, len(indexed.active), time.monotonic() - started)

@@ -77,7 +77,7 @@ class Buckets:
   @property
   def bytes(self) -> int:
     """Space on disk that the buckets take at most, about."""
-    return int(2 * self._stream.rows * (self._stream.row_bytes + 100))
+    return int(self._stream.rows * (self._stream.row_bytes + 100))
 
   @property
   def users(self) -> pl.DataFrame:
