@@ -130,9 +130,9 @@ class Buckets:
       )
       parts = piece.with_columns(of_row.alias(bucket)).partition_by(bucket, as_dict=True, include_key=False)
       for (own,), part in parts.items():
-        folder = self._folder / (f"none-{number:06d}" if own is None else f"users-{own:06d}")
+        folder = self._folder / (f"none-{number:09d}" if own is None else f"users-{own:09d}")
         folder.mkdir(exist_ok=True)
-        part.write_ipc(folder / f"{number:06d}.arrow", compression="lz4")
+        part.write_ipc(folder / f"{number:09d}.arrow", compression="lz4")
     found = sorted(self._folder.iterdir(), key=lambda folder: (folder.name.startswith("none"), folder.name))
     logging.info(
       "%d interactions in %d buckets of about %s in work",

@@ -109,6 +109,16 @@ def test_fields_and_vectors_of_every_kind_are_the_same(tmp_path):
 def test_files_of_other_types_and_partitions_are_joined_alike(tmp_path):
   """pandas made floats of one day's ids, another day has texts, and a third lacks a column."""
   log = logs.random_log(np.random.default_rng(1), 300, users=9).with_columns(day=pl.lit(0.5), spare=pl.lit(1))
+  log = log.with_columns(  # columns that nobody asked for
+    row=pl.lit(None),
+    bucket=pl.struct("day", "event"),
+    moment=pl.from_epoch("timestamp"),
+    exact=pl.col("timestamp").cast(pl.Decimal(20, 2)),
+    tags=pl.concat_list("event"),
+    array=pl.concat_arr("day", "day"),
+    data=pl.col("event").cast(pl.Binary),
+    large=pl.lit(2**63, pl.UInt64),
+  )
   days = list(log.iter_slices(100))
   days[0] = days[0].with_columns(pl.col("user_id", "item_id").cast(pl.Float64), label=pl.col("label") > 0)
   days[1] = days[1].with_columns(pl.col("user_id").cast(pl.String), pl.col("timestamp").cast(pl.Float32)).drop("spare")
