@@ -39,7 +39,7 @@ class Train(Strict):
   steps_per_epoch: Count = 0
   """Steps of an epoch; 0 = all training records."""
   steps_per_execution: Positive = 1
-  """Steps per call into the graph."""
+  """Steps per call into the graph; 1 with several replicas, which exchange other rows in every step."""
   strategy: Literal["mirrored", "multi_worker"] = "mirrored"
   """Distribution: `mirrored`, all visible GPUs of one machine, or logical CPU devices where there is none;
   `multi_worker`, the same command in every process that TF_CONFIG names, with one run folder that all of them see."""

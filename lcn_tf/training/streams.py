@@ -38,7 +38,7 @@ class StepSize:
     """The size of a step by the config.
 
     Raises:
-      SettingsError: The replicas cannot share the step equally.
+      SettingsError: The replicas cannot share the step equally, or several steps per call are asked of them.
       UserError: The training split holds fewer records than a step.
     """
     each = record_set.record_schema.candidates
@@ -47,6 +47,12 @@ class StepSize:
       raise SettingsError(
         f"train.global_batch_size {config.global_batch_size} is {requests} requests of {each} candidates, "
         f"which {replicas} replicas cannot share equally"
+      )
+    if config.steps_per_execution > 1 and replicas > 1:
+      # a collective has one shape in a call, and the number of rows that replicas exchange differs from step to step
+      raise SettingsError(
+        f"train.steps_per_execution {config.steps_per_execution} needs one replica, and there are {replicas}: they "
+        "exchange other rows of the tables in every step. Expected 1"
       )
     second = max(1, round(requests * config.source_ratio / replicas)) * replicas
     steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)

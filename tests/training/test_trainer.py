@@ -21,13 +21,14 @@ from lcn_tf import config, files
 from lcn_tf.data.read import diagnosis
 from lcn_tf.data.record_set import RecordSet, check_schema, warn_of_other_settings
 from lcn_tf.data.records import encode
-from lcn_tf.errors import UserError
+from lcn_tf.errors import SettingsError, UserError
 from lcn_tf.training import callbacks, job, preemption, trainer
 from lcn_tf.training.callbacks import ProgressLog
 from lcn_tf.training.export_run import exported
 from lcn_tf.training.job import run_job
 from lcn_tf.training.run_folder import read_run
 from lcn_tf.training.strategy import make_strategy
+from lcn_tf.training.streams import StepSize
 from lcn_tf.training.trainer import train
 from tests.support.callbacks import Copy, Losses, Stop
 from tests.support.experiments import small_experiment, tiny_experiment
@@ -499,6 +500,18 @@ def test_an_epoch_tells_where_it_is(tiny_set, tmp_path, caplog, monkeypatch):
   first, again = [(1, 1), (1, 2)], [(1, 3), (1, 4), *((2, step) for step in range(1, 5))]
   # 64 candidates in 120 s
   assert told == [(epoch, step, 1, 2 * (4 - step)) for epoch, step in first + again]
+
+
+def test_several_steps_per_call_train_as_one_and_several_replicas_take_one(tiny_set, tmp_path):
+  losses = {}
+  for steps in (1, 3):  # of 4 in an epoch
+    job = train(tiny_experiment(epochs=1, steps_per_execution=steps), tiny_set, tmp_path / str(steps))
+    assert job.steps == 4
+    losses[steps] = (tmp_path / str(steps) / "history.csv").read_text().splitlines()[1].split(",")
+  np.testing.assert_allclose(np.array(losses[3], float), np.array(losses[1], float), rtol=1e-5)
+  config = tiny_experiment(steps_per_execution=3, replicas=2).train
+  with pytest.raises(SettingsError, match=r"train\.steps_per_execution 3 needs one replica, and there are 2: "):
+    StepSize.of(config, tiny_set, 2)
 
 
 def test_an_epoch_tells_where_it_is_once_a_minute(caplog, monkeypatch):
