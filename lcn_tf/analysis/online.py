@@ -30,7 +30,6 @@ from lcn_tf.evaluation import scoring
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 from lcn_tf.serving.encoder import BehaviourColumns, RankRequest, RequestEncoder
 
-DESIGNS = ("paired", "split")
 _PAUSE = 6 * 3600  # seconds between two requests of a user
 _ENVIRONMENT = ("interactions", "synthetic", "seed")
 _LOG_SECONDS = 10.0

@@ -1,6 +1,7 @@
 """The serving signature: the third reading of the schema."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -80,3 +81,8 @@ def example_batch(schema: Schema, requests: int = 1, candidates: int = 1, length
   batch["label"] = tf.zeros(sizes, tf.float32)
   batch["weight"] = tf.zeros(sizes, tf.float32)
   return batch
+
+
+def traced(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec]) -> Any:
+  """The graph of a function of named tensors, as a signature of an export."""
+  return tf.function(function, autograph=False).get_concrete_function(**specs)

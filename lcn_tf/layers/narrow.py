@@ -1,12 +1,11 @@
 """Tables of numbers in fewer bits than float32, row by row."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 Dtype = Literal["float32", "bfloat16", "int8"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 _LARGEST = 127  # of int8; -128 is not used, so that a row and its negative are stored alike
 _CHUNK = 2**16  # rows whose quotients are in memory at a time
 

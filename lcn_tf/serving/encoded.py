@@ -23,7 +23,7 @@ from typing import Any
 import tensorflow as tf
 
 from lcn_tf.data.records import visibility
-from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_spec, with_empty
+from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_spec, traced, with_empty
 from lcn_tf.errors import UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.schema import DOMAINS, Schema
@@ -48,13 +48,13 @@ def encoded_functions(model: RequestModel, schema: Schema) -> dict[str, Any]:
     )
   served = served_spec(schema)
   of_user = {name: spec for name, spec in served.items() if not _of_candidates(name)}
-  encode = _concrete(lambda **user: encode_user(model, schema, user), of_user)
+  encode = traced(lambda **user: encode_user(model, schema, user), of_user)
   kept = {name: _any_size(name, spec) for name, spec in encode.structured_outputs.items()}
   read = [f"{d}_first_visible" for d in model.embedder.histories]
   of_candidates = {name: spec for name, spec in served.items() if name.startswith("candidate_") or name in read}
   return {
     "encode_user": encode,
-    "rank_encoded": _concrete(lambda **request: rank_encoded(model, schema, request), kept | of_candidates),
+    "rank_encoded": traced(lambda **request: rank_encoded(model, schema, request), kept | of_candidates),
   }
 
 
@@ -160,7 +160,3 @@ def _checks(request: Tensors, histories: tuple[str, ...]) -> list[tf.Operation]:
     if request[name].dtype.is_floating:
       made.append(holds(request, name, tf.math.is_finite(request[name]), "finite numbers"))
   return made
-
-
-def _concrete(function: Any, specs: Specs) -> Any:
-  return tf.function(function, autograph=False).get_concrete_function(**specs)

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from lcn_tf.data.request_spec import traced
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import item_embeddings, item_projections, searched
 from lcn_tf.schema import DomainName, Schema
@@ -71,4 +72,4 @@ def _items_function(
     spec = {f"{d}_ids": tf.TensorSpec([None], raw.spec[f"{d}_ids"].dtype, f"{d}_ids") for d in domains}
   else:
     spec = {f"{d}_items": tf.TensorSpec([None], tf.int32, f"{d}_items") for d in domains}
-  return tf.function(answer, autograph=False).get_concrete_function(**spec)
+  return traced(answer, spec)

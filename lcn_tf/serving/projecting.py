@@ -18,9 +18,9 @@ from lcn_tf.data.record_set import RecordSet, sha256
 from lcn_tf.errors import UserError
 from lcn_tf.serving.export import DESCRIPTION as EXPORT
 from lcn_tf.serving.export import describe
-from lcn_tf.serving.projection_store import DESCRIPTION, ids_file, table_file, weights_of
+from lcn_tf.serving.projection_store import DESCRIPTION, ids_file, table_file
 from lcn_tf.serving.raw_client import coded_ids
-from lcn_tf.serving.versions import appear, keep_newest
+from lcn_tf.serving.versions import appear, keep_newest, weights_of
 
 SIGNATURE = "project_items"
 

@@ -14,7 +14,7 @@ from lcn_tf import formats
 from lcn_tf.data.build.values import id_of, whole_id_of
 from lcn_tf.data.record_set import sha256
 from lcn_tf.errors import DamagedError, UserError
-from lcn_tf.serving.versions import SAVED_MODEL, newest_version
+from lcn_tf.serving.versions import SAVED_MODEL, newest_version, weights_of
 
 DESCRIPTION = "store.json"
 REMEDY = "Make it again with pipelines.project_items."
@@ -29,20 +29,6 @@ def table_file(domain: str) -> str:
 def ids_file(domain: str) -> str:
   """The file of a domain's item ids."""
   return f"{domain}_ids.npy"
-
-
-def weights_of(described: dict[str, Any]) -> str:
-  """The weights that an export reads, in words: the digest of their checkpoint, and the type of narrow tables.
-
-  Args:
-    described: Description of the export.
-
-  Returns:
-    The words; empty if the weights are of no checkpoint.
-  """
-  dtype = described.get("tables", {}).get("dtype", "float32")
-  digest = str(described.get("weights", ""))
-  return f"{digest} in {dtype}" if digest and dtype != "float32" else digest
 
 
 @dataclasses.dataclass(frozen=True)

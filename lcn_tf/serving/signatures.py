@@ -10,7 +10,7 @@ from absl import logging
 
 from lcn_tf.data import records
 from lcn_tf.data.id_mapping import IdMapping
-from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_spec, with_empty
+from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_spec, traced, with_empty
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import item_projections
 from lcn_tf.schema import DOMAINS, Schema
@@ -97,7 +97,7 @@ class Signatures(tf.Module):
     return self._readers[name](request)
 
   def _ranking(self, name: str, spec: dict[str, tf.TensorSpec]) -> Any:
-    return _concrete(lambda **request: self.answer(name, request), spec)
+    return traced(lambda **request: self.answer(name, request), spec)
 
   def _parsed(self, request: Tensors) -> Tensors:
     """The tensors of records `examples` `[B]` (`lcn_tf.data.records`), with or without `NO_REQUEST`."""
@@ -114,7 +114,7 @@ class Signatures(tf.Module):
 def rank_function(model: RequestModel, schema: Schema) -> Any:
   """The function `rank` of a model: it takes the tensors of `served_spec`."""
   score = _score_function(model, schema)
-  return _concrete(lambda **request: _called(score, checked(request, schema), schema), served_spec(schema))
+  return traced(lambda **request: _called(score, checked(request, schema), schema), served_spec(schema))
 
 
 def _score_function(model: RequestModel, schema: Schema, more: Specs | None = None) -> Any:
@@ -123,7 +123,7 @@ def _score_function(model: RequestModel, schema: Schema, more: Specs | None = No
   def score(**request: tf.Tensor) -> Tensors:
     return {"probability": tf.sigmoid(model(at_least_one_column(request), training=False))}
 
-  return _concrete(score, _widened({**request_spec(schema), **(more or {})}))
+  return traced(score, _widened({**request_spec(schema), **(more or {})}))
 
 
 def _widened(specs: Specs) -> Specs:
@@ -149,7 +149,3 @@ def _whole(data: Tensors, counts: Tensors, schema: Schema) -> list[tf.Operation]
       message = f"{name}: expected {abs(width)} {dtype} for each of {_AXES.get(axis, 'request')}; found, bytes"
       made.append(asserted(tf.reduce_all(size == expected), [message, size]))
   return made
-
-
-def _concrete(function: Any, spec: dict[str, tf.TensorSpec]) -> Any:
-  return tf.function(function, autograph=False).get_concrete_function(**spec)

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import uuid
+from typing import Any
 
 from absl import logging
 
@@ -46,3 +47,17 @@ def keep_newest(folder: pathlib.Path, keep: int, holds: str = SAVED_MODEL) -> No
     away = old.rename(old.with_name(f".{old.name}.{uuid.uuid4().hex[:12]}.{files.ASIDE}"))
     shutil.rmtree(away)
     logging.info("%s: removed; the newest %d stay", old, keep)
+
+
+def weights_of(described: dict[str, Any]) -> str:
+  """The weights that an export reads, in words: the digest of their checkpoint, and the type of narrow tables.
+
+  Args:
+    described: Description of the export.
+
+  Returns:
+    The words; empty if the weights are of no checkpoint.
+  """
+  dtype = described.get("tables", {}).get("dtype", "float32")
+  digest = str(described.get("weights", ""))
+  return f"{digest} in {dtype}" if digest and dtype != "float32" else digest

@@ -16,7 +16,7 @@ from lcn_tf.models.projections import Source, search_with
 from lcn_tf.serving.export import DESCRIPTION, describe, digest, save
 from lcn_tf.serving.samples import kept
 from lcn_tf.serving.signatures import rank_function
-from lcn_tf.serving.versions import keep_newest, newest_version
+from lcn_tf.serving.versions import keep_newest, newest_version, weights_of
 from lcn_tf.training.projections import refresh
 from lcn_tf.training.run_folder import Run, read_run
 
@@ -142,5 +142,4 @@ def _newest_of(weights: str, output: pathlib.Path, consequence: str) -> pathlib.
   except DamagedError as error:
     logging.warning("%s %s", error, consequence)
     return None
-  whole = described.get("tables", {}).get("dtype", "float32") == "float32"
-  return newest if whole and described.get("weights") == weights else None
+  return newest if weights_of(described) == weights else None
