@@ -8,8 +8,9 @@ Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.read.d
 """
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -318,15 +319,28 @@ def _by_size(numbered: tf.data.Dataset, rows: int, window: int) -> tf.data.Datas
 
 def _parse(serialized: tf.Tensor, schema: Schema, domain: DomainName, length_buckets: Sequence[int]) -> Batch:
   """The batch, checked, with the narrowest histories that hold it."""
-  data = records.features(serialized, schema)
-  lengths: dict[DomainName, Any] = {}
-  for d in DOMAINS:
-    widths = tf.constant(buckets(schema.capacity(d), length_buckets))
-    longest = tf.minimum(tf.reduce_max(records.values(data[f"{d}_items"], "int32")), widths[-1])
-    lengths[d] = widths[tf.searchsorted(widths, longest[tf.newaxis])[0]]
-  batch = records.tensors(data, schema, lengths)
-  validity.assert_valid(data, batch, schema, domain)
+  batch = _parser(schema.model_dump_json(), domain, tuple(length_buckets))(serialized)
   return {name: tf.ensure_shape(tensor, [serialized.shape[0], *tensor.shape[1:]]) for name, tensor in batch.items()}
+
+
+@functools.lru_cache(maxsize=16)
+def _parser(schema_json: str, domain: DomainName, length_buckets: tuple[int, ...]) -> Callable[[tf.Tensor], Batch]:
+  """Serialized records `[B]` to their batch: hundreds of operations, traced once for all streams of a process."""
+  schema = Schema.model_validate_json(schema_json)
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+  def parse(serialized: tf.Tensor) -> Batch:
+    data = records.features(serialized, schema)
+    lengths: dict[DomainName, Any] = {}
+    for d in DOMAINS:
+      widths = tf.constant(buckets(schema.capacity(d), length_buckets))
+      longest = tf.minimum(tf.reduce_max(records.values(data[f"{d}_items"], "int32")), widths[-1])
+      lengths[d] = widths[tf.searchsorted(widths, longest[tf.newaxis])[0]]
+    batch = records.tensors(data, schema, lengths)
+    validity.assert_valid(data, batch, schema, domain)
+    return batch
+
+  return parse
 
 
 def _deterministic(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -335,4 +349,6 @@ def _deterministic(dataset: tf.data.Dataset) -> tf.data.Dataset:
   # its thread sleeps for up to a minute, and an iterator ends only when it wakes
   options.autotune.enabled = False
   options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+  # rewrites the graph of each iterator, for nothing that these streams hold
+  options.experimental_optimization.apply_default_optimizations = False
   return dataset.with_options(options)
