@@ -75,8 +75,8 @@ def storing(
 
 def readable(size: float) -> str:
   """Bytes as people write them: 1.2 MB."""
-  for unit in ("bytes", "kB", "MB", "GB"):
-    if size < 1000 or unit == "GB":
+  for unit in ("bytes", "kB", "MB", "GB", "TB"):
+    if size < 1000 or unit == "TB":
       return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
     size /= 1000
   raise AssertionError("unreachable")

@@ -69,6 +69,9 @@ _RECORDS = flags.DEFINE_bool(
 _PRESET = flags.DEFINE_enum(
   "preset", "lcn", ["lcn", "twin"], "Optimizers, as train.preset of a config.", flag_values=_FLAGS
 )
+_PLAN = flags.DEFINE_bool(
+  "plan", False, "Also print the peak memory that tools.plan_run plans for these sizes.", flag_values=_FLAGS
+)
 _CATEGORIES = 1000
 
 
@@ -205,6 +208,12 @@ def main(argv: Sequence[str]) -> None:
     "peak_memory_bytes": peak_memory_bytes(),
     "parameters": int(sum(v.shape.num_elements() for v in model.trainable_variables)),
   }
+  if _PLAN.value:
+    from lcn_tf.analysis.plan import libraries, plan
+
+    count = strategy.num_replicas_in_sync
+    planned = plan(setup, schema, [count], {d: widths[d] for d in DOMAINS})
+    result["planned_memory_bytes"] = libraries("cpu") + count * planned.memory(count)
   if _RECORDS.value:
     result["pipeline_candidates_per_second"] = round(pipeline_speed(setup, schema, rng), 1)
   json.dump(result, sys.stdout)

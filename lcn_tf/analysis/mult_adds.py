@@ -3,17 +3,15 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import function_def_to_graph
+
+from lcn_tf.analysis.graphs import BRANCHES, CALLS, LOOPS, Functions, branches, callee, turns
 
 _MATRIX_PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "SparseTensorDenseMatMul")
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall", "XlaLaunch")
-_BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
-_LOOPS = ("While", "StatelessWhile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +60,7 @@ class _Counter:
   """Walks a graph and the functions that it calls."""
 
   def __init__(self, outer: Any):
-    self.outer = outer
-    self.library = {f.signature.name: _without_vague_shapes(f) for f in outer.as_graph_def().library.function}
+    self.functions = Functions(outer)
     self.unknown: list[str] = []
     self.loops: list[str] = []
 
@@ -75,46 +72,21 @@ class _Counter:
           found[op.type] += _product(op)
         except _UnknownShape:
           self.unknown.append(op.name)
-      elif op.type in _CALLS:
-        found.update(self._function(op.get_attr("function" if op.type == "XlaLaunch" else "f"), op.inputs))
-      elif op.type in _BRANCHES:
-        keys = ("then_branch", "else_branch")
-        branches = op.get_attr("branches") if "Case" in op.type else [op.get_attr(key) for key in keys]
-        found.update(max((self._function(one, op.inputs[1:]) for one in branches), key=lambda one: sum(one.values())))
-      elif op.type in _LOOPS:
-        body, turns = self._function(op.get_attr("body"), op.inputs), _turns(op)
-        if turns is None and body:
+      elif op.type in CALLS:
+        found.update(self.graph(self.functions.graph(callee(op), op.inputs)))
+      elif op.type in BRANCHES:
+        each = [self.graph(self.functions.graph(one, op.inputs[1:])) for one in branches(op)]
+        found.update(max(each, key=lambda one: sum(one.values())))
+      elif op.type in LOOPS:
+        body, often = self.graph(self.functions.graph(op.get_attr("body"), op.inputs)), turns(op)
+        if often is None and body:
           self.loops.append(op.name)
-        found.update({kind: (1 if turns is None else turns) * number for kind, number in body.items()})
+        found.update({kind: (1 if often is None else often) * number for kind, number in body.items()})
     return found
-
-  def _function(self, function: Any, inputs: Iterable[tf.Tensor]) -> collections.Counter[str]:
-    """Of a function of the library, with the shapes that it is called with."""
-    shapes = [None if x.dtype == tf.resource else x.shape for x in inputs]
-    definition = self.library[function.name]
-    with self.outer.as_default():
-      return self.graph(function_def_to_graph.function_def_to_graph(definition, input_shapes=shapes))
 
 
 class _UnknownShape(Exception):
   pass
-
-
-def _without_vague_shapes(function: Any) -> Any:
-  """A function of the library without the noted shapes that are not fully known: they would hide those of a call."""
-  for attributes in [node.attr for node in function.node_def] + [each.attr for each in function.arg_attr.values()]:
-    shapes = attributes["_output_shapes"].list.shape if "_output_shapes" in attributes else []
-    if any(shape.unknown_rank or any(axis.size < 0 for axis in shape.dim) for shape in shapes):
-      del attributes["_output_shapes"]
-  return function
-
-
-def _turns(op: Any) -> int | None:
-  """`maximum_iterations` of a loop, None if it has none. TensorFlow's loops carry it behind their counter."""
-  if len(op.inputs) < 2:
-    return None
-  limit = tf.get_static_value(op.inputs[1])
-  return int(limit) if limit is not None and np.ndim(limit) == 0 and int(limit) >= 0 else None
 
 
 def _product(op: Any) -> int:

@@ -1,0 +1,189 @@
+"""Memory that the tensors of a graph take at a time, found without running it."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from lcn_tf.analysis.graphs import BRANCHES, CALLS, LOOPS, Functions, branches, callee, turns
+
+# outputs of these are their first input under another shape or name
+_SAME = ("Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "PreventGradient", "EnsureShape", "Snapshot")
+# outputs of these may take the place of an input that nothing else reads any more
+_IN_PLACE = (
+  *("Add", "AddV2", "Sub", "Mul", "RealDiv", "Maximum", "Minimum", "Square", "Sqrt", "Rsqrt", "Exp", "Neg", "Relu"),
+  *("Sigmoid", "Tanh", "Softmax", "BiasAdd", "ReluGrad", "SigmoidGrad", "TanhGrad", "AddN", "LogicalAnd", "SelectV2"),
+)
+_HELD = ("Const", "ReadVariableOp", "VarHandleOp", "Placeholder", "Arg", "_Arg")  # by others than the step
+_KEEP = ("TensorListPushBack", "TensorListSetItem", "StackPushV2")
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveMemory:
+  """Bytes of a graph.
+
+  Attributes:
+    peak: Most bytes that live at a time, without variables, constants and inputs.
+    kept: Bytes that are appended to lists, which live until the caller drops them.
+    updates: Most elements that are written into rows of a variable, by the handle of the variable in the graph.
+  """
+
+  peak: int
+  kept: int = 0
+  updates: Mapping[Any, int] = dataclasses.field(default_factory=dict)
+
+
+def live_memory(function: Any) -> LiveMemory:
+  """The most memory that tensors take at a time, if operations run in the order in which they were traced.
+
+  A tensor lives from the operation that makes it to the last one that reads it. Elementwise operations write in the
+  place of an input that is read no more. Of a conditional the largest branch counts, and what the turns of a loop
+  append to lists adds up. A size that depends on the data has its bound: distinct values are as many as all values.
+
+  Args:
+    function: A concrete function, traced with shapes that are known.
+  """
+  graph = function.graph
+  outputs = [*graph.outputs, *graph.control_outputs]
+  return _Walk(graph).function(graph, [_known(x) for x in graph.inputs], outputs)
+
+
+class _Walk:
+  def __init__(self, outer: Any):
+    self.functions = Functions(outer)
+
+  def function(self, graph: Any, given: Iterable[int], outputs: Iterable[Any]) -> LiveMemory:
+    """Memory of a graph whose inputs have `given` elements at most."""
+    outputs = list(outputs)
+    order = _needed(graph, outputs)
+    return _Body(self, order, dict(zip((x.ref() for x in graph.inputs), given, strict=True)), outputs).run()
+
+  def called(self, function: Any, inputs: Iterable[tf.Tensor], sizes: Mapping[Any, int]) -> LiveMemory:
+    inputs = list(inputs)
+    inner = self.functions.graph(function, inputs)
+    return self.function(inner, [sizes.get(x.ref(), _known(x)) for x in inputs], inner.outputs)
+
+
+class _Body:
+  """One graph, walked in order."""
+
+  def __init__(self, walk: _Walk, order: list[Any], sizes: dict[Any, int], outputs: list[Any]):
+    self.walk = walk
+    self.order = order
+    self.sizes = sizes  # elements of each tensor
+    self.buffer: dict[Any, Any] = {}  # tensor -> the tensor whose memory it shares
+    self.bytes: dict[Any, int] = {}  # of each buffer that lives
+    self.readers: dict[Any, int] = {}
+    self.updates: dict[Any, int] = {}
+    self.live = self.peak = self.kept = 0
+    for tensor in [x for op in order for x in op.inputs] + [x for x in outputs if isinstance(x, tf.Tensor)]:
+      self.readers[tensor.ref()] = self.readers.get(tensor.ref(), 0) + 1
+
+  def run(self) -> LiveMemory:
+    left: dict[Any, int] = {}  # readers of a buffer that are still to come
+    for op in self.order:
+      for x in op.outputs:
+        shared = x.ref()
+        if op.type in (*_SAME, "IdentityN"):
+          source = op.inputs[x.value_index if op.type == "IdentityN" else 0].ref()
+          shared = self.buffer.get(source, source)
+        self.buffer[x.ref()] = shared
+        left[shared] = left.get(shared, 0) + self.readers.get(x.ref(), 0)
+    for op in self.order:
+      self._step(op, left)
+    return LiveMemory(self.peak, self.kept, self.updates)
+
+  def _step(self, op: Any, left: dict[Any, int]) -> None:
+    inner = self._inner(op)
+    self.kept += inner.kept
+    made = 0
+    for x in op.outputs:
+      self.sizes[x.ref()] = _elements(op, x, self.sizes)
+      if self.buffer[x.ref()] == x.ref() and op.type not in _HELD:
+        self.bytes[x.ref()] = self.sizes[x.ref()] * _width(x)
+        made += self.bytes[x.ref()]
+    if op.outputs and op.type in (*LOOPS, *CALLS, *BRANCHES):
+      self.bytes[op.outputs[0].ref()] = self.bytes.get(op.outputs[0].ref(), 0) + inner.kept
+      made += inner.kept
+    if op.type in _KEEP:
+      item = op.inputs[-1]
+      self.kept += self._size(item) * _width(item)
+    if op.type.startswith(("ResourceScatter", "ResourceSparseApply")):
+      self.updates[op.inputs[0].ref()] = max(self._size(x) for x in op.inputs[1:])
+    self.live += made
+    dying = self._read(op, left)
+    reused = made if op.type in _IN_PLACE and any(one >= made for one in dying) else 0
+    self.peak = max(self.peak, self.live - reused + inner.peak)
+    self.live -= sum(dying)
+    for x in op.outputs:  # what nobody reads is gone at once
+      if not left.get(self.buffer[x.ref()]):
+        self.live -= self.bytes.pop(self.buffer[x.ref()], 0)
+
+  def _size(self, tensor: tf.Tensor) -> int:
+    return self.sizes.get(tensor.ref(), _known(tensor))
+
+  def _read(self, op: Any, left: dict[Any, int]) -> list[int]:
+    """Bytes of the buffers that this operation is the last to read."""
+    dying = []
+    for x in op.inputs:
+      shared = self.buffer.get(x.ref(), x.ref())
+      if shared in left:
+        left[shared] -= 1
+        if not left[shared]:
+          dying.append(self.bytes.pop(shared, 0))
+    return dying
+
+  def _inner(self, op: Any) -> LiveMemory:
+    """Memory inside of the functions that an operation calls; their outputs are the operation's."""
+    if op.type in CALLS:
+      return self.walk.called(callee(op), op.inputs, self.sizes)
+    if op.type in BRANCHES:
+      found = [self.walk.called(one, op.inputs[1:], self.sizes) for one in branches(op)]
+      return max(found, key=lambda one: one.peak)
+    if op.type in LOOPS:
+      body = self.walk.called(op.get_attr("body"), op.inputs, self.sizes)
+      return LiveMemory(body.peak, body.kept * (turns(op) or 1))
+    return LiveMemory(0)
+
+
+def _needed(graph: Any, outputs: Iterable[Any]) -> list[Any]:
+  """The operations that the outputs, and whatever has an effect, depend on, in the order of the graph."""
+  effects = [op for op in graph.get_operations() if op.op_def is not None and op.op_def.is_stateful]
+  todo = [x.op if isinstance(x, tf.Tensor) else x for x in outputs] + [
+    op for op in effects if op.type not in ("Placeholder", "VarHandleOp", "ReadVariableOp", *CALLS)
+  ]
+  seen: set[Any] = set()
+  while todo:
+    op = todo.pop()
+    if op in seen:
+      continue
+    seen.add(op)
+    todo += [x.op for x in op.inputs] + list(op.control_inputs)
+  return [op for op in graph.get_operations() if op in seen]
+
+
+def _width(tensor: tf.Tensor) -> int:
+  """Bytes of an element; 0 of strings, lists and handles."""
+  return 0 if tensor.dtype in (tf.string, tf.variant, tf.resource) else tensor.dtype.size
+
+
+def _known(tensor: tf.Tensor) -> int:
+  """Elements of a tensor, 0 if its shape does not tell."""
+  return math.prod(tensor.shape.as_list()) if tensor.shape.is_fully_defined() else 0
+
+
+def _elements(op: Any, output: tf.Tensor, sizes: Mapping[Any, int]) -> int:
+  """Most elements of an output."""
+  if output.shape.is_fully_defined():
+    return _known(output)
+  read = [sizes.get(x.ref(), _known(x)) for x in op.inputs]
+  if op.type in ("GatherV2", "ResourceGather", "GatherNd", "ResourceGatherNd"):
+    rank = output.shape.rank or 0
+    row = [size for size in output.shape.as_list() if size is not None] if rank else []
+    fixed = [size for size in (op.inputs[1].shape.as_list() if op.inputs[1].shape.rank else []) if size]
+    return read[1] * max(math.prod(row) // max(math.prod(fixed), 1), 1)
+  if op.type == "Where":
+    return read[0] * max(op.inputs[0].shape.rank or 1, 1)
+  return max(read, default=0)

@@ -1,0 +1,91 @@
+"""A plan as text."""
+
+from typing import NamedTuple
+
+from lcn_tf.analysis.plan import Plan, libraries
+from lcn_tf.config import Experiment
+from lcn_tf.storage import readable
+
+
+
+class Records(NamedTuple):
+  """Training split of a record set.
+
+  Attributes:
+    candidates: Candidates; 0 = not known.
+    records: Records.
+    size: Bytes on disk.
+  """
+
+  candidates: int
+  records: int
+  size: int
+
+
+def page(experiment: Experiment, plan: Plan, device: str, memory: int, records: Records, rate: float | None) -> str:
+  """The tables of a plan, in Markdown.
+
+  Args:
+    experiment: Experiment that is planned.
+    plan: Its plan.
+    device: Kind of device, `cpu` or the name of a GPU.
+    memory: Bytes of a device.
+    records: Training split.
+    rate: Candidates per second of the whole job; None = not known.
+  """
+  free = memory - libraries(device)
+  fits = [count for count in plan.shares if plan.memory(count) <= free]
+  lines = [
+    f"{experiment.name} on {device}: {readable(memory)}, of which {readable(free)} are free for tensors",
+    "",
+    "| every device holds | |",
+    "| --- | ---: |",
+    f"| embedding tables | {readable(plan.tables)} |",
+    f"| other weights | {readable(plan.dense)} |",
+    f"| state of the optimizers ({experiment.train.preset}) | {readable(plan.slots)} |",
+    f"| catalogues, frozen vectors, cached projections | {readable(plan.frozen)} |",
+    f"| together | {readable(plan.variables)} |",
+    "",
+    "| devices | candidates each | tensors of a step | peak | sent per step | mult-adds per step | fits |",
+    "| ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+  ]
+  batch = experiment.train.global_batch_size
+  for count, share in plan.shares.items():
+    cells = [str(count), f"{batch // count:,}", readable(share.activations), readable(plan.memory(count))]
+    cells += [readable(plan.sent(count)), f"{share.mult_adds:.3g}", "yes" if count in fits else "no"]
+    lines.append(f"| {' | '.join(cells)} |")
+  lines += ["", *_records(experiment, plan, records, rate), "", _verdict(experiment, plan, free, fits), ""]
+  return "\n".join(lines)
+
+
+def _records(experiment: Experiment, plan: Plan, records: Records, rate: float | None) -> list[str]:
+  count = experiment.record_schema.candidates
+  lines = [f"A record takes {readable(plan.record)} before compression, with {count} candidates."]
+  if records.candidates:
+    each = records.size / records.candidates
+    steps = records.candidates // experiment.train.global_batch_size
+    lines.append(
+      f"The training split has {records.candidates:,} candidates in {records.records:,} records: "
+      f"{readable(records.size)}, {steps:,} steps per epoch."
+    )
+    if rate:
+      hours = records.candidates / rate / 3600
+      lines.append(f"{rate:,.0f} candidates/s read {readable(rate * each)}/s; an epoch takes {hours:,.1f} hours.")
+  return lines
+
+
+def _verdict(experiment: Experiment, plan: Plan, free: int, fits: list[int]) -> str:
+  if fits:
+    return f"fits: {min(fits)} of {', '.join(map(str, plan.shares))} devices, the fewest that do"
+  least = min(plan.shares, key=plan.memory)
+  if plan.variables <= free:
+    return (
+      f"does not fit: {least} devices need {readable(plan.memory(least))} each. A smaller train.global_batch_size, "
+      "more devices or shorter histories lower the tensors of a step"
+    )
+  rest = plan.memory(least) - plan.tables - plan.slots
+  share = max(free - rest, 0) / (plan.tables + plan.slots)
+  return (
+    f"does not fit: every device holds all tables and their state, {readable(plan.tables + plan.slots)}. They would "
+    f"have to shrink to {share:.1%}: by a smaller model.embedding.dim, or fewer rows (min_count, max_known)"
+  )
