@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,6 +19,8 @@ _IN_PLACE = (
 _HELD = ("Const", "ReadVariableOp", "VarHandleOp", "Placeholder", "Arg", "_Arg")  # by others than the step
 _KEEP = ("TensorListPushBack", "TensorListSetItem", "StackPushV2")
 
+Dims = tuple[int, ...]  # most entries of each axis of a tensor
+
 
 @dataclasses.dataclass(frozen=True)
 class LiveMemory:
@@ -27,12 +29,12 @@ class LiveMemory:
   Attributes:
     peak: Most bytes that live at a time, without variables, constants and inputs.
     kept: Bytes that are appended to lists, which live until the caller drops them.
-    updates: Most elements that are written into rows of a variable, by the handle of the variable in the graph.
+    rows: Most rows of a variable that are written, by the handle of the variable in the graph.
   """
 
   peak: int
   kept: int = 0
-  updates: Mapping[Any, int] = dataclasses.field(default_factory=dict)
+  rows: Mapping[Any, int] = dataclasses.field(default_factory=dict)
 
 
 def live_memory(function: Any) -> LiveMemory:
@@ -47,36 +49,36 @@ def live_memory(function: Any) -> LiveMemory:
   """
   graph = function.graph
   outputs = [*graph.outputs, *graph.control_outputs]
-  return _Walk(graph).function(graph, [_known(x) for x in graph.inputs], outputs)
+  return _Walk(graph).function(graph, [_dims(x) for x in graph.inputs], outputs)
 
 
 class _Walk:
   def __init__(self, outer: Any):
     self.functions = Functions(outer)
 
-  def function(self, graph: Any, given: Iterable[int], outputs: Iterable[Any]) -> LiveMemory:
-    """Memory of a graph whose inputs have `given` elements at most."""
+  def function(self, graph: Any, given: Iterable[Dims], outputs: Iterable[Any]) -> LiveMemory:
+    """Memory of a graph whose inputs have `given` entries at most."""
     outputs = list(outputs)
     order = _needed(graph, outputs)
     return _Body(self, order, dict(zip((x.ref() for x in graph.inputs), given, strict=True)), outputs).run()
 
-  def called(self, function: Any, inputs: Iterable[tf.Tensor], sizes: Mapping[Any, int]) -> LiveMemory:
+  def called(self, function: Any, inputs: Iterable[tf.Tensor], dims: Mapping[Any, Dims]) -> LiveMemory:
     inputs = list(inputs)
     inner = self.functions.graph(function, inputs)
-    return self.function(inner, [sizes.get(x.ref(), _known(x)) for x in inputs], inner.outputs)
+    return self.function(inner, [dims.get(x.ref(), _dims(x)) for x in inputs], inner.outputs)
 
 
 class _Body:
   """One graph, walked in order."""
 
-  def __init__(self, walk: _Walk, order: list[Any], sizes: dict[Any, int], outputs: list[Any]):
+  def __init__(self, walk: _Walk, order: list[Any], dims: dict[Any, Dims], outputs: list[Any]):
     self.walk = walk
     self.order = order
-    self.sizes = sizes  # elements of each tensor
+    self.dims = dims
     self.buffer: dict[Any, Any] = {}  # tensor -> the tensor whose memory it shares
     self.bytes: dict[Any, int] = {}  # of each buffer that lives
     self.readers: dict[Any, int] = {}
-    self.updates: dict[Any, int] = {}
+    self.rows: dict[Any, int] = {}
     self.live = self.peak = self.kept = 0
     for tensor in [x for op in order for x in op.inputs] + [x for x in outputs if isinstance(x, tf.Tensor)]:
       self.readers[tensor.ref()] = self.readers.get(tensor.ref(), 0) + 1
@@ -93,16 +95,16 @@ class _Body:
         left[shared] = left.get(shared, 0) + self.readers.get(x.ref(), 0)
     for op in self.order:
       self._step(op, left)
-    return LiveMemory(self.peak, self.kept, self.updates)
+    return LiveMemory(self.peak, self.kept, self.rows)
 
   def _step(self, op: Any, left: dict[Any, int]) -> None:
     inner = self._inner(op)
     self.kept += inner.kept
     made = 0
     for x in op.outputs:
-      self.sizes[x.ref()] = _elements(op, x, self.sizes)
+      self.dims[x.ref()] = _bounds(op, x, [self._dims(y) for y in op.inputs])
       if self.buffer[x.ref()] == x.ref() and op.type not in _HELD:
-        self.bytes[x.ref()] = self.sizes[x.ref()] * _width(x)
+        self.bytes[x.ref()] = self._size(x) * _width(x)
         made += self.bytes[x.ref()]
     if op.outputs and op.type in (*LOOPS, *CALLS, *BRANCHES):
       self.bytes[op.outputs[0].ref()] = self.bytes.get(op.outputs[0].ref(), 0) + inner.kept
@@ -111,7 +113,7 @@ class _Body:
       item = op.inputs[-1]
       self.kept += self._size(item) * _width(item)
     if op.type.startswith(("ResourceScatter", "ResourceSparseApply")):
-      self.updates[op.inputs[0].ref()] = max(self._size(x) for x in op.inputs[1:])
+      self.rows[op.inputs[0].ref()] = max(self._size(x) for x in op.inputs[1:] if x.dtype.is_integer)
     self.live += made
     dying = self._read(op, left)
     reused = made if op.type in _IN_PLACE and any(one >= made for one in dying) else 0
@@ -121,8 +123,11 @@ class _Body:
       if not left.get(self.buffer[x.ref()]):
         self.live -= self.bytes.pop(self.buffer[x.ref()], 0)
 
+  def _dims(self, tensor: tf.Tensor) -> Dims:
+    return self.dims.get(tensor.ref(), _dims(tensor))
+
   def _size(self, tensor: tf.Tensor) -> int:
-    return self.sizes.get(tensor.ref(), _known(tensor))
+    return math.prod(self._dims(tensor))
 
   def _read(self, op: Any, left: dict[Any, int]) -> list[int]:
     """Bytes of the buffers that this operation is the last to read."""
@@ -138,12 +143,12 @@ class _Body:
   def _inner(self, op: Any) -> LiveMemory:
     """Memory inside of the functions that an operation calls; their outputs are the operation's."""
     if op.type in CALLS:
-      return self.walk.called(callee(op), op.inputs, self.sizes)
+      return self.walk.called(callee(op), op.inputs, self.dims)
     if op.type in BRANCHES:
-      found = [self.walk.called(one, op.inputs[1:], self.sizes) for one in branches(op)]
+      found = [self.walk.called(one, op.inputs[1:], self.dims) for one in branches(op)]
       return max(found, key=lambda one: one.peak)
     if op.type in LOOPS:
-      body = self.walk.called(op.get_attr("body"), op.inputs, self.sizes)
+      body = self.walk.called(op.get_attr("body"), op.inputs, self.dims)
       return LiveMemory(body.peak, body.kept * (turns(op) or 1))
     return LiveMemory(0)
 
@@ -169,21 +174,54 @@ def _width(tensor: tf.Tensor) -> int:
   return 0 if tensor.dtype in (tf.string, tf.variant, tf.resource) else tensor.dtype.size
 
 
-def _known(tensor: tf.Tensor) -> int:
-  """Elements of a tensor, 0 if its shape does not tell."""
-  return math.prod(tensor.shape.as_list()) if tensor.shape.is_fully_defined() else 0
+def _dims(tensor: tf.Tensor) -> Dims:
+  """Most entries of each axis, as far as the shape tells; one of an axis that it does not know."""
+  return tuple(1 if size is None else size for size in tensor.shape.as_list()) if tensor.shape.rank else ()
 
 
-def _elements(op: Any, output: tf.Tensor, sizes: Mapping[Any, int]) -> int:
-  """Most elements of an output."""
-  if output.shape.is_fully_defined():
-    return _known(output)
-  read = [sizes.get(x.ref(), _known(x)) for x in op.inputs]
-  if op.type in ("GatherV2", "ResourceGather", "GatherNd", "ResourceGatherNd"):
-    rank = output.shape.rank or 0
-    row = [size for size in output.shape.as_list() if size is not None] if rank else []
-    fixed = [size for size in (op.inputs[1].shape.as_list() if op.inputs[1].shape.rank else []) if size]
-    return read[1] * max(math.prod(row) // max(math.prod(fixed), 1), 1)
+def _bounds(op: Any, output: tf.Tensor, read: Sequence[Dims]) -> Dims:
+  """Most entries of each axis of an output.
+
+  Args:
+    op: Operation.
+    output: One of its outputs.
+    read: Most entries of each axis of each input.
+  """
+  if output.shape.is_fully_defined() or not read:
+    return _dims(output)
+  everything = max(math.prod(one) for one in read)
+  if output.shape.rank is None:
+    return (everything,)
   if op.type == "Where":
-    return read[0] * max(op.inputs[0].shape.rank or 1, 1)
-  return max(read, default=0)
+    return (math.prod(read[0]), len(read[0]))
+  known = [size for size in output.shape.as_list() if size is not None]
+  if op.type == "Reshape":
+    return _first_unknown(output, math.prod(read[0]) // max(math.prod(known), 1))
+  if op.type in ("Unique", "UniqueV2"):
+    return _first_unknown(output, math.prod(read[0]))
+  if op.type in ("GatherV2", "ResourceGather"):
+    rows = read[1]
+    rest = output.shape.as_list()[len(rows) :]
+    return (*rows, *(1 if size is None else size for size in rest))[: output.shape.rank]
+  if op.type == "ConcatV2":
+    axis = int(tf.get_static_value(op.inputs[-1]) or 0)
+    joined = [
+      sum(one[i] for one in read[:-1]) if i == axis else max(one[i] for one in read[:-1]) for i in range(len(read[0]))
+    ]
+    return tuple(bound if size is None else size for size, bound in zip(output.shape.as_list(), joined, strict=True))
+  rank = output.shape.rank
+  wide = [one for one in read if len(one) >= rank]
+  found = []
+  for axis, size in enumerate(output.shape.as_list()):  # of as many axes as were dropped, any may have come here
+    bound = max((max(one[axis : axis + 1 + len(one) - rank]) for one in wide), default=everything)
+    found.append(bound if size is None else size)
+  return tuple(found)
+
+
+def _first_unknown(output: tf.Tensor, bound: int) -> Dims:
+  """The shape of an output whose first unknown axis has `bound` entries at most, and any other of them one."""
+  found, left = [], bound
+  for size in output.shape.as_list():
+    found.append(left if size is None else size)
+    left = 1 if size is None else left
+  return tuple(found)

@@ -170,7 +170,7 @@ def _share(experiment: Experiment, model: RequestModel, actual: Mapping[int, int
   rows = 0
   for table in model.table_variables():
     size, width = actual.get(table.shape[0], table.shape[0]), table.shape[1]
-    written = live.updates.get(inner.get(id(table.handle)), 0) // width
+    written = live.rows.get(inner.get(id(table.handle)), 0)
     rows += min(written, size) * (width * table.dtype.size + _ROW_NUMBER)
   return Share(live.peak, rows, mult_adds.count(step).total)
 

@@ -7,7 +7,6 @@ from lcn_tf.config import Experiment
 from lcn_tf.storage import readable
 
 
-
 class Records(NamedTuple):
   """Training split of a record set.
 

@@ -1,0 +1,162 @@
+"""What a job takes: the liveness of tensors in a graph, and sizes that the stand-in model scales to."""
+
+import pytest
+import tensorflow as tf
+
+from lcn_tf import config as config_lib
+from lcn_tf.analysis.live_memory import live_memory
+from lcn_tf.analysis.plan import plan
+from lcn_tf.errors import UserError
+from lcn_tf.models.build import build_model
+from lcn_tf.schema import with_sizes
+from lcn_tf.training.optimizers import make_optimizer
+from tools import plan_run
+
+TREE = {
+  "name": "planned",
+  "schema": {
+    "target": {"item_fields": ["category"], "max_length": 30},
+    "source": {"item_fields": ["category"], "max_length": 20},
+    "candidates": 4,
+    "extra_length": 0,
+  },
+  "model": {"extractor": "average_pooling", "embedding": {"dim": 8}, "mlp": {"units": [16]}},
+  "train": {"global_batch_size": 32},
+}
+
+
+def peak(call, *shapes):
+  specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+  return live_memory(tf.function(call, autograph=False).get_concrete_function(*specs)).peak // 4
+
+
+def test_a_tensor_lives_from_its_operation_to_its_last_reader():
+  # the products of a chain: two at a time
+  assert peak(lambda x: tf.matmul(tf.matmul(tf.matmul(x, x), x), x), [10, 10]) == 200
+  # each is read again at the end
+  assert peak(lambda x: tf.concat([a := tf.matmul(x, x), tf.matmul(a, x)], 0), [10, 10]) == 400
+  # another shape is the same memory, and so is what an elementwise operation may overwrite
+  assert peak(lambda x: tf.nn.relu(tf.reshape(tf.matmul(x, x), [4, 25])), [10, 10]) == 100
+
+
+def test_what_nothing_needs_is_not_counted():
+  def call(x):
+    tf.matmul(x, x)
+    return tf.reduce_sum(x)
+
+  assert peak(call, [10, 10]) == 1
+
+
+def test_what_a_gradient_needs_stays():
+  def call(x):
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      y = x
+      for _ in range(5):
+        y = tf.tanh(tf.matmul(x, y))
+    return tape.gradient(y, x)
+
+  # five results, and the gradients of the last one
+  assert 600 <= peak(call, [10, 10]) <= 900
+
+
+def test_branches_and_loops():
+  def branch(x):
+    return tf.cond(
+      tf.reduce_sum(x) > 0, lambda: tf.reduce_sum(tf.matmul(x, x)), lambda: tf.reduce_sum(tf.concat([x] * 5, 0))
+    )
+
+  assert 500 <= peak(branch, [10, 10]) <= 510
+
+  def loop(x):
+    body = lambda i, kept: (i + 1, kept.write(i, tf.matmul(x, x)))  # noqa: E731
+    kept = tf.TensorArray(tf.float32, 7, element_shape=[10, 10])
+    return tf.while_loop(lambda i, kept: i < 7, body, [0, kept], maximum_iterations=7)[1].stack()
+
+  assert 700 <= peak(loop, [10, 10]) <= 920
+
+
+def test_a_size_that_depends_on_the_data_has_its_bound():
+  table = tf.Variable(tf.zeros([1000, 8]))
+
+  def call(x):
+    distinct, _ = tf.unique(tf.cast(x, tf.int64))
+    return tf.reduce_sum(tf.exp(tf.gather(table, distinct)))
+
+  # 50 ids of 8 bytes, their distinct ones and places, and 50 rows of 8 floats
+  assert 400 <= peak(call, [50]) <= 800
+
+
+def sized(experiment, items):
+  schema = experiment.record_schema
+  sizes = dict.fromkeys(schema.vocabularies, 40) | {"target_item": items, "source_item": items // 2}
+  return with_sizes(schema, sizes, {"target": items, "source": items // 2})
+
+
+@pytest.mark.parametrize("preset", ["lcn", "twin"])
+def test_variables_are_those_of_the_model_with_its_sizes(preset):
+  experiment = config_lib.from_tree({**TREE, "train": {**TREE["train"], "preset": preset}}, "test")
+  schema = sized(experiment, 300)
+  planned = plan(experiment, schema, [1])
+  model = build_model(schema, experiment.model)
+  optimizer = make_optimizer(model, experiment.train)
+  of = lambda variables: sum(v.shape.num_elements() * v.dtype.size for v in variables)  # noqa: E731
+  assert planned.tables == of(model.table_variables())
+  assert planned.dense == of(model.dense_variables())
+  assert planned.frozen == of(model.non_trainable_variables)
+  assert planned.slots == of(v for one in optimizer.optimizers for v in one.variables())
+
+
+def test_a_plan_of_more_rows_than_any_memory_holds_costs_none():
+  experiment = config_lib.from_tree(TREE, "test")
+  small, large = plan(experiment, sized(experiment, 300), [1]), plan(experiment, sized(experiment, 10**12), [1, 4])
+  assert large.tables > 10**13
+  assert large.shares[1].activations == small.shares[1].activations
+  # 8 requests: 4 candidates, 30 and 20 behaviours, whose rows are 8 floats and a number; categories have 40 rows
+  assert large.shares[1].rows == (8 * 4 + 8 * 30 + 8 * 20 + 40) * 40
+  assert small.shares[1].rows < large.shares[1].rows
+  assert large.shares[4].activations < large.shares[1].activations / 2
+  assert large.sent(1) == 0
+  assert large.sent(4) == 2 * large.dense * 3 // 4 + 3 * large.shares[4].rows
+
+
+def test_devices_that_cannot_share_the_batch_are_refused():
+  experiment = config_lib.from_tree(TREE, "test")
+  with pytest.raises(UserError, match=r"--devices 3: the 8 requests of a step"):
+    plan(experiment, sized(experiment, 300), [3])
+
+
+@pytest.fixture
+def config(tmp_path):
+  file = tmp_path / "planned.yaml"
+  experiment = config_lib.from_tree(TREE, "test")
+  file.write_text(config_lib.dump(experiment))
+  return str(file)
+
+
+def test_the_command_says_what_fits(config, capsys):
+  sizes = "--sizes=target_item=8M,source_item=1M,category=1k"
+  plan_run.main(["plan_run", "--config", config, sizes, "--devices", "1,2", "--samples", "80M", "--rate", "1000"])
+  out = capsys.readouterr().out
+  assert "fits: 1 of 1, 2 devices" in out
+  assert "80,000,000 candidates in 20,000,000 records" in out
+  assert "an epoch takes 22.2 hours" in out
+  plan_run.main(["plan_run", "--config", config, sizes, "--devices", "1", "--device", "cpu", "--memory", "1GB"])
+  assert "does not fit: every device holds all tables and their state, 864.1 MB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ([], "--sizes: rows of .*category.* are missing"),
+    (["--sizes", "items=8M"], "--sizes: unknown name 'items'"),
+    (["--sizes", "category"], "--sizes category: expected name=number"),
+    (["--sizes", "category=8X"], "--sizes category 8X: expected a number"),
+    (["--sizes", "target_item=9,source_item=9,category=9", "--device", "cpu"], "--memory is missing"),
+    (["--sizes", "target_item=9,source_item=9,category=9", "--lengths", "target=31"], "a record holds 30 at most"),
+    (["--devices", "0"], "--devices 0: expected numbers of at least 1"),
+  ],
+)
+def test_wrong_flags_are_told(config, flags, message):
+  with pytest.raises(UserError, match=message):
+    plan_run.main(["plan_run", "--config", config, *flags])
