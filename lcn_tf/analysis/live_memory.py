@@ -199,16 +199,22 @@ def _bounds(op: Any, output: tf.Tensor, read: Sequence[Dims]) -> Dims:
     return _first_unknown(output, math.prod(read[0]) // max(math.prod(known), 1))
   if op.type in ("Unique", "UniqueV2"):
     return _first_unknown(output, math.prod(read[0]))
-  if op.type in ("GatherV2", "ResourceGather"):
-    rows = read[1]
-    rest = output.shape.as_list()[len(rows) :]
-    return (*rows, *(1 if size is None else size for size in rest))[: output.shape.rank]
+  if op.type == "ResourceGather":
+    return (*read[1], *(size or 1 for size in output.shape.as_list()[len(read[1]) :]))
+  if op.type == "GatherV2" and op.inputs[0].shape.rank == len(read[0]):
+    axis, shared = int(tf.get_static_value(op.inputs[2])), op.get_attr("batch_dims")
+    return (*read[0][:axis], *read[1][shared:], *read[0][axis + 1 :])
   if op.type == "ConcatV2":
     axis = int(tf.get_static_value(op.inputs[-1]) or 0)
     joined = [
       sum(one[i] for one in read[:-1]) if i == axis else max(one[i] for one in read[:-1]) for i in range(len(read[0]))
     ]
     return tuple(bound if size is None else size for size, bound in zip(output.shape.as_list(), joined, strict=True))
+  order = tf.get_static_value(op.inputs[1]) if op.type == "Transpose" else None
+  if order is not None and len(order) == len(read[0]):
+    return tuple(read[0][axis] for axis in order)
+  if op.type == "StridedSlice" and op.inputs[0].shape.rank == len(read[0]):
+    return _sliced(op, read[0])
   rank = output.shape.rank
   wide = [one for one in read if len(one) >= rank]
   found = []
@@ -216,6 +222,24 @@ def _bounds(op: Any, output: tf.Tensor, read: Sequence[Dims]) -> Dims:
     bound = max((max(one[axis : axis + 1 + len(one) - rank]) for one in wide), default=everything)
     found.append(bound if size is None else size)
   return tuple(found)
+
+
+def _sliced(op: Any, read: Dims) -> Dims:
+  """Most entries of each axis of a slice, where an axis may be new, dropped, or cut by any amount."""
+  axes, found = list(read), []
+  entries = op.inputs[1].shape[0]
+  for index in range(entries):
+    if op.get_attr("new_axis_mask") >> index & 1:
+      found.append(1)
+    elif op.get_attr("ellipsis_mask") >> index & 1:
+      later = sum(not op.get_attr("new_axis_mask") >> i & 1 for i in range(index + 1, entries))
+      found += [axes.pop(0) for _ in range(len(axes) - later)]
+    else:
+      bound = axes.pop(0)
+      found += [] if op.get_attr("shrink_axis_mask") >> index & 1 else [bound]
+  found += axes
+  known = op.outputs[0].shape.as_list()
+  return tuple(bound if size is None else size for size, bound in zip(known, found, strict=True))
 
 
 def _first_unknown(output: tf.Tensor, bound: int) -> Dims:

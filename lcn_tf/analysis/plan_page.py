@@ -82,8 +82,8 @@ def _verdict(experiment: Experiment, plan: Plan, free: int, fits: list[int]) -> 
       f"does not fit: {least} devices need {readable(plan.memory(least))} each. A smaller train.global_batch_size, "
       "more devices or shorter histories lower the tensors of a step"
     )
-  rest = plan.memory(least) - plan.tables - plan.slots
-  share = max(free - rest, 0) / (plan.tables + plan.slots)
+  step = plan.dense + plan.shares[least].activations
+  share = max(free - plan.dense - plan.frozen - step, 0) / (plan.tables + plan.slots)
   return (
     f"does not fit: every device holds all tables and their state, {readable(plan.tables + plan.slots)}. They would "
     f"have to shrink to {share:.1%}: by a smaller model.embedding.dim, or fewer rows (min_count, max_known)"
