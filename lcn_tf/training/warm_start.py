@@ -67,6 +67,8 @@ class WarmStart:
         for name in optimizer.get_slot_names():
           slot, value = _slot(optimizer, variable, name), contents.slot(number, variable, name)
           if slot is not None and value is not None:
+            if name == SLOT and variable.ref() in standardised and not self.growth.same:
+              value = self._rescaled(value, *standardised[variable.ref()], contents)
             slot.assign(self.growth.slots(vocabulary, value, slot.numpy) if vocabulary else value)
             carried = True
     for number, optimizer in enumerate(optimizers if carried else []):
