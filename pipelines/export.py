@@ -2,7 +2,7 @@
 
 The command reads the run folder alone. It needs no records, unless they are to say what a narrow --dtype costs. A run
 without a finished epoch exports its last checkpoint, with a warning. pipelines.train exports as well, to the folder
-`export` of its run.
+`export` of its run. Of averaged weights (train.ema_decay) the averages are exported, unless --weights says otherwise.
 
 It leaves in --output:
 

@@ -48,8 +48,8 @@ def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   experiment = config_lib.load(_CONFIG.value, _SET.value)
   every = experiment.train.log_every
-  if not every:
-    raise UserError("train.log_every is 0: there are no curves to measure. Expected a number of steps")
+  if not 1 < every < _STEPS.value:
+    raise UserError(f"train.log_every is {every}: the first point would not be measured. Expected 2 to --steps - 1")
   changes = {"steps_per_epoch": _STEPS.value, "epochs": 1, "validates": False, "checkpoint_minutes": 0.0}
   with entry.loading():
     from tensorflow import keras
@@ -90,7 +90,7 @@ def compared(plain: np.ndarray, curves: np.ndarray, every: int) -> dict[str, flo
     every: Steps between two points.
   """
   others = np.arange(len(plain)) != every - 2  # all but the first point
-  once = float(curves[every - 2] - plain[every - 2]) if not others.all() else float("nan")
+  once = float(curves[every - 2] - plain[every - 2])
   return {
     "step_cpu_seconds": round(float(plain.mean()), 5),
     "curves_share": round(float(curves[others].sum() / plain[others].sum() - 1), 5),

@@ -72,6 +72,13 @@ _PRESET = flags.DEFINE_enum(
 _PLAN = flags.DEFINE_bool(
   "plan", False, "Also print the peak memory that tools.plan_run plans for these sizes.", flag_values=_FLAGS
 )
+_MICRO_BATCHES = flags.DEFINE_integer(
+  "micro_batches",
+  1,
+  "Parts in which a step reads its batch, as train.micro_batches of a config.",
+  1,
+  flag_values=_FLAGS,
+)
 _CATEGORIES = 1000
 
 
@@ -101,6 +108,8 @@ def experiment() -> Experiment:
       "preset": _PRESET.value,
       "global_batch_size": _REQUESTS.value * _CANDIDATES.value,
       "replicas": _REPLICAS.value,
+      "micro_batches": _MICRO_BATCHES.value,
+      "log_every": 0,
     },
   }
   return config_lib.from_tree(tree, "flags")
@@ -142,6 +151,8 @@ def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   if _REQUESTS.value % _REPLICAS.value:
     raise UserError(f"--requests {_REQUESTS.value} cannot be shared by --replicas {_REPLICAS.value} equally")
+  if _REQUESTS.value // _REPLICAS.value % _MICRO_BATCHES.value:
+    raise UserError(f"--requests {_REQUESTS.value} of a replica cannot be cut in {_MICRO_BATCHES.value} equal parts")
   with entry.loading():
     import tensorflow as tf
 
@@ -167,6 +178,7 @@ def main(argv: Sequence[str]) -> None:
   with strategy.scope():
     frozen = random_vectors(rows, _DIM.value, _CATEGORIES + 1, rng) if needs_pretrained(setup.model) else None
     model = build_model(schema, setup.model, catalogues={d: catalogue for d in DOMAINS}, pretrained=frozen)
+    model.micro_batches = _MICRO_BATCHES.value
     model.compile(optimizer=make_optimizer(model, setup.train))
   share = _REQUESTS.value // strategy.num_replicas_in_sync
   batches = []
@@ -201,6 +213,7 @@ def main(argv: Sequence[str]) -> None:
     "dim": _DIM.value,
     "options": setup.model.options,
     "replicas": strategy.num_replicas_in_sync,
+    "micro_batches": _MICRO_BATCHES.value,
     "candidates_per_second": round(_REQUESTS.value * _CANDIDATES.value / median, 1),
     "step_seconds": round(median, 5),
     "fastest_step_seconds": round(min(seconds), 5),
