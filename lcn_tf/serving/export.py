@@ -74,8 +74,7 @@ def save(
     files.folder_aside(output / "version") as aside,
     storage.storing("a version", output, needs=needs, intact="The versions that are there are intact."),
   ):
-    tables = aside / "tables"
-    tables.mkdir()
+    (tables := aside / "tables").mkdir()
     # ids and values alone: catalogues and vectors, which may be large, are in the model
     schema, mapping = record_set.record_schema, IdMapping(items_of(record_set), {}, vocabularies_of(record_set))
     signatures = Signatures(model, schema, mapping, tables, encoded_user)

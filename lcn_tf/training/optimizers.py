@@ -190,10 +190,10 @@ def make_optimizer(model: RequestModel, config: Train) -> CompositeOptimizer:
     return [v for v in model.trainable_variables if v.ref() not in mine]
 
   optimizers = [(dense, others), (tables, of_tables)]
+  slots = []
   for optimizer, variables in optimizers:
+    mine = variables()
     # now: had the first step to make its slots, TensorFlow would trace that step twice
-    optimizer._create_all_weights(variables())
-  gauges = None
-  if config.log_every:
-    gauges = Gauges([[one.get_slot(v, one.get_slot_names()[0]) for v in variables()] for one, variables in optimizers])
-  return CompositeOptimizer(optimizers, config.clip_norm, gauges)
+    optimizer._create_all_weights(mine)
+    slots.append([optimizer.get_slot(variable, optimizer.get_slot_names()[0]) for variable in mine])
+  return CompositeOptimizer(optimizers, config.clip_norm, Gauges(slots) if config.log_every else None)

@@ -9,7 +9,7 @@ class Sample(NamedTuple):
 
   Attributes:
     name: Name of the metric.
-    help: What it is, one sentence.
+    help: Description, one sentence.
     value: Number.
     labels: Further labels, by name.
   """
