@@ -9,7 +9,7 @@ It leaves no files. It prints one JSON line:
     steps, rounds                 as asked for
     step_cpu_seconds              processor time of a step without curves
     curves_share                  share by which steps with curves take more
-    first_point_cpu_seconds       what the first point of a job takes besides, once: it counts the mult-adds of a step
+    first_point_cpu_seconds       what the first point of a job takes besides, once: TensorFlow traces what writes it
     checkpoint_cpu_seconds        processor time of a checkpoint
     checkpoint_bytes              its size
     checkpoint_share              share of a checkpoint in a minute of one core

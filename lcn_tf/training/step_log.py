@@ -19,6 +19,7 @@ from lcn_tf.training.schedules import rates_at
 
 FILE = "metrics.prom"
 FOLDER = "steps"  # of TensorBoard's folder
+_FLOPS_AFTER = 600.0  # seconds of training after which mult-adds are counted, which takes seconds
 
 # by curve: name of the metric, what it is, labels
 _METRICS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -77,7 +78,7 @@ class StepLog(keras.callbacks.Callback):
     self._done = int(self.model.optimizer.iterations.numpy()) - self._first
     self._each = int(self.model._steps_per_execution.numpy())
     if self._begun is None:
-      self._begun = self._done
+      self._begun, self._begun_at = self._done, time.monotonic()
       with storage.storing("curves", self._folder):
         forget(self._folder, self._done)
 
@@ -118,7 +119,8 @@ class StepLog(keras.callbacks.Callback):
       steps = self._done - done
       point["candidates_per_second"] = steps * self._candidates / seconds
       point["input_wait_share"] = min((self._gauges.waited() - waited) / seconds, 1.0)
-      point["flops_per_second"] = self._flops_of_step() * steps / seconds
+      if time.monotonic() - self._begun_at >= _FLOPS_AFTER:
+        point["flops_per_second"] = self._flops_of_step() * steps / seconds
     self._since = None
     return point
 
