@@ -2,7 +2,7 @@
 
 The command reads the run folder alone. It needs no records, unless they are to say what a narrow --dtype costs. A run
 without a finished epoch exports its last checkpoint, with a warning. pipelines.train exports as well, to the folder
-`export` of its run.
+`export` of its run. Of averaged weights (train.ema_decay) the averages are exported, unless --weights says otherwise.
 
 It leaves in --output:
 
@@ -53,6 +53,13 @@ _RECORDS = flags.DEFINE_string(
   "Without the flag the cost of --dtype is not measured.",
   flag_values=_FLAGS,
 )
+_WEIGHTS = flags.DEFINE_enum(
+  "weights",
+  "as_validated",
+  ["as_validated", "raw"],
+  "Dense weights: those that were validated, which are averages with train.ema_decay, or the raw ones behind averages.",
+  flag_values=_FLAGS,
+)
 _ENCODED_USER = flags.DEFINE_boolean(
   "encoded_user",
   False,
@@ -79,6 +86,7 @@ def main(argv: Sequence[str]) -> None:
     records=records,
     projections=projections,
     encoded_user=_ENCODED_USER.value,
+    raw=_WEIGHTS.value == "raw",
   )
   logging.info("exported to %s", version)
 

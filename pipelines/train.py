@@ -11,7 +11,8 @@ It leaves in --run_dir:
     items/
     pretrained/                               frozen item vectors, if the model needs them
     checkpoints/last/, checkpoints/best/      the newest checkpoints; the weights of the best epoch
-    history.csv, tensorboard/                 losses and validation metrics by epoch
+    history.csv, tensorboard/                 losses and validation metrics by epoch, and by step
+    metrics.prom                              the newest numbers of the job, for a monitor
     training.json                             cost: seconds, steps, speed, memory, number of weights
     export/<version>/                         the SavedModel of the best epoch
     metrics.json, predictions.parquet,        the test split: metrics, one row per candidate, the same for people

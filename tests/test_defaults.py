@@ -75,6 +75,7 @@ TABLE = [
   # one batch size and one dense rate whatever the preset: TWIN's 8192 and 5e-6 are for 46 billion samples a day
   (config.Train, {"preset": "lcn", "learning_rate": 1e-3, "table_learning_rate": None, "global_batch_size": 2048}),
   (config.Train, {"schedule": "constant", "warmup_steps": 0, "decay_steps": 0, "clip_norm": 0.0, "profile": None}),
+  (config.Train, {"ema_decay": 0.0, "micro_batches": 1, "log_every": 100}),
   (config.Train, {"source_ratio": 1.0, "row_decay": 0.0, "early_stopping": 2, "early_stopping_after": 0}),
   # not days, which are the paper's log's
   (config.Split, {"kind": "time", "train": 0.8, "validation": 0.1, "test": 0.1, "boundaries": None, "column": ""}),

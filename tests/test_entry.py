@@ -53,7 +53,7 @@ def example(module):
 
 
 def test_there_are_commands():
-  assert len(COMMANDS) == 23
+  assert len(COMMANDS) == 25
 
 
 @pytest.mark.parametrize("module", COMMANDS)

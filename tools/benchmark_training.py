@@ -72,6 +72,13 @@ _PRESET = flags.DEFINE_enum(
 _PLAN = flags.DEFINE_bool(
   "plan", False, "Also print the peak memory that tools.plan_run plans for these sizes.", flag_values=_FLAGS
 )
+_MICRO_BATCHES = flags.DEFINE_integer(
+  "micro_batches",
+  1,
+  "Parts in which a step reads its batch, as train.micro_batches of a config.",
+  1,
+  flag_values=_FLAGS,
+)
 _CATEGORIES = 1000
 
 
@@ -101,9 +108,23 @@ def experiment() -> Experiment:
       "preset": _PRESET.value,
       "global_batch_size": _REQUESTS.value * _CANDIDATES.value,
       "replicas": _REPLICAS.value,
+      "micro_batches": _MICRO_BATCHES.value,
+      "log_every": 0,
     },
   }
   return config_lib.from_tree(tree, "flags")
+
+
+def check_shares() -> None:
+  """Checks that replicas and micro-batches share the requests equally.
+
+  Raises:
+    UserError: They do not.
+  """
+  if _REQUESTS.value % _REPLICAS.value:
+    raise UserError(f"--requests {_REQUESTS.value} cannot be shared by --replicas {_REPLICAS.value} equally")
+  if _REQUESTS.value // _REPLICAS.value % _MICRO_BATCHES.value:
+    raise UserError(f"--requests {_REQUESTS.value} of a replica cannot be cut in {_MICRO_BATCHES.value} equal parts")
 
 
 def random_requests(schema: Schema, count: int, rng: np.random.Generator) -> list[Any]:
@@ -140,8 +161,7 @@ def random_requests(schema: Schema, count: int, rng: np.random.Generator) -> lis
 
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
-  if _REQUESTS.value % _REPLICAS.value:
-    raise UserError(f"--requests {_REQUESTS.value} cannot be shared by --replicas {_REPLICAS.value} equally")
+  check_shares()
   with entry.loading():
     import tensorflow as tf
 
@@ -167,16 +187,16 @@ def main(argv: Sequence[str]) -> None:
   with strategy.scope():
     frozen = random_vectors(rows, _DIM.value, _CATEGORIES + 1, rng) if needs_pretrained(setup.model) else None
     model = build_model(schema, setup.model, catalogues={d: catalogue for d in DOMAINS}, pretrained=frozen)
+    model.micro_batches = setup.train.micro_batches
     model.compile(optimizer=make_optimizer(model, setup.train))
   share = _REQUESTS.value // strategy.num_replicas_in_sync
-  batches = []
-  for _ in range(4 * strategy.num_replicas_in_sync):
-    element = {}
-    for domain in model.domains:
-      serialized = [records.encode(request, schema) for request in random_requests(schema, share, rng)]
-      widths = {d: _SEQ_LEN.value if i < _HISTORIES.value else 1 for i, d in enumerate(DOMAINS)}
-      element[domain] = records.parse(tf.constant(serialized), schema, widths)
-    batches.append(element)
+  widths = {d: _SEQ_LEN.value if i < _HISTORIES.value else 1 for i, d in enumerate(DOMAINS)}
+
+  def batch() -> Any:
+    serialized = [records.encode(request, schema) for request in random_requests(schema, share, rng)]
+    return records.parse(tf.constant(serialized), schema, widths)
+
+  batches = [{domain: batch() for domain in model.domains} for _ in range(4 * strategy.num_replicas_in_sync)]
   stacked = tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *batches)
   data = tf.data.Dataset.from_tensor_slices(stacked).repeat()
   iterator = iter(strategy.distribute_datasets_from_function(lambda context: data, input_options(strategy)))
@@ -201,6 +221,7 @@ def main(argv: Sequence[str]) -> None:
     "dim": _DIM.value,
     "options": setup.model.options,
     "replicas": strategy.num_replicas_in_sync,
+    "micro_batches": _MICRO_BATCHES.value,
     "candidates_per_second": round(_REQUESTS.value * _CANDIDATES.value / median, 1),
     "step_seconds": round(median, 5),
     "fastest_step_seconds": round(min(seconds), 5),
@@ -212,7 +233,7 @@ def main(argv: Sequence[str]) -> None:
     from lcn_tf.analysis.plan import libraries, plan
 
     count = strategy.num_replicas_in_sync
-    planned = plan(setup, schema, [count], {d: widths[d] for d in DOMAINS})
+    planned = plan(setup, schema, [count], widths)
     result["planned_memory_bytes"] = libraries("cpu") + count * planned.memory(count)
   if _RECORDS.value:
     result["pipeline_candidates_per_second"] = round(pipeline_speed(setup, schema, rng), 1)

@@ -10,12 +10,12 @@ from absl import logging
 from lcn_tf.analysis import formulas, synthetic
 from lcn_tf.analysis.formulas import Sizes
 from lcn_tf.analysis.full_attention import PROJECTIONS, FullAttention
-from lcn_tf.analysis.mult_adds import MultAdds, count_call
 from lcn_tf.errors import UserError
 from lcn_tf.interest.base import Extractor
 from lcn_tf.interest.lap import LAP
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import RequestModel
+from lcn_tf.models.mult_adds import MultAdds, count_call
 from lcn_tf.pages import figures
 from lcn_tf.pages.markup import Cell
 from lcn_tf.pages.table_page import Page, Table

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from lcn_tf.analysis.graphs import BRANCHES, CALLS, LOOPS, Functions, branches, callee, turns
+from lcn_tf.models.graphs import BRANCHES, CALLS, LOOPS, Functions, branches, callee, turns
 
 # outputs of these are their first input under another shape or name
 _SAME = ("Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "PreventGradient", "EnsureShape", "Snapshot")

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from lcn_tf.analysis import mult_adds
 from lcn_tf.analysis.live_memory import live_memory
 from lcn_tf.analysis.synthetic import random_vectors
 from lcn_tf.config import Experiment
 from lcn_tf.data import records
 from lcn_tf.data.request_spec import example_batch
 from lcn_tf.errors import UserError
+from lcn_tf.models import mult_adds
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.schema import DOMAINS, DomainName, Schema, with_sizes

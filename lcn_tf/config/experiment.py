@@ -84,7 +84,7 @@ def dump(experiment: Experiment) -> str:
 # of `train`: settings that say how long a job goes on
 LENGTHS = ("epochs", "early_stopping", "early_stopping_after")
 # of `train`: settings that change no weight and no choice
-NOT_RESULTS = ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "on_corrupt", "profile")
+NOT_RESULTS = ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "on_corrupt", "log_every", "profile")
 
 
 def with_asked(experiment: Experiment, asked: Experiment, names: typing.Sequence[str]) -> Experiment:

@@ -32,6 +32,13 @@ class Train(Strict):
   0 = none. Rows of the tables are not clipped."""
   global_batch_size: Positive = 2048
   """Candidates per step, summed over replicas; a multiple of replicas x schema.candidates."""
+  micro_batches: Positive = 1
+  """Parts in which a step reads its batch, one after another, for less memory; they divide the requests of a replica.
+  Losses and gradients are those of the whole batch, except CRP's, which are means over the parts: its negatives are of
+  the same part."""
+  ema_decay: float = pydantic.Field(0.0, ge=0, lt=1)
+  """Decay of the moving averages of the dense weights, which are validated and exported then; 0 = none. Tables are not
+  averaged."""
   source_ratio: Rate = 1.0
   """Source-domain requests per target-domain request of a batch, for models that learn from both."""
   epochs: Positive = 1
@@ -74,6 +81,9 @@ class Train(Strict):
   """Minutes between checkpoints within an epoch; 0 = at its end, and by the steps."""
   keep_checkpoints: Positive = 2
   """Newest checkpoints that stay in `checkpoints/last`. `pipelines.consistency --stale_checkpoint` reads older ones."""
+  log_every: Count = 100
+  """Steps between two points of the curves of `tensorboard/steps`, and between two versions of `metrics.prom`; 0 =
+  neither."""
   profile: tuple[Positive, Positive] | None = None
   """First and last step of the job that TensorFlow's profiler records, counted from 1, for TensorBoard; null = none."""
   warm_start: str = ""

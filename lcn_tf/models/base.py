@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from tensorflow import keras
 
 from lcn_tf.config import Model
 from lcn_tf.layers.narrow import Dtype
-from lcn_tf.layers.replicas import global_sum
+from lcn_tf.layers.replicas import global_sum, replicas
 from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.models.embedder import Embedded, RequestEmbedding
+from lcn_tf.models.micro_batches import MicroBatch, in_turn, split
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DomainName, Schema
 
@@ -53,9 +55,16 @@ class RequestModel(tfrs.Model):
     blueprint: Schema, config and seeds.
     name: Name of the Keras model.
     key_dim: Width of the learned keys of items, for models that search with them.
+
+  Attributes:
+    extra_names: Names of the losses besides the one of the target domain's clicks.
+    mean_over: Domain over whose candidates a loss is a weighted mean, by name, for those that are such means.
+    micro_batches: Number of parts in which a training step reads its batch.
   """
 
   extra_names: tuple[str, ...] = ()
+  mean_over: Mapping[str, DomainName] = MappingProxyType({"ctr_loss": "target"})
+  micro_batches = 1
   table_dtype: Dtype = "float32"
 
   def __init__(self, blueprint: Blueprint, name: str = "model", key_dim: int = 0):
@@ -115,24 +124,35 @@ class RequestModel(tfrs.Model):
     """
     return {}
 
-  def compute_loss(self, inputs: dict[DomainName, Batch], training: bool = False) -> dict[str, tf.Tensor]:
+  def compute_loss(
+    self,
+    inputs: dict[DomainName, Batch],
+    training: bool = False,
+    part: MicroBatch | None = None,
+  ) -> dict[str, tf.Tensor]:
     """This replica's share of the losses of the global batch. The sum over replicas is the loss.
 
     Args:
       inputs: Batches, by the domain of their candidates.
       training: Switch of dropout.
+      part: Part of the step that `inputs` is; the sum over parts is the loss then. None = the whole step.
 
     Returns:
       `ctr_loss` (LCN, eq. 21), the extra losses by name, and `loss`, their weighted sum (eq. 22).
     """
     embedded = self._embed(inputs)
-    losses = {"ctr_loss": click_loss(self.score(embedded["target"], training), inputs["target"])}
+    logits = self.score(embedded["target"], training)
+    losses = {"ctr_loss": self._term("ctr_loss", click_loss(logits, inputs["target"]), part)}
     losses["loss"] = losses["ctr_loss"]
     step = tf.cast(self.optimizer.iterations, tf.int32)
-    for name, (weight, loss) in self.extra_losses(embedded, inputs, step, training).items():
-      losses[name] = loss
-      losses["loss"] += weight * loss
+    draw = step if part is None else part.draw(step)
+    for name, (weight, loss) in self.extra_losses(embedded, inputs, draw, training).items():
+      losses[name] = self._term(name, loss, part)
+      losses["loss"] += weight * losses[name]
     return losses
+
+  def _term(self, name: str, loss: tf.Tensor, part: MicroBatch | None) -> tf.Tensor:
+    return loss if part is None else part.scaled(loss, self.mean_over.get(name))
 
   def _embed(self, inputs: dict[DomainName, Batch]) -> dict[DomainName, Embedded]:
     return dict(zip(self.domains, self.embedder([(d, inputs[d]) for d in self.domains]), strict=True))
@@ -140,14 +160,29 @@ class RequestModel(tfrs.Model):
   # AutoGraph would rewrite all of tf-keras (it exempts `keras` only), and nothing here needs it.
   @tf.autograph.experimental.do_not_convert
   def train_step(self, inputs: dict[DomainName, Batch]) -> dict[str, Any]:
-    with tf.GradientTape() as tape:
-      losses = self.compute_loss(inputs, training=True)
     variables = self.trainable_variables
-    gradients = tape.gradient(losses["loss"], variables)
+    if self.micro_batches == 1:
+      losses, gradients = self._gradients(inputs, variables)
+    else:
+      parts = split(inputs, self.micro_batches)
+      step = lambda part: self._gradients(part[0], variables, part[1])  # noqa: E731
+      # one trace for all parts; replicas cannot exchange anything in a function of their own
+      alone = replicas()[0] == 1 and not tf.executing_eagerly()
+      losses, gradients = in_turn(parts, tf.function(step, autograph=False) if alone else step)
     self.optimizer.apply_gradients([(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None])
     for name, tracker in self.trackers.items():
       tracker.update_state(global_sum(losses[name]))
     return {name: tracker.result() for name, tracker in self.trackers.items()}
+
+  def _gradients(
+    self,
+    inputs: dict[DomainName, Batch],
+    variables: list[tf.Variable],
+    part: MicroBatch | None = None,
+  ) -> tuple[dict[str, tf.Tensor], list[Any]]:
+    with tf.GradientTape() as tape:
+      losses = self.compute_loss(inputs, training=True, part=part)
+    return losses, tape.gradient(losses["loss"], variables)
 
   def build_from(self, example: Batch, training: bool = True) -> None:
     """Makes all weights, or only those that serving needs if `training` is False."""

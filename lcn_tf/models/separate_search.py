@@ -1,6 +1,8 @@
 """TWIN without parameter consistency: another model trains the search unit."""
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -35,6 +37,8 @@ class SeparateSearch(CTR):
 
   The argument is that of `CTR`, with `config.auxiliary_seed` set.
   """
+
+  mean_over: Mapping[str, DomainName] = MappingProxyType({"ctr_loss": "target", "auxiliary_loss": "target"})
 
   def __init__(self, blueprint: Blueprint):
     super().__init__(blueprint)

@@ -1,6 +1,7 @@
 """The common part of networks that learn the clicks of both domains side by side: MiNet, CoNet, pi-Net."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
@@ -34,6 +35,7 @@ class TwoDomain(RequestModel):
   """
 
   extra_names: tuple[str, ...] = ("source_loss",)
+  mean_over: Mapping[str, DomainName] = MappingProxyType({"ctr_loss": "target", "source_loss": "source"})
   # Makes the layers of both tasks; a subclass names its options. A ValueError about one names it and its value.
   make_layers: Callable[..., None]
 

@@ -43,6 +43,7 @@ def save(
   metrics: Mapping[str, Any] | None = None,
   cost: Mapping[str, float] | None = None,
   encoded_user: bool = False,
+  raw: bool = False,
 ) -> pathlib.Path:
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
@@ -59,6 +60,7 @@ def save(
     metrics: Contents of the `metrics.json` of the checkpoint, for the model card; None if there are none.
     cost: Measured cost of narrow tables, for the description and the model card; None if it was not measured.
     encoded_user: True for the signatures of `lcn_tf.serving.encoded`.
+    raw: True if the weights are the raw ones of a checkpoint whose averages are served otherwise.
 
   Raises:
     UserError: It answers otherwise there, or has no `encoded_user`.
@@ -72,8 +74,7 @@ def save(
     files.folder_aside(output / "version") as aside,
     storage.storing("a version", output, needs=needs, intact="The versions that are there are intact."),
   ):
-    tables = aside / "tables"
-    tables.mkdir()
+    (tables := aside / "tables").mkdir()
     # ids and values alone: catalogues and vectors, which may be large, are in the model
     schema, mapping = record_set.record_schema, IdMapping(items_of(record_set), {}, vocabularies_of(record_set))
     signatures = Signatures(model, schema, mapping, tables, encoded_user)
@@ -92,7 +93,7 @@ def save(
       "name": experiment.name,
       "seed": experiment.train.seed,
       "checkpoint": pathlib.Path(checkpoint).name,
-      "weights": digest(checkpoint) if checkpoint else "",
+      "weights": f"{digest(checkpoint)}{' raw' if raw else ''}" if checkpoint else "",
       "domain": "target",
       "tables": stored,
       "fingerprint": record_set.fingerprint,

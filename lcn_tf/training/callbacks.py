@@ -14,7 +14,9 @@ from tensorflow import keras
 from lcn_tf import files, metrics
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import SettingsError
+from lcn_tf.training.averages import averaged
 from lcn_tf.training.progress import Logs
+from lcn_tf.training.projections import Projector
 from lcn_tf.training.schedules import rate_now
 from lcn_tf.training.workers import Workers
 
@@ -22,27 +24,35 @@ from lcn_tf.training.workers import Workers
 class Validation(keras.callbacks.Callback):
   """Scores the validation split after each epoch: exact `val_auc`, `val_gauc` and `val_logloss` in the epoch's logs.
 
-  It comes first in the list of callbacks, so that the others see them.
+  It comes first in the list of callbacks, so that the others see them. Of averaged weights it scores the averages.
 
   Args:
     batches: Function that returns the batches of the split, flat dicts, from the start.
     workers: Processes of the job; the chief scores, and all of them get the result.
+    fresh: True if the search keeps what it reads up to date with the weights at the end of every epoch.
   """
 
-  def __init__(self, batches: Callable[[], Iterable[dict[str, tf.Tensor]]], workers: Workers):
+  def __init__(self, batches: Callable[[], Iterable[dict[str, tf.Tensor]]], workers: Workers, fresh: bool = True):
     super().__init__()
     self._batches = batches
     self._workers = workers
+    self._fresh = fresh
 
   def set_model(self, model: Any) -> None:
     super().set_model(model)
+    self._projector = Projector(model)
     spec = request_spec(model.schema)
     self._score = tf.function(
       lambda request: tf.sigmoid(model(request, training=False)), input_signature=[spec], autograph=False
     )
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-    found = self._workers.chiefs(self._found() if self._workers.chief else (0.0, 0.0, 0.0))
+    with averaged(self.model) as others:
+      if others and self._fresh:
+        self._projector.refresh()
+      found = self._workers.chiefs(self._found() if self._workers.chief else (0.0, 0.0, 0.0))
+    if others and self._fresh:
+      self._projector.refresh()
     if logs is not None:
       logs.update(zip(("val_auc", "val_gauc", "val_logloss"), found, strict=True))
 

@@ -31,6 +31,7 @@ def export_run(
   records: RecordSet | None = None,
   projections: Source | None = None,
   encoded_user: bool = False,
+  raw: bool = False,
 ) -> pathlib.Path:
   """Exports the best checkpoint of a run as `output/<version>`.
 
@@ -43,6 +44,7 @@ def export_run(
     records: Records whose validation split says what a narrow `dtype` costs; None = it is not measured.
     projections: Place where the search reads projections of items; None = as in training.
     encoded_user: True for the signatures `encode_user` and `rank_encoded`.
+    raw: True for the weights themselves in the place of their averages, where the run keeps averages.
 
   Returns:
     The version folder.
@@ -50,12 +52,15 @@ def export_run(
   Raises:
     UserError: The folder holds no run, or the run has no checkpoint yet. A table has a number that is not finite, and
       `dtype` is int8. The records are others than the run's, or have no validation split. `projections` is given for a
-      model whose search reads no projections of items, or `encoded_user` for a model that embeds a request twice.
+      model whose search reads no projections of items, or `encoded_user` for a model that embeds a request twice. `raw`
+      is given for a run that keeps no averages.
     DamagedError: A file of the run cannot be read.
     StorageError: There is no space for the export.
   """
   run = read_run(run_dir)
-  model, checkpoint = run.best()
+  if raw and not run.averages:
+    raise UserError(f"{run.path} keeps no averages of its weights (train.ema_decay: 0): its weights are the raw ones")
+  model, checkpoint = run.best(raw)
   if projections is not None:
     search_with(model, projections)
   before = None
@@ -77,9 +82,10 @@ def export_run(
     checkpoint,
     samples=samples,
     tried=tried,
-    metrics=_metrics(run.path, digest(checkpoint)),
+    metrics=None if raw else _metrics(run.path, digest(checkpoint)),
     cost=cost,
     encoded_user=encoded_user,
+    raw=raw,
   )
   if cost:
     said = "AUC of the validation split: %.6f with float32 tables, %.6f with %s tables, difference %+.6f; %d candidates"

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.serving import samples
 from lcn_tf.training import checkpoint_store
+from lcn_tf.training.averages import take_averages
 from lcn_tf.training.checkpoint_store import Store
 from lcn_tf.training.cost import FILE as TRAINING
 from lcn_tf.training.cost import read as read_costs
@@ -63,17 +65,25 @@ class Run:
       raise UserError(f"{self.path}/checkpoints: {' '.join(removed.read_text().split())}")
     raise UserError(f"{self.path}/checkpoints: no checkpoint here yet; train first")
 
-  def best(self) -> tuple[RequestModel, str]:
+  @property
+  def averages(self) -> bool:
+    """Whether the checkpoints hold averages of the dense weights, which are validated and served then."""
+    return self.experiment.train.ema_decay > 0
+
+  def best(self, raw: bool = False) -> tuple[RequestModel, str]:
     """A new model for inference with the best weights, and the path of their checkpoint.
+
+    Args:
+      raw: True for the weights themselves in the place of their averages, where the run keeps averages.
 
     Raises:
       UserError: There is no checkpoint yet.
       DamagedError: None can be read.
     """
-    return self._readable(self.model_of)
+    return self._readable(functools.partial(self.model_of, raw=raw))
 
-  def model_of(self, checkpoint: str) -> RequestModel:
-    """A new model for inference with a checkpoint's weights.
+  def model_of(self, checkpoint: str, raw: bool = False) -> RequestModel:
+    """A new model for inference with a checkpoint's weights, or their averages, as `best`.
 
     Raises:
       DamagedError: The checkpoint cannot be read.
@@ -84,6 +94,8 @@ class Run:
     schema = self.record_set.record_schema
     model = build_model(schema, config, pretrained=pretrained, training=False, restored=True)
     reason = checkpoint_store.read(tf.train.Checkpoint(model=model), checkpoint, partly=True)
+    if not reason and self.averages and not raw and not take_averages(model, checkpoint):
+      reason = "it lacks the averages of the weights"
     if reason:
       raise _damaged(checkpoint, reason)
     return model
@@ -180,7 +192,7 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
     if there and (there.model.pretraining != experiment.model.pretraining or (path and Pretrained.there(path))):
       shutil.rmtree(run / "pretrained", ignore_errors=True)
     # metrics and history of an earlier job
-    for name in ("metrics.json", TRAINING, "history.csv"):
+    for name in ("metrics.json", TRAINING, "history.csv", "metrics.prom"):
       (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
   intact = f"The checkpoints in {run} are intact." if begun else ""

@@ -79,7 +79,17 @@ def count_from(optimizer: Any, first: int) -> None:
       schedule.first = first
 
 
+def rates_at(optimizer: Any, step: Any) -> list[float]:
+  """The learning rates of a composite optimizer, that of the dense weights first.
+
+  Args:
+    optimizer: Composite optimizer.
+    step: Number of steps that it has done before.
+  """
+  rates = [one._hyper["learning_rate"] for one in optimizer.optimizers]
+  return [float(rate(step) if isinstance(rate, Schedule) else tf.convert_to_tensor(rate)) for rate in rates]
+
+
 def rate_now(optimizer: Any) -> float:
   """The learning rate of the dense weights at the next step."""
-  rate = optimizer.optimizers[0]._hyper["learning_rate"]
-  return float(rate(optimizer.iterations) if isinstance(rate, Schedule) else rate)
+  return rates_at(optimizer, optimizer.iterations)[0]

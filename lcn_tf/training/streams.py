@@ -23,7 +23,8 @@ class StepSize:
 
   Attributes:
     requests: Number of target-domain requests.
-    second_requests: Number of source-domain requests, for models that read them; a multiple of the replicas.
+    second_requests: Number of source-domain requests, for models that read them; a multiple of replicas x
+      micro-batches.
     candidates: Number of candidates of the target-domain requests, padding included.
     steps: Number of steps of an epoch.
   """
@@ -38,7 +39,8 @@ class StepSize:
     """The size of a step by the config.
 
     Raises:
-      SettingsError: The replicas cannot share the step equally, or several steps per call are asked of them.
+      SettingsError: The replicas cannot share the step equally, or their shares cannot be cut in micro-batches, or
+        several steps per call are asked of them.
       UserError: The training split holds fewer records than a step.
     """
     each = record_set.record_schema.candidates
@@ -48,13 +50,21 @@ class StepSize:
         f"train.global_batch_size {config.global_batch_size} is {requests} requests of {each} candidates, "
         f"which {replicas} replicas cannot share equally"
       )
+    parts = config.micro_batches
+    if requests // replicas % parts:
+      raise SettingsError(
+        f"train.micro_batches {parts} of {requests // replicas} requests: those of a replica in a step (train."
+        f"global_batch_size {config.global_batch_size} / schema.candidates {each} / {replicas} replicas) must be a "
+        "multiple of it"
+      )
     if config.steps_per_execution > 1 and replicas > 1:
       # a collective has one shape in a call, and the number of rows that replicas exchange differs from step to step
       raise SettingsError(
         f"train.steps_per_execution {config.steps_per_execution} needs one replica, and there are {replicas}: they "
         "exchange other rows of the tables in every step. Expected 1"
       )
-    second = max(1, round(requests * config.source_ratio / replicas)) * replicas
+    shares = replicas * parts
+    second = max(1, round(requests * config.source_ratio / shares)) * shares
     steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
     return cls(requests, second, requests * each, steps)
 

@@ -24,6 +24,7 @@ from lcn_tf.training.callbacks import LearningRate, Profile, ProgressLog, StopOn
 from lcn_tf.training.checkpoint_store import begun
 from lcn_tf.training.checkpoints import Checkpoints
 from lcn_tf.training.cost import CostRecord, parameters
+from lcn_tf.training.flops import Widths, of_step
 from lcn_tf.training.history import Curves, History
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.preemption import LeaveOnSigterm, at_sigterm
@@ -31,6 +32,7 @@ from lcn_tf.training.progress import Progress
 from lcn_tf.training.projections import RefreshProjections
 from lcn_tf.training.run_folder import open_run
 from lcn_tf.training.schedules import count_from
+from lcn_tf.training.step_log import StepLog
 from lcn_tf.training.strategy import device_names, make_strategy
 from lcn_tf.training.streams import StepSize, training_stream, validation_stream
 from lcn_tf.training.warm_start import WarmStart, earlier_run
@@ -155,18 +157,10 @@ def _train(
     (run / "metrics.json").unlink(missing_ok=True)  # of weights that will no longer be the last
 
   history = History(own, progress)
-  others: list[keras.callbacks.Callback] = []
-  if config.validates:
-    stream = validation_stream(record_set, config, size, strategy.num_replicas_in_sync)
-    others.append(Validation(stream, workers))
-  if config.changing_rate:
-    others.append(LearningRate())
-  if config.profile and workers.chief:
-    others.append(Profile(run / "tensorboard", config.profile, first))
   own_callbacks = (
     StopOnNaN(),
     RefreshProjections(experiment.model.projection_refresh, first),
-    *others,
+    *_asked(experiment, record_set, size, model, workers, run, first),
     history,
     checkpoints,
     Curves(own / "tensorboard", history, progress),
@@ -183,6 +177,38 @@ def _train(
   logging.info("%d steps in %.1f s, validation included: %.0f candidates/s, padding included", done, seconds, rate)
   over = checkpoints.stopped_early or int(progress.epoch) >= config.epochs
   return Job(model, done, seconds, rate, cost.finish(over), workers)
+
+
+def _asked(
+  experiment: Experiment,
+  record_set: RecordSet,
+  size: StepSize,
+  model: RequestModel,
+  workers: Workers,
+  run: pathlib.Path,
+  first: int,
+) -> Iterator[keras.callbacks.Callback]:
+  """The callbacks that the experiment may do without."""
+  config, strategy = experiment.train, workers.strategy
+  if config.validates:
+    stream = validation_stream(record_set, config, size, strategy.num_replicas_in_sync)
+    yield Validation(stream, workers, fresh=not experiment.model.projection_refresh)
+  if config.changing_rate:
+    yield LearningRate()
+  if config.profile and workers.chief:
+    yield Profile(run / "tensorboard", config.profile, first)
+  if gauges := model.optimizer.gauges:
+    gauges.watch(model, strategy)
+    if workers.chief:
+      replicas = strategy.num_replicas_in_sync
+      counts = zip(model.domains, (size.requests, size.second_requests), strict=False)
+      rows = {d: count // replicas for d, count in counts}
+
+      def flops(widths: Widths) -> float:
+        return replicas * of_step(model, rows, gauges.specs, widths)
+
+      labels = {"experiment": experiment.name, "run": run.name}
+      yield StepLog(run, gauges, config.log_every, size.candidates, first, flops, labels)
 
 
 def _begin(
@@ -219,6 +245,7 @@ def _compiled(
     pretrained=pretrained,
     restored=restored,
   )
+  model.micro_batches = config.micro_batches
   model.compile(
     optimizer=make_optimizer(model, config),
     steps_per_execution=config.steps_per_execution,

@@ -19,6 +19,7 @@ from lcn_tf.models.embedder import RequestEmbedding
 from lcn_tf.pretraining.run import content_vectors
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
+from lcn_tf.training.averages import SLOT, averages
 from lcn_tf.training.checkpoint_contents import CheckpointContents
 from lcn_tf.training.growth import Growth
 from lcn_tf.training.projections import refresh
@@ -34,12 +35,14 @@ class WarmStart:
     checkpoint: Path of its checkpoint, whole.
     growth: Rows of the job's id mapping by those of the run's.
     slots: True if the state of the optimizers is carried, too.
+    averaged: True for the averages of dense weights in the place of the weights, where the run keeps averages.
   """
 
   run: Run
   checkpoint: str
   growth: Growth
   slots: bool = True
+  averaged: bool = False
 
   def carry(self, model: RequestModel) -> None:
     """Gives a model its first weights, and its optimizer, if it has one, its first state.
@@ -64,11 +67,16 @@ class WarmStart:
         for name in optimizer.get_slot_names():
           slot, value = _slot(optimizer, variable, name), contents.slot(number, variable, name)
           if slot is not None and value is not None:
+            if name == SLOT and variable.ref() in standardised and not self.growth.same:
+              value = self._rescaled(value, *standardised[variable.ref()], contents)
             slot.assign(self.growth.slots(vocabulary, value, slot.numpy) if vocabulary else value)
             carried = True
     for number, optimizer in enumerate(optimizers if carried else []):
       # bias corrections belong to the moments
       optimizer.iterations.assign(contents.iterations(number))
+    for variable, average in averages(trained) if trained else ():
+      if not self.slots or contents.slot(0, variable, SLOT) is None:
+        average.assign(variable.numpy())
     state = ""
     if trained:
       steps = contents.iterations(0) if carried else 0
@@ -79,6 +87,9 @@ class WarmStart:
 
   def _weights(self, variable: tf.Variable, vocabulary: str, contents: CheckpointContents) -> np.ndarray:
     value, expected = contents.weight(variable), list(variable.shape)
+    if self.averaged and not vocabulary:
+      average = contents.slot(0, variable, SLOT)
+      value = value if average is None else average
     if vocabulary:
       expected[0] = self.growth.earlier_size(vocabulary)
     if value is None or list(value.shape) != expected:
@@ -154,13 +165,15 @@ def earlier_run(experiment: Experiment, record_set: RecordSet) -> WarmStart:
 def grown_model(run: Run, record_set: RecordSet) -> RequestModel:
   """The model of a run for records of another id mapping, without training: its best weights, carried by value.
 
+  Of averaged weights it has the averages.
+
   Raises:
     UserError: It holds no checkpoint, or the schemas differ in more than sizes.
     DamagedError: No checkpoint of it can be read.
   """
   keras.mixed_precision.set_global_policy("float32")
   _check_schema(run, record_set, str(run.path))
-  warm = WarmStart(run, run.whole_checkpoint(), Growth(run.record_set, record_set), slots=False)
+  warm = WarmStart(run, run.whole_checkpoint(), Growth(run.record_set, record_set), slots=False, averaged=True)
   config = run.experiment.model.model_copy(update={"crp": None})
   pretrained, kinds = None, needs_pretrained(config, restored=True)
   if kinds and config.pretraining.item_vector:

@@ -9,7 +9,6 @@ import tensorflow as tf
 from lcn_tf.analysis import complexity, formulas, synthetic
 from lcn_tf.analysis.formulas import Sizes
 from lcn_tf.analysis.full_attention import PROJECTIONS, FullAttention
-from lcn_tf.analysis.mult_adds import count_call
 from lcn_tf.errors import UserError
 from lcn_tf.interest.average_pooling import AveragePooling
 from lcn_tf.interest.din import DIN
@@ -18,6 +17,7 @@ from lcn_tf.interest.lap import LAP
 from lcn_tf.interest.sdim import SDIM
 from lcn_tf.interest.sim import SIMHard, SIMSoft
 from lcn_tf.interest.twin import TWIN
+from lcn_tf.models.mult_adds import count_call
 from pipelines import complexity as command
 from tests.support.layers import random_inputs, tensors
 

@@ -14,6 +14,7 @@ from tests.shipped.workspace import CONFIGS, ROOT, commands, experiments, head_c
 # what costs minutes at the printed size: (part of a command, what it is run with instead, what is added)
 SMALLER = [
   ("tools.benchmark_training", "", ["--steps", "1", "--items", "500", "--seq_len", "60"]),
+  ("tools.benchmark_job", "", ["--steps", "4", "--rounds", "1", "--set", "train.log_every=2"]),
   ("tools.benchmark_building", "", ["--interactions", "20000"]),
   ("tools.benchmark_serving", "", ["--candidates", "5", "--length", "20", "--users", "2", "--runs", "2"]),
   ("tools.simulate_online", "", ["--users", "4", "--requests", "2", "--candidates", "10", "--bootstrap", "20"]),

@@ -1,6 +1,6 @@
 import tensorflow as tf
 
-from lcn_tf.analysis.mult_adds import count_call
+from lcn_tf.models.mult_adds import count_call
 
 
 def _total(call, *shapes):

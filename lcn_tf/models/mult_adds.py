@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lcn_tf.analysis.graphs import BRANCHES, CALLS, LOOPS, Functions, branches, callee, turns
+from lcn_tf.models.graphs import BRANCHES, CALLS, LOOPS, Functions, branches, callee, turns
 
 _MATRIX_PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "SparseTensorDenseMatMul")
 

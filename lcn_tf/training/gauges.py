@@ -1,0 +1,127 @@
+"""What a training step measures of itself: norms of gradients, waits for input, widths of histories."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from lcn_tf.layers.replicas import on_replica
+from lcn_tf.models.base import RequestModel
+from lcn_tf.schema import DOMAINS, DomainName
+
+
+class Gauges:
+  """Variables that a step writes. No checkpoint holds them.
+
+  It is made in the scope of the strategy.
+
+  Args:
+    slots: One slot of each weight, by optimizer. It names the weight on every replica.
+
+  Attributes:
+    specs: Shapes and types of a replica's batches, by the domain of their candidates. They are known when a step has
+      been traced.
+  """
+
+  def __init__(self, slots: Sequence[Sequence[tf.Variable]]):
+    self._slots = slots
+    self._squares = {id(slot): tf.Variable(0.0, trainable=False) for group in slots for slot in group}
+    self._norm = tf.Variable(0.0, trainable=False)
+    self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+    self._widths: dict[tuple[DomainName, DomainName], tf.Variable] = {}
+    self._clipped = False
+    self.specs: dict[DomainName, dict[str, tf.TensorSpec]] = {}
+
+  def gradient(self, slot: tf.Variable, gradient: tf.Tensor) -> tf.Operation:
+    """Notes the norm of a weight's gradient; within the update of the weight on a replica.
+
+    Args:
+      slot: Slot of the weight.
+      gradient: Gradient, summed over replicas, or its distinct rows.
+    """
+    return on_replica(self._squares[id(slot)]).assign(2 * tf.nn.l2_loss(gradient), read_value=False)
+
+  def unclipped(self, norm: tf.Tensor) -> None:
+    """Notes the norm of the gradients of all dense weights before they are clipped; on a replica."""
+    self._clipped = True
+    on_replica(self._norm).assign(norm)
+
+  def norms(self) -> list[float]:
+    """The norm of the gradients of each optimizer's weights in the last step; of the first one's before clipping."""
+    found = [math.sqrt(sum(float(self._squares[id(slot)].numpy()) for slot in group)) for group in self._slots]
+    return [float(self._norm.numpy()), *found[1:]] if self._clipped else found
+
+  def waited(self) -> float:
+    """Seconds, up to now, that steps have waited for their batches."""
+    return float(self._waited.numpy())
+
+  def widths(self) -> dict[tuple[DomainName, DomainName], float]:
+    """Sums of the widths of all batches up to now, by the domains of candidates and history."""
+    return {which: float(width.numpy()) for which, width in self._widths.items()}
+
+  def watch(self, model: RequestModel, strategy: tf.distribute.Strategy) -> None:
+    """Lets the training function of a compiled model note waits and widths."""
+    with strategy.scope():
+      for of in model.domains:
+        for d in DOMAINS:
+          self._widths[of, d] = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+    model.make_train_function()
+    function = model.train_tf_function.python_function
+
+    def train_function(iterator: Any) -> Any:
+      return function(_Watched(iterator, self, strategy))
+
+    model.train_function = tf.function(train_function, reduce_retracing=True)
+
+  def next(self, iterator: Iterator[Any], strategy: tf.distribute.Strategy) -> Any:
+    """The next batches of an iterator."""
+    began = tf.timestamp()
+    with tf.control_dependencies([began]):
+      batches = next(iterator)
+    first = {
+      d: {name: strategy.experimental_local_results(tensor)[0] for name, tensor in batch.items()}
+      for d, batch in batches.items()
+    }
+    self.specs = {d: {n: tf.TensorSpec(x.shape, x.dtype) for n, x in batch.items()} for d, batch in first.items()}
+    with tf.control_dependencies(tf.nest.flatten(first)):
+      self._waited.assign_add(tf.timestamp() - began)
+    for (of, d), width in self._widths.items():
+      width.assign_add(tf.cast(tf.shape(first[of][f"{d}_items"])[1], tf.float64))
+    return batches
+
+
+class _Watched:
+  """An iterator whose batches are noted."""
+
+  def __init__(self, iterator: Iterator[Any], gauges: Gauges, strategy: tf.distribute.Strategy):
+    self._iterator = iterator
+    self._gauges = gauges
+    self._strategy = strategy
+
+  def __next__(self) -> Any:
+    return self._gauges.next(self._iterator, self._strategy)
+
+
+class Measured(keras.optimizers.legacy.Optimizer):
+  """A mixin for legacy optimizers: gauges see the gradients that are applied.
+
+  Attributes:
+    gauges: Gauges; None = nothing is measured.
+  """
+
+  gauges: Gauges | None = None
+
+  def _resource_apply_dense(self, grad: tf.Tensor, var: tf.Variable, apply_state: Any = None) -> tf.Operation:
+    return self._noted(super()._resource_apply_dense(grad, var, apply_state=apply_state), grad, var)
+
+  def _resource_apply_sparse(
+    self, grad: tf.Tensor, var: tf.Variable, indices: tf.Tensor, apply_state: Any = None
+  ) -> tf.Operation:
+    return self._noted(super()._resource_apply_sparse(grad, var, indices, apply_state=apply_state), grad, var)
+
+  def _noted(self, applied: tf.Operation, grad: tf.Tensor, var: tf.Variable) -> tf.Operation:
+    if self.gauges is None:
+      return applied
+    return tf.group(applied, self.gauges.gradient(self.get_slot(var, self.get_slot_names()[0]), grad))
