@@ -204,6 +204,8 @@ def _bounds(op: Any, output: tf.Tensor, read: Sequence[Dims]) -> Dims:
   if op.type == "GatherV2" and op.inputs[0].shape.rank == len(read[0]):
     axis, shared = int(tf.get_static_value(op.inputs[2])), op.get_attr("batch_dims")
     return (*read[0][:axis], *read[1][shared:], *read[0][axis + 1 :])
+  if op.type == "ConcatV2" and any(len(one) != output.shape.rank for one in read[:-1]):
+    return (sum(math.prod(one) for one in read[:-1]),)
   if op.type == "ConcatV2":
     axis = int(tf.get_static_value(op.inputs[-1]) or 0)
     joined = [

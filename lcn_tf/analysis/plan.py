@@ -101,9 +101,10 @@ def plan(
   """
   requests = experiment.train.global_batch_size // schema.candidates
   for count in devices:
-    if requests % count:
+    if requests % (count * experiment.train.micro_batches):
+      parts = f" in {experiment.train.micro_batches} micro-batches" if experiment.train.micro_batches > 1 else ""
       raise UserError(
-        f"--devices {count}: the {requests} requests of a step cannot be shared by {count} devices equally"
+        f"--devices {count}: the {requests} requests of a step cannot be shared by {count} devices{parts} equally"
       )
   small, actual = _stand_ins(schema)
   model = _compiled(experiment, small)
@@ -156,8 +157,12 @@ def _compiled(experiment: Experiment, schema: Schema) -> RequestModel:
 
 
 def _share(experiment: Experiment, model: RequestModel, actual: Mapping[int, int], requests: int) -> Share:
-  """Share of a device that gets so many requests of the target domain."""
-  schema = model.schema
+  """Share of a device that gets so many requests of the target domain.
+
+  Of micro-batches one is traced: one is alive at a time, with the gradients of those before it.
+  """
+  schema, parts = model.schema, experiment.train.micro_batches
+  requests //= parts
   given = {}
   for domain in model.domains:
     count = requests if domain == "target" else max(round(requests * experiment.train.source_ratio), 1)
@@ -170,9 +175,10 @@ def _share(experiment: Experiment, model: RequestModel, actual: Mapping[int, int
   rows = 0
   for table in model.table_variables():
     size, width = actual.get(table.shape[0], table.shape[0]), table.shape[1]
-    written = live.rows.get(inner.get(id(table.handle)), 0)
+    written = parts * live.rows.get(inner.get(id(table.handle)), 0)
     rows += min(written, size) * (width * table.dtype.size + _ROW_NUMBER)
-  return Share(live.peak, rows, mult_adds.count(step).total)
+  kept = rows + sum(v.shape.num_elements() * v.dtype.size for v in model.dense_variables()) if parts > 1 else 0
+  return Share(live.peak + kept, rows, parts * mult_adds.count(step).total)
 
 
 def _spec(name: str, tensor: tf.Tensor, requests: int, widths: Mapping[str, int]) -> tf.TensorSpec:
