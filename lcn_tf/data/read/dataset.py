@@ -1,8 +1,10 @@
 """Files -> batches.
 
-Training: shards -> this worker's share -> shuffled, grouped by size -> batches of serialized records -> parsed at once,
-as wide as the longest history of the batch needs -> one slice per replica. The order is a function of seed, epoch and
-position only, so a job that starts again at (epoch, skip) sees the batches of an unbroken one.
+Training: shards -> shares -> each shuffled and grouped by size -> global batches of serialized records, an equal part
+of each share -> this worker's rows of them -> parsed at once, as wide as the longest history needs -> one slice per
+replica. The order is a function of seed, number of shares, epoch and position only. So a job that starts again at
+(epoch, skip) sees the batches of an unbroken one, also with another number of workers. With one share per worker, each
+worker reads its own.
 
 Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.read.diagnosis.guard` names the record.
 """
@@ -17,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from lcn_tf.data import records
-from lcn_tf.data.read import diagnosis, validity
+from lcn_tf.data.read import dealing, diagnosis, validity
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Schema
@@ -47,6 +49,7 @@ def training_batches(
   on_corrupt: OnCorrupt = "error",
   workers: int = 1,
   worker: int = 0,
+  shares: int | None = None,
   repeat: bool = True,
 ) -> tf.data.Dataset:
   """The training stream of one worker.
@@ -68,8 +71,10 @@ def training_batches(
     shuffle_buffer: Records per domain that are shuffled at a time, after the shards. They are held in memory.
     on_corrupt: Treatment of broken records. `error`: iteration fails. `skip`: they are looked for first, logged and
       left out. Some other records are then seen twice, so that an epoch keeps its number of steps.
-    workers: Workers that share the records; each record is read by one of them.
+    workers: Workers that share the records; each record is parsed by one of them.
     worker: Index of this worker.
+    shares: Shares that the records are dealt in; None = one per worker. They decide the global batches; the workers do
+      not. A worker reads the shares that its rows come from, and shuffles records of each.
     repeat: True if the stream goes on with the next epochs without an end.
 
   Returns:
@@ -81,23 +86,26 @@ def training_batches(
   """
   wanted = {d: requests if d == domains[0] else second_requests or requests for d in domains}
   rows = {d: _rows(count, d, workers, replicas) for d, count in wanted.items()}
+  shares = shares or workers
+  dealt = {d: _rows(count, d, shares, 1, "shares") for d, count in wanted.items()}
   schema = record_set.record_schema
   steps = steps_per_epoch(record_set, requests, domains[0])
   if repeat:
     epoch, skip = epoch + skip // steps, skip % steps
-  sources = {}
-  for domain in domains:
-    files = _training_files(record_set, domain, on_corrupt, workers)
-    sources[domain] = _share(files, workers, worker, steps * rows[domain] if domain == domains[0] else 1)
+  files = {d: _training_files(record_set, d, on_corrupt, max(workers, shares)) for d in domains}
 
   @tf.autograph.experimental.do_not_convert
   def one_epoch(number: tf.Tensor) -> tf.data.Dataset:
     streams = {}
-    for domain, source in sources.items():
+    for domain in domains:
       key = tf.random.fold_in(tf.constant([seed, DOMAINS.index(domain)], tf.int64), number)
       passes = _one_pass if domain == domains[0] else _endless_passes
-      stream = passes(source, key, shuffle_buffer).take(steps * rows[domain])
-      streams[domain] = _grouped(stream, rows[domain], key, max(1, min(_GROUPED, shuffle_buffer // rows[domain])))
+      size, parts = dealt[domain], []
+      for share, part in dealing.parts(worker, rows[domain], size):
+        source = _share(files[domain], shares, share, steps * size if domain == domains[0] else 1)
+        stream = passes(source, key, shuffle_buffer).take(steps * size)
+        parts.append((_grouped(stream, size, key, max(1, min(_GROUPED, shuffle_buffer // size))), part))
+      streams[domain] = dealing.joined(parts, size)
     return tf.data.Dataset.zip(streams)
 
   @tf.autograph.experimental.do_not_convert
@@ -113,20 +121,20 @@ def training_batches(
   return _deterministic(batches.prefetch(2 * replicas))
 
 
-def _training_files(record_set: RecordSet, domain: DomainName, on_corrupt: OnCorrupt, workers: int) -> "_Files":
+def _training_files(record_set: RecordSet, domain: DomainName, on_corrupt: OnCorrupt, least: int) -> "_Files":
   """Files of the train split with the numbers of records in `dataset.json`, broken ones included."""
   nominal = record_set.part("train", domain).records
-  if nominal < workers:
+  if nominal < least:
     raise UserError(f"{record_set.path}: the train split has too few {domain}-domain records: {nominal}")
   return dataclasses.replace(_readable(record_set, "train", domain, on_corrupt), total=nominal)
 
 
-def _rows(wanted: int, domain: DomainName, workers: int, replicas: int) -> int:
-  """Requests of a global batch of `wanted` that one worker reads."""
+def _rows(wanted: int, domain: DomainName, workers: int, replicas: int, of: str = "replicas") -> int:
+  """Requests of a global batch of `wanted` that one worker, or one share, has."""
   share, remainder = divmod(wanted, workers * replicas)
   if remainder or share < 1:
     raise UserError(
-      f"a global batch of {wanted} {domain}-domain requests cannot be shared by {workers} x {replicas} replicas equally"
+      f"a global batch of {wanted} {domain}-domain requests cannot be shared by {workers} x {replicas} {of} equally"
     )
   return share * replicas
 
@@ -249,15 +257,15 @@ def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt:
   return dataclasses.replace(files, paths=repaired.paths, counts=repaired.counts, total=sum(repaired.counts))
 
 
-def _share(files: _Files, workers: int, worker: int, needed: int) -> _Files:
-  """Whole files if every worker gets the records that it needs from them, else one record in `workers`."""
-  if workers == 1:
+def _share(files: _Files, shares: int, share: int, needed: int) -> _Files:
+  """Whole files if every share gets the records that it needs from them, else one record in `shares`."""
+  if shares == 1:
     return files
-  by_file = [sum(files.counts[i::workers]) for i in range(workers)]
-  if len(files.paths) % workers == 0 and min(by_file) >= needed:
-    mine = slice(worker, None, workers)
-    return dataclasses.replace(files, paths=files.paths[mine], counts=files.counts[mine], total=by_file[worker])
-  return dataclasses.replace(files, by_record=(workers, worker))
+  by_file = [sum(files.counts[i::shares]) for i in range(shares)]
+  if len(files.paths) % shares == 0 and min(by_file) >= needed:
+    mine = slice(share, None, shares)
+    return dataclasses.replace(files, paths=files.paths[mine], counts=files.counts[mine], total=by_file[share])
+  return dataclasses.replace(files, by_record=(shares, share))
 
 
 def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dataset:
