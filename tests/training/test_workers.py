@@ -79,13 +79,34 @@ def test_a_preempted_worker_takes_the_others_with_it_and_the_job_goes_on_from_th
   assert_same(weights(resumed.run), weights(unbroken.run))
 
 
+@pytest.mark.config(minutes=1)
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_killed_job_goes_on_exactly_with_another_number_of_workers(before, after, record_set, tmp_path):
+  """Within its epoch: records come in the same batches, in the same rows, and so do CRP's draws."""
+  options = {"global_batch_size": 8, "epochs": 1, "checkpoint_every": 1, "strategy": "multi_worker"}
+  experiment = small_experiment("average_pooling", crp=True, **options)
+  unbroken = Job(tmp_path / "unbroken", experiment, record_set.path, "--noevaluate", count=before)
+  assert unbroken.wait() == [0] * before, unbroken.logs()
+  job = Job(tmp_path / "broken", experiment, record_set.path, "--noevaluate", count=before)
+  job.wait_for("checkpoints/last/checkpoint")
+  for index in range(before):
+    job.kill(index)
+  assert job.wait() == [-9] * before
+  resumed = Job(tmp_path / "broken", experiment, record_set.path, "--noevaluate", count=after)
+  assert resumed.wait() == [0] * after, resumed.logs()
+  assert "resumed from step" in resumed.logs()
+  assert_same(weights(resumed.run), weights(unbroken.run))
+  one, other = (pl.read_csv(run / "history.csv").to_numpy() for run in (unbroken.run, resumed.run))
+  np.testing.assert_allclose(other, one, rtol=1e-4)
+
+
 @pytest.mark.config
 def test_a_job_that_loses_a_worker_ends_and_says_so(record_set, tmp_path):
   experiment = small_experiment(strategy="multi_worker", epochs=1000, early_stopping=0)
   job = Job(tmp_path, experiment, record_set.path, "--noevaluate")
   job.wait_for("checkpoints/last/checkpoint")
   job.kill(1)
-  assert job.wait() == [1, -9], job.logs()
+  assert job.wait() == [75, -9], job.logs()
   assert "worker 0 of 2 has lost another one" in job.logs()
 
 

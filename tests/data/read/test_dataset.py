@@ -268,7 +268,7 @@ def test_workers_have_the_rows_of_the_shares_in_their_order(shares, workers):
   batch = np.arange(60).reshape(shares, size)
   given = [[row for share, part in dealing.parts(w, rows, size) for row in batch[share][part]] for w in range(workers)]
   assert [len(some) for some in given] == [rows] * workers
-  assert sum(given, []) == list(range(60))
+  assert list(itertools.chain(*given)) == list(range(60))
   if workers == shares:
     assert [dealing.parts(w, rows, size) for w in range(workers)] == [[(w, slice(0, size))] for w in range(workers)]
 
