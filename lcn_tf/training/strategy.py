@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from lcn_tf.config import Train
-from lcn_tf.errors import UserError, one_line
+from lcn_tf.errors import LostWorkerError, UserError, one_line
 
 
 def make_strategy(config: Train) -> tf.distribute.Strategy:
@@ -105,6 +105,11 @@ def _multi_worker(config: Train, workers: list[str]) -> tf.distribute.Strategy:
   try:
     with _ended_at_once():
       return tf.distribute.MultiWorkerMirroredStrategy()
+  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+    raise LostWorkerError(
+      f"worker {tasks()[1]} of {len(workers)} has not found the others, or has lost one: {one_line(error)}. Start all "
+      "of them again."
+    ) from None
   except (RuntimeError, tf.errors.OpError) as error:
     raise UserError(f"train.strategy: the workers of TF_CONFIG cannot be connected: {one_line(error)}") from None
 

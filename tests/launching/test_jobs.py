@@ -30,7 +30,7 @@ def workers_of(launcher):
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_job_that_loses_a_worker_is_started_again_and_finishes(lost, tmp_path):
   write_record_set(tmp_path / "records", small_schema())
-  options = {"strategy": "multi_worker", "epochs": 40, "early_stopping": 0, "checkpoint_every": 1}
+  options = {"strategy": "multi_worker", "epochs": 4, "early_stopping": 0, "checkpoint_every": 1}
   (tmp_path / "experiment.yaml").write_text(config.dump(small_experiment("average_pooling", **options)))
   run = tmp_path / "run"
   train = ["--config", tmp_path / "experiment.yaml", "--records", tmp_path / "records", "--run_dir", run]

@@ -266,11 +266,13 @@ def test_another_number_of_workers_goes_on_with_the_same_global_batches(small, b
 def test_workers_have_the_rows_of_the_shares_in_their_order(shares, workers):
   size, rows = 60 // shares, 60 // workers
   batch = np.arange(60).reshape(shares, size)
-  given = [[row for share, part in dealing.parts(w, rows, size) for row in batch[share][part]] for w in range(workers)]
+  given = [
+    [row for share, part in dealing.parts(w, rows, size).items() for row in batch[share][part]] for w in range(workers)
+  ]
   assert [len(some) for some in given] == [rows] * workers
   assert list(itertools.chain(*given)) == list(range(60))
   if workers == shares:
-    assert [dealing.parts(w, rows, size) for w in range(workers)] == [[(w, slice(0, size))] for w in range(workers)]
+    assert [dealing.parts(w, rows, size) for w in range(workers)] == [{w: slice(0, size)} for w in range(workers)]
 
 
 def test_a_worker_with_a_single_file_reads_it(small):
