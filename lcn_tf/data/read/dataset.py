@@ -3,8 +3,7 @@
 Training: shards -> shares -> each shuffled and grouped by size -> global batches of serialized records, an equal part
 of each share -> this worker's rows of them -> parsed at once, as wide as the longest history needs -> one slice per
 replica. The order is a function of seed, number of shares, epoch and position only. So a job that starts again at
-(epoch, skip) sees the batches of an unbroken one, also with another number of workers. With one share per worker, each
-worker reads its own.
+(epoch, skip) sees the batches of an unbroken one, also with another number of workers.
 
 Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.read.diagnosis.guard` names the record.
 """
@@ -73,8 +72,7 @@ def training_batches(
       left out. Some other records are then seen twice, so that an epoch keeps its number of steps.
     workers: Workers that share the records; each record is parsed by one of them.
     worker: Index of this worker.
-    shares: Shares that the records are dealt in; None = one per worker. They decide the global batches; the workers do
-      not. A worker reads the shares that its rows come from, and shuffles records of each.
+    shares: Shares that the records are dealt in; None = one per worker. They alone decide the global batches.
     repeat: True if the stream goes on with the next epochs without an end.
 
   Returns:
@@ -84,14 +82,12 @@ def training_batches(
   Raises:
     UserError: `requests` cannot be divided, a file is missing, or the records are fewer than one batch.
   """
+  shares = shares or workers
   wanted = {d: requests if d == domains[0] else second_requests or requests for d in domains}
   rows = {d: _rows(count, d, workers, replicas) for d, count in wanted.items()}
-  shares = shares or workers
   dealt = {d: _rows(count, d, shares, 1, "shares") for d, count in wanted.items()}
-  schema = record_set.record_schema
   steps = steps_per_epoch(record_set, requests, domains[0])
-  if repeat:
-    epoch, skip = epoch + skip // steps, skip % steps
+  epoch, skip = (epoch + skip // steps, skip % steps) if repeat else (epoch, skip)
   files = {d: _training_files(record_set, d, on_corrupt, max(workers, shares)) for d in domains}
 
   @tf.autograph.experimental.do_not_convert
@@ -99,18 +95,16 @@ def training_batches(
     streams = {}
     for domain in domains:
       key = tf.random.fold_in(tf.constant([seed, DOMAINS.index(domain)], tf.int64), number)
-      passes = _one_pass if domain == domains[0] else _endless_passes
-      size, parts = dealt[domain], []
-      for share, part in dealing.parts(worker, rows[domain], size):
-        source = _share(files[domain], shares, share, steps * size if domain == domains[0] else 1)
-        stream = passes(source, key, shuffle_buffer).take(steps * size)
-        parts.append((_grouped(stream, size, key, max(1, min(_GROUPED, shuffle_buffer // size))), part))
-      streams[domain] = dealing.joined(parts, size)
+      once, size, parts = domain == domains[0], dealt[domain], dealing.parts(worker, rows[domain], dealt[domain])
+      mine = [_share(files[domain], shares, share, steps * size if once else 1) for share in parts]
+      given = [_batches(share, key, shuffle_buffer, steps, size, once) for share in mine]
+      streams[domain] = dealing.joined(given, list(parts.values()), size)
     return tf.data.Dataset.zip(streams)
 
   @tf.autograph.experimental.do_not_convert
   def parse(serialized: dict[DomainName, tf.Tensor]) -> dict[DomainName, Batch]:
-    batches = {d: _parse(tf.ensure_shape(one, [rows[d]]), schema, d, length_buckets) for d, one in serialized.items()}
+    whole = {d: tf.ensure_shape(one, [rows[d]]) for d, one in serialized.items()}
+    batches = {d: _parse(one, record_set.record_schema, d, length_buckets) for d, one in whole.items()}
     return batches if replicas == 1 else tf.nest.map_structure(lambda one: _per_replica(one, replicas), batches)
 
   batches = tf.data.Dataset.range(epoch, _FOREVER if repeat else epoch + 1).flat_map(one_epoch).skip(skip)
@@ -295,23 +289,17 @@ def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dat
   return tf.data.experimental.from_variant(shuffled, serialized.element_spec)
 
 
+def _batches(files: _Files, key: tf.Tensor, shuffle_buffer: int, steps: int, size: int, once: bool) -> tf.data.Dataset:
+  """Batches `[size]` of an epoch of `steps`: each record once, or pass after pass."""
+  passes = _one_pass if once else _endless_passes
+  order = passes(files, key, shuffle_buffer).take(steps * size)
+  return dealing.grouped(order, size, key, max(1, min(_GROUPED, shuffle_buffer // size)))
+
+
 def _endless_passes(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dataset:
   """Serialized records, pass after pass, each in an order of its own."""
   passes = tf.data.Dataset.range(_FOREVER)
   return passes.flat_map(lambda number: _one_pass(files, tf.random.fold_in(key, number), shuffle_buffer))
-
-
-def _grouped(serialized: tf.data.Dataset, rows: int, key: tf.Tensor, window: int) -> tf.data.Dataset:
-  """Batches `[rows]` of records of similar size, sorted out among `window` batches; the batches are not in order."""
-
-  @tf.autograph.experimental.do_not_convert
-  def regroup(index: tf.Tensor, some: tf.Tensor) -> tf.Tensor:
-    by_size = tf.argsort(tf.strings.length(some), stable=True)
-    batches = tf.reshape(tf.gather(some, by_size), [-1, rows])
-    noise = tf.random.stateless_uniform([tf.shape(batches)[0]], tf.random.fold_in(key, -1 - index))
-    return tf.gather(batches, tf.argsort(noise))
-
-  return serialized.batch(window * rows).enumerate().map(regroup).unbatch()
 
 
 def _by_size(numbered: tf.data.Dataset, rows: int, window: int) -> tf.data.Dataset:

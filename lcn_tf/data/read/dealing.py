@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 
-def parts(worker: int, rows: int, size: int) -> list[tuple[int, slice]]:
+def parts(worker: int, rows: int, size: int) -> dict[int, slice]:
   """Where the rows of a worker come from.
 
   Args:
@@ -18,17 +18,29 @@ def parts(worker: int, rows: int, size: int) -> list[tuple[int, slice]]:
     size: Rows of a global batch that a share gives.
 
   Returns:
-    Shares, and the part of the `size` rows of each.
+    The part of the `size` rows of each of these shares.
   """
   begin, end = worker * rows, (worker + 1) * rows
   shares = range(begin // size, -(-end // size))
-  return [(share, slice(max(begin - share * size, 0), min(end - share * size, size))) for share in shares]
+  return {share: slice(max(begin - share * size, 0), min(end - share * size, size)) for share in shares}
 
 
-def joined(streams: Sequence[tuple[tf.data.Dataset, slice]], size: int) -> tf.data.Dataset:
-  """One batch of parts of the batches `[size]` of several streams."""
-  (first, part), *others = streams
-  if not others and part == slice(0, size):
-    return first
-  zipped = tf.data.Dataset.zip(tuple(stream for stream, _ in streams))
-  return zipped.map(lambda *batches: tf.concat([b[part] for b, (_, part) in zip(batches, streams, strict=True)], 0))
+def grouped(serialized: tf.data.Dataset, rows: int, key: tf.Tensor, window: int) -> tf.data.Dataset:
+  """Batches `[rows]` of records of similar size, sorted out among `window` batches; the batches are not in order."""
+
+  @tf.autograph.experimental.do_not_convert
+  def regroup(index: tf.Tensor, some: tf.Tensor) -> tf.Tensor:
+    by_size = tf.argsort(tf.strings.length(some), stable=True)
+    batches = tf.reshape(tf.gather(some, by_size), [-1, rows])
+    noise = tf.random.stateless_uniform([tf.shape(batches)[0]], tf.random.fold_in(key, -1 - index))
+    return tf.gather(batches, tf.argsort(noise))
+
+  return serialized.batch(window * rows).enumerate().map(regroup).unbatch()
+
+
+def joined(streams: Sequence[tf.data.Dataset], parts: Sequence[slice], size: int) -> tf.data.Dataset:
+  """One batch of the parts of the batches `[size]` of several streams."""
+  if list(parts) == [slice(0, size)]:
+    return streams[0]
+  zipped = tf.data.Dataset.zip(tuple(streams))
+  return zipped.map(lambda *batches: tf.concat([batch[part] for batch, part in zip(batches, parts, strict=True)], 0))
