@@ -13,8 +13,8 @@ from lcn_tf import config
 from lcn_tf.training.checkpoint_store import Store
 from tests.shipped.workspace import environment
 from tests.support import children
-from tests.support.experiments import small_experiment
-from tests.support.record_sets import small_schema, write_record_set
+from tests.support.experiments import tiny_experiment
+from tests.support.record_sets import tiny_schema, write_record_set
 
 
 def workers_of(launcher):
@@ -29,9 +29,9 @@ def workers_of(launcher):
 @pytest.mark.config(minutes=1)
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_job_that_loses_a_worker_is_started_again_and_finishes(lost, tmp_path):
-  write_record_set(tmp_path / "records", small_schema())
+  write_record_set(tmp_path / "records", tiny_schema())
   options = {"strategy": "multi_worker", "epochs": 4, "early_stopping": 0, "checkpoint_every": 1}
-  (tmp_path / "experiment.yaml").write_text(config.dump(small_experiment("average_pooling", **options)))
+  (tmp_path / "experiment.yaml").write_text(config.dump(tiny_experiment(**options)))
   run = tmp_path / "run"
   train = ["--config", tmp_path / "experiment.yaml", "--records", tmp_path / "records", "--run_dir", run]
   with (tmp_path / "said.txt").open("w") as said:
