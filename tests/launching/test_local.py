@@ -52,6 +52,7 @@ def test_workers_are_one_cluster_and_their_lines_come_side_by_side(tmp_path):
   assert code == 0
   lines = {line.partition("] ")[0]: [] for line in said.splitlines()}
   assert sorted(lines) == ["[worker 0", "[worker 1", "[worker 2"]
+  assert said.count("] no end\n") == 3
   told = [json.loads(line.partition("] ")[2]) for line in said.splitlines() if not line.endswith("] no end")]
   assert sorted(one["task"]["index"] for one in told) == [0, 1, 2]
   addresses = told[0]["cluster"]["worker"]

@@ -84,11 +84,13 @@ def test_a_preempted_worker_takes_the_others_with_it_and_the_job_goes_on_from_th
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_killed_job_goes_on_exactly_with_another_number_of_workers(before, after, tiny_set, tmp_path):
   """Within its epoch: records come in the same batches, in the same rows, and so do CRP's draws."""
-  options = {"global_batch_size": 16, "epochs": 1, "checkpoint_every": 1, "strategy": "multi_worker"}
+  options = {"global_batch_size": 16, "epochs": 1, "strategy": "multi_worker"}
   experiment = tiny_experiment(crp=True, **options)
   unbroken = Job(tmp_path / "unbroken", experiment, tiny_set.path, "--noevaluate", count=before)
   assert unbroken.wait() == [0] * before, unbroken.logs()
-  job = Job(tmp_path / "broken", experiment, tiny_set.path, "--noevaluate", count=before)
+  job = Job(
+    tmp_path / "broken", experiment, tiny_set.path, "--noevaluate", "--set", "train.checkpoint_every=3", count=before
+  )
   job.wait_for("checkpoints/last/checkpoint")
   for index in range(before):
     job.kill(index)
