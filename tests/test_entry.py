@@ -54,7 +54,7 @@ def example(module):
 
 
 def test_there_are_commands():
-  assert len(COMMANDS) == 26
+  assert len(COMMANDS) == 27
 
 
 @pytest.mark.parametrize("module", COMMANDS)
