@@ -303,8 +303,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   """Calls `main` with the command line and turns errors into messages on stderr.
 
   Exit codes: 1 after a `UserError`; 3 if a gate refuses a model; 65 after a `SettingsError`; 74 after an error of
-  storage (a full disk, a quota, a mount that is gone), after which the same command may succeed later; 130 after
-  Ctrl-C; 143 after SIGTERM.
+  storage (a full disk, a quota, a mount that is gone), after which the same command may succeed later; 75 if another
+  worker of the job was lost; 130 after Ctrl-C; 143 after SIGTERM.
   """
   logging.set_verbosity(logging.INFO)
   # TensorFlow's own information is about its internals

@@ -24,6 +24,12 @@ class StorageError(UserError):
   exit_code = os.EX_IOERR
 
 
+class LostWorkerError(UserError):
+  """Another worker of the job has ended. All of them, started again, go on."""
+
+  exit_code = os.EX_TEMPFAIL
+
+
 class DamagedError(UserError):
   """A file of ours that is not what was written: its checksum does not agree, or it cannot be read."""
 

@@ -12,8 +12,9 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
+from typing import NoReturn
 
 from lcn_tf import files
 from lcn_tf.errors import StorageError
@@ -22,6 +23,7 @@ TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 PARENT = "LCN_TF_PARENT"  # environment variable: the descriptor that is at its end when the parent has ended
 _SPACE = 2**20  # bytes for temporary files; TensorFlow goes on with other code where it cannot write what it generates
+_own: list[pathlib.Path] = []  # temporary folders of this process
 _GRACE = 10.0  # seconds that a child has to save what it has when its parent has ended
 
 
@@ -118,6 +120,21 @@ def _try(file: pathlib.Path) -> None:
     file.unlink(missing_ok=True)
 
 
+def become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+  """Goes on as another command, in the place of this process.
+
+  Args:
+    command: A program and its arguments.
+    environment: Variables besides those of this process.
+  """
+  there = {**os.environ, **environment}
+  for folder in _own:
+    there["TMPDIR"] = str(folder.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+  sys.stdout.flush()
+  os.execvpe(command[0], list(command), there)
+
+
 def own_temporary_folder() -> None:
   """Gives this process, its libraries and its children a temporary folder of their own, removed at the end.
 
@@ -144,4 +161,5 @@ def own_temporary_folder() -> None:
       f"{above or 'TMPDIR'}: no space for temporary files: {error.strerror or error}. Make some there, or "
       "set TMPDIR to another folder."
     ) from None
+  _own.append(folder)
   os.environ["TMPDIR"] = tempfile.tempdir = str(folder)

@@ -13,6 +13,7 @@ from absl import flags
 
 from lcn_tf import entry
 from lcn_tf.errors import UserError
+from lcn_tf.launching import commands
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = sorted(
@@ -53,7 +54,7 @@ def example(module):
 
 
 def test_there_are_commands():
-  assert len(COMMANDS) == 25
+  assert len(COMMANDS) == 27
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -78,12 +79,13 @@ def test_a_wrong_flag_is_told_without_tensorflow(said, module):
 
 @pytest.mark.parametrize("module", COMMANDS)
 def test_the_example_of_a_command_is_accepted(module):
-  words = shlex.split(example(module))
+  words, behind = commands.split(shlex.split(example(module)))
   assert words[:3] == ["python", "-m", module]
-  values = importlib.import_module(module)._FLAGS
-  entry.parse(values, words[2:])
-  if "config" in values:
-    assert (ROOT / values["config"].value).is_file()
+  for command in filter(None, (words, behind)):
+    values = importlib.import_module(command[2])._FLAGS
+    entry.parse(values, command[2:])
+    if "config" in values:
+      assert (ROOT / values["config"].value).is_file()
 
 
 @pytest.mark.parametrize("module", COMMANDS)

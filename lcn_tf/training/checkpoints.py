@@ -96,12 +96,21 @@ class Checkpoints(keras.callbacks.Callback):
       logging.warning("%s/ckpt-%d: not there, or not whole: written again from the last one", best.folder, number)
     if self._workers.any([missing])[0]:
       self._save("best")
-    self._means = [variable.numpy() for variable in self._sums()]
+    self._means = self._sums_of_these_replicas()
     return True
 
   def _sums(self) -> list[tf.Variable]:
     """The sums and counts behind the mean losses of the running epoch."""
     return [variable for metric in self.model.metrics for variable in metric.variables]
+
+  def _sums_of_these_replicas(self) -> list[float]:
+    """Values of `_sums`: each replica counts every step, and a job may go on with another number of them."""
+    counted = int(self._progress.step) * self._workers.strategy.num_replicas_in_sync
+    found = []
+    for metric in self.model.metrics:
+      total, count = (float(variable.numpy()) for variable in metric.variables)
+      found += [total * counted / count, float(counted)] if count else [total, count]
+    return found
 
   def _save(self, kind: Kind) -> None:
     number, keep = int(self.model.optimizer.iterations.numpy()), self._keep if kind == "last" else 1

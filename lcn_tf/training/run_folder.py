@@ -30,6 +30,7 @@ from lcn_tf.training.cost import read as read_costs
 _Read = TypeVar("_Read")
 
 EXPERIMENT = "experiment.yaml"
+SHARES = "shares.json"
 # of `train`: settings that a job may have changed when it goes on
 _NOT_LEARNED = (*config_lib.LENGTHS, "replicas", "steps_per_execution", *config_lib.NOT_RESULTS)
 
@@ -165,12 +166,36 @@ def read_experiment(file: pathlib.Path) -> Experiment:
   return config_lib.load(str(file))
 
 
-def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path) -> pathlib.Path:
+def shares(run_dir: str | pathlib.Path, workers: int) -> int:
+  """The number of shares that the records of a job are dealt in: the number of workers that the job began with.
+
+  Args:
+    run_dir: Run folder.
+    workers: Number of workers that go on with the job, or begin one.
+
+  Raises:
+    DamagedError: The file was changed since it was written.
+  """
+  file = pathlib.Path(run_dir) / SHARES
+  if not checkpoint_store.begun(run_dir) or not file.is_file():
+    return workers
+  return int(formats.read_sealed(file, "Take it from a backup: it decides the order of the records.")["shares"])
+
+
+def open_run(
+  experiment: Experiment, record_set: RecordSet, run_dir: str | pathlib.Path, workers: int = 1
+) -> pathlib.Path:
   """Makes the run folder, with the effective experiment, the facts of the records and their id mapping in it.
 
   A folder without a checkpoint is begun anew, even if it holds another experiment. A folder with a checkpoint goes on.
   Its experiment may have had another length of the job, other checkpoints or another `on_corrupt`. No checkpoint is
   removed.
+
+  Args:
+    experiment: Effective experiment.
+    record_set: Records.
+    run_dir: Run folder.
+    workers: Number of workers of the job.
 
   Raises:
     UserError: The folder holds another experiment, was begun with other records, or cannot be made.
@@ -192,13 +217,15 @@ def open_run(experiment: Experiment, record_set: RecordSet, run_dir: str | pathl
     if there and (there.model.pretraining != experiment.model.pretraining or (path and Pretrained.there(path))):
       shutil.rmtree(run / "pretrained", ignore_errors=True)
     # metrics and history of an earlier job
-    for name in ("metrics.json", TRAINING, "history.csv", "metrics.prom"):
+    for name in ("metrics.json", TRAINING, "history.csv", "metrics.prom", SHARES):
       (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
   intact = f"The checkpoints in {run} are intact." if begun else ""
   with storage.storing("the experiment and the id mapping", run, needs=record_set.id_mapping_bytes(), intact=intact):
     record_set.copy_id_mapping(run)
     samples.keep(record_set, run)
+    if experiment.train.strategy == "multi_worker" and not (run / SHARES).exists():
+      formats.write_sealed(run / SHARES, {"shares": workers})
     formats.write_checked(file, config_lib.dump(experiment))
   return run
 

@@ -1,14 +1,18 @@
 """The devices of a job."""
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
+import threading
+from collections.abc import Iterator
 
 import tensorflow as tf
 from absl import logging
 
 from lcn_tf.config import Train
-from lcn_tf.errors import UserError
+from lcn_tf.errors import LostWorkerError, UserError, one_line
 
 
 def make_strategy(config: Train) -> tf.distribute.Strategy:
@@ -99,9 +103,29 @@ def _multi_worker(config: Train, workers: list[str]) -> tf.distribute.Strategy:
   if config.jit_compile and not gpus:
     raise UserError("train.jit_compile: XLA runs on one CPU device, and train.strategy is multi_worker")
   try:
-    return tf.distribute.MultiWorkerMirroredStrategy()
-  except RuntimeError as error:
-    raise UserError(f"train.strategy: the workers of TF_CONFIG cannot be connected: {error}") from None
+    with _ended_at_once():
+      return tf.distribute.MultiWorkerMirroredStrategy()
+  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+    raise LostWorkerError(
+      f"worker {tasks()[1]} of {len(workers)} has not found the others, or has lost one: {one_line(error)}. Start all "
+      "of them again."
+    ) from None
+  except (RuntimeError, tf.errors.OpError) as error:
+    raise UserError(f"train.strategy: the workers of TF_CONFIG cannot be connected: {one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def _ended_at_once() -> Iterator[None]:
+  """SIGTERM and Ctrl-C end the process at once: TensorFlow waits for other workers where Python sees no signal."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def cpu_devices(count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
@@ -24,18 +25,20 @@ class StepSize:
   Attributes:
     requests: Number of target-domain requests.
     second_requests: Number of source-domain requests, for models that read them; a multiple of replicas x
-      micro-batches.
+      micro-batches, and of shares.
     candidates: Number of candidates of the target-domain requests, padding included.
     steps: Number of steps of an epoch.
+    shares: Number of shares that the records are dealt in; see `training_batches`.
   """
 
   requests: int
   second_requests: int
   candidates: int
   steps: int
+  shares: int = 1
 
   @classmethod
-  def of(cls, config: Train, record_set: RecordSet, replicas: int) -> "StepSize":
+  def of(cls, config: Train, record_set: RecordSet, replicas: int, shares: int = 1) -> "StepSize":
     """The size of a step by the config.
 
     Raises:
@@ -63,10 +66,10 @@ class StepSize:
         f"train.steps_per_execution {config.steps_per_execution} needs one replica, and there are {replicas}: they "
         "exchange other rows of the tables in every step. Expected 1"
       )
-    shares = replicas * parts
-    second = max(1, round(requests * config.source_ratio / shares)) * shares
+    unit = math.lcm(replicas * parts, shares)
+    second = max(1, round(requests * config.source_ratio / unit)) * unit
     steps = config.steps_per_epoch or steps_per_epoch(record_set, requests)
-    return cls(requests, second, requests * each, steps)
+    return cls(requests, second, requests * each, steps, shares)
 
 
 def training_stream(
@@ -97,6 +100,7 @@ def training_stream(
       on_corrupt=config.on_corrupt,
       workers=context.num_input_pipelines,
       worker=context.input_pipeline_id,
+      shares=size.shares,
     )
 
   return strategy.distribute_datasets_from_function(share, input_options(strategy))

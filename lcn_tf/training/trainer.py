@@ -30,7 +30,7 @@ from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.preemption import LeaveOnSigterm, at_sigterm
 from lcn_tf.training.progress import Progress
 from lcn_tf.training.projections import RefreshProjections
-from lcn_tf.training.run_folder import open_run
+from lcn_tf.training.run_folder import open_run, shares
 from lcn_tf.training.schedules import count_from
 from lcn_tf.training.step_log import StepLog
 from lcn_tf.training.strategy import device_names, make_strategy
@@ -96,7 +96,7 @@ def train(
   warm = earlier_run(experiment, record_set) if experiment.train.warm_start and not begun(run_dir) else None
   run = files.local(run_dir)
   workers = Workers(make_strategy(experiment.train))
-  with _held(run, workers) as own:
+  with workers.together(), _held(run, workers) as own:
     job = _train(experiment, record_set, workers, run, own, callbacks, warm)
     if then:
       then(job)
@@ -125,7 +125,7 @@ def _train(
 ) -> Job:
   config, strategy = experiment.train, workers.strategy
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
-  size = StepSize.of(config, record_set, strategy.num_replicas_in_sync)
+  size = StepSize.of(config, record_set, strategy.num_replicas_in_sync, shares(run, workers.count))
   restored = warm is not None or begun(run)
   pretrained = _begin(experiment, record_set, workers, run, restored, warm)
   with strategy.scope():
@@ -167,7 +167,7 @@ def _train(
     cost,
   )
   began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
-  with workers.together(), at_sigterm(checkpoints.ask):
+  with at_sigterm(checkpoints.ask):
     while int(progress.epoch) < config.epochs and not checkpoints.stopped_early and not model.stop_training:
       told = ProgressLog(size.steps, int(progress.step), size.candidates)
       everything = [*own_callbacks, told, *callbacks, LeaveOnSigterm(checkpoints)]
@@ -223,7 +223,7 @@ def _begin(
   with workers.chief_first():
     # a wrong experiment is refused before the folder holds it
     if workers.chief:
-      open_run(experiment, record_set, run)
+      open_run(experiment, record_set, run, workers.count)
       if warm:
         warm.hand_on_vectors(experiment, run / "pretrained")
     if kinds := needs_pretrained(experiment.model, restored):

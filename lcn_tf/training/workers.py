@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from lcn_tf.errors import UserError
+from lcn_tf.errors import LostWorkerError
 from lcn_tf.training.strategy import tasks
 
 
@@ -60,7 +60,7 @@ class Workers:
     """Names the end of another worker within the block as the cause of this worker's error.
 
     Raises:
-      UserError: Another worker has ended.
+      LostWorkerError: Another worker has ended.
     """
     try:
       yield
@@ -68,7 +68,7 @@ class Workers:
       if self.count == 1:
         raise
       reason = str(error).strip().splitlines()[0][:200]
-      raise UserError(
+      raise LostWorkerError(
         f"worker {self.index} of {self.count} has lost another one, whose log says why ({reason}). Start all of them "
         "again: the job goes on from its last checkpoint."
       ) from error

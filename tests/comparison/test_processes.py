@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 import yaml
 
-from lcn_tf import config
-from lcn_tf.comparison import processes
+from lcn_tf import config, machine
 from lcn_tf.comparison.cells import Cell
-from lcn_tf.comparison.processes import Commands, gpus, inline, shares, threads
+from lcn_tf.comparison.processes import Commands, inline
 from lcn_tf.errors import SettingsError, StorageError, UserError
 from lcn_tf.evaluation import predictions
+from lcn_tf.machine import gpus, shares, threads
 from lcn_tf.training.run_folder import read_run
 from pipelines import compare
 from tests.support.experiments import small_experiment
@@ -70,12 +70,12 @@ def test_cells_at_the_same_time_share_the_cores(monkeypatch):
   ],
 )
 def test_cells_at_the_same_time_have_gpus_of_their_own(monkeypatch, there, jobs, expected):
-  monkeypatch.setattr(processes, "gpus", there.split)
+  monkeypatch.setattr(machine, "gpus", there.split)
   assert shares(jobs) == [{"CUDA_VISIBLE_DEVICES": devices} if devices else {} for devices in expected]
 
 
 def test_more_cells_than_gpus_share_them_in_turn_and_leave_each_other_memory(monkeypatch):
-  monkeypatch.setattr(processes, "gpus", lambda: ["3", "4"])
+  monkeypatch.setattr(machine, "gpus", lambda: ["3", "4"])
   growth = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
   assert shares(5) == [{"CUDA_VISIBLE_DEVICES": device, **growth} for device in "34343"]
 
@@ -90,7 +90,7 @@ def test_gpus_are_those_that_cuda_would_see(monkeypatch, named, expected):
 
 
 def test_processes_at_the_same_time_never_see_the_same_gpu(monkeypatch, tmp_path):
-  monkeypatch.setattr(processes, "gpus", lambda: ["0", "1", "2", "3"])
+  monkeypatch.setattr(machine, "gpus", lambda: ["0", "1", "2", "3"])
   commands = Commands(tmp_path, tmp_path, 5, jobs=2)
   (tmp_path / "shown.py").write_text(
     "import os, pathlib, sys, time\n"

@@ -111,7 +111,7 @@ def begun(workspace):
 
 
 # pages that take up what the ones before them have made, and minutes: who comes first makes `begun`
-CHAINS = {"training serving": 4, "evaluation comparing faq glossary": 1, "data": 1, "models": 1}
+CHAINS = {"training launching serving": 5, "evaluation comparing faq glossary": 1, "data": 1, "models": 1}
 
 
 @pytest.mark.parametrize("chain", [pytest.param(c, marks=pytest.mark.config(minutes=m)) for c, m in CHAINS.items()])

@@ -9,6 +9,7 @@ import pytest
 
 from lcn_tf.analysis.formulas import Sizes, specified
 from lcn_tf.interest import EXTRACTORS
+from lcn_tf.launching.commands import split
 from lcn_tf.models.networks import NETWORKS
 from tests.shipped.workspace import CONFIGS, DOCUMENTS, ROOT, commands, head_commands
 
@@ -47,7 +48,11 @@ def test_links_lead_somewhere(document):
 
 @pytest.mark.parametrize(("document", "line"), LINES, ids=[f"{name_of(d)}: {line[10:60]}" for d, line in LINES])
 def test_a_printed_command_has_flags_and_configs_that_exist(document, line):
-  module, *arguments = shlex.split(line)[2:]
+  for command in filter(None, split(shlex.split(line))):
+    check_flags(document, *command[2:])
+
+
+def check_flags(document, module, *arguments):
   flags = importlib.import_module(module)._FLAGS
   given = [argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")]
   known = {name for flag in flags for name in (flag, f"no{flag}")}

@@ -25,7 +25,7 @@ from lcn_tf.data.sources import complete_journey, download, movielens, synthetic
 from tests.support.forks import ROOT, Fork
 
 CONFIGS = ROOT / "configs"
-_PAGES = ("data", "models", "training", "serving", "evaluation", "comparing", "faq", "glossary")
+_PAGES = ("data", "models", "training", "launching", "serving", "evaluation", "comparing", "faq", "glossary")
 GUIDES = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in _PAGES)]  # in the order that they are read
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
 DOCUMENTS = [*GUIDES, *RESULTS]

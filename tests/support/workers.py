@@ -12,7 +12,7 @@ import time
 from lcn_tf import config
 from lcn_tf.config import Experiment
 
-_SECONDS = 240
+_SECONDS = 600  # far more than a job takes
 
 
 class Job:

@@ -1,8 +1,9 @@
 """Files -> batches.
 
-Training: shards -> this worker's share -> shuffled, grouped by size -> batches of serialized records -> parsed at once,
-as wide as the longest history of the batch needs -> one slice per replica. The order is a function of seed, epoch and
-position only, so a job that starts again at (epoch, skip) sees the batches of an unbroken one.
+Training: shards -> shares -> each shuffled and grouped by size -> global batches of serialized records, an equal part
+of each share -> this worker's rows of them -> parsed at once, as wide as the longest history needs -> one slice per
+replica. The order is a function of seed, number of shares, epoch and position only. So a job that starts again at
+(epoch, skip) sees the batches of an unbroken one, also with another number of workers.
 
 Iteration raises TensorFlow's own errors for broken records; `lcn_tf.data.read.diagnosis.guard` names the record.
 """
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from lcn_tf.data import records
-from lcn_tf.data.read import diagnosis, validity
+from lcn_tf.data.read import dealing, diagnosis, validity
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Schema
@@ -47,6 +48,7 @@ def training_batches(
   on_corrupt: OnCorrupt = "error",
   workers: int = 1,
   worker: int = 0,
+  shares: int | None = None,
   repeat: bool = True,
 ) -> tf.data.Dataset:
   """The training stream of one worker.
@@ -68,8 +70,9 @@ def training_batches(
     shuffle_buffer: Records per domain that are shuffled at a time, after the shards. They are held in memory.
     on_corrupt: Treatment of broken records. `error`: iteration fails. `skip`: they are looked for first, logged and
       left out. Some other records are then seen twice, so that an epoch keeps its number of steps.
-    workers: Workers that share the records; each record is read by one of them.
+    workers: Workers that share the records; each record is parsed by one of them.
     worker: Index of this worker.
+    shares: Shares that the records are dealt in; None = one per worker. They alone decide the global batches.
     repeat: True if the stream goes on with the next epochs without an end.
 
   Returns:
@@ -79,30 +82,29 @@ def training_batches(
   Raises:
     UserError: `requests` cannot be divided, a file is missing, or the records are fewer than one batch.
   """
+  shares = shares or workers
   wanted = {d: requests if d == domains[0] else second_requests or requests for d in domains}
   rows = {d: _rows(count, d, workers, replicas) for d, count in wanted.items()}
-  schema = record_set.record_schema
+  dealt = {d: _rows(count, d, shares, 1, "shares") for d, count in wanted.items()}
   steps = steps_per_epoch(record_set, requests, domains[0])
-  if repeat:
-    epoch, skip = epoch + skip // steps, skip % steps
-  sources = {}
-  for domain in domains:
-    files = _training_files(record_set, domain, on_corrupt, workers)
-    sources[domain] = _share(files, workers, worker, steps * rows[domain] if domain == domains[0] else 1)
+  epoch, skip = (epoch + skip // steps, skip % steps) if repeat else (epoch, skip)
+  files = {d: _training_files(record_set, d, on_corrupt, max(workers, shares)) for d in domains}
 
   @tf.autograph.experimental.do_not_convert
   def one_epoch(number: tf.Tensor) -> tf.data.Dataset:
     streams = {}
-    for domain, source in sources.items():
+    for domain in domains:
       key = tf.random.fold_in(tf.constant([seed, DOMAINS.index(domain)], tf.int64), number)
-      passes = _one_pass if domain == domains[0] else _endless_passes
-      stream = passes(source, key, shuffle_buffer).take(steps * rows[domain])
-      streams[domain] = _grouped(stream, rows[domain], key, max(1, min(_GROUPED, shuffle_buffer // rows[domain])))
+      once, size, parts = domain == domains[0], dealt[domain], dealing.parts(worker, rows[domain], dealt[domain])
+      mine = [_share(files[domain], shares, share, steps * size if once else 1) for share in parts]
+      given = [_batches(share, key, shuffle_buffer, steps, size, once) for share in mine]
+      streams[domain] = dealing.joined(given, list(parts.values()), size)
     return tf.data.Dataset.zip(streams)
 
   @tf.autograph.experimental.do_not_convert
   def parse(serialized: dict[DomainName, tf.Tensor]) -> dict[DomainName, Batch]:
-    batches = {d: _parse(tf.ensure_shape(one, [rows[d]]), schema, d, length_buckets) for d, one in serialized.items()}
+    whole = {d: tf.ensure_shape(one, [rows[d]]) for d, one in serialized.items()}
+    batches = {d: _parse(one, record_set.record_schema, d, length_buckets) for d, one in whole.items()}
     return batches if replicas == 1 else tf.nest.map_structure(lambda one: _per_replica(one, replicas), batches)
 
   batches = tf.data.Dataset.range(epoch, _FOREVER if repeat else epoch + 1).flat_map(one_epoch).skip(skip)
@@ -113,20 +115,20 @@ def training_batches(
   return _deterministic(batches.prefetch(2 * replicas))
 
 
-def _training_files(record_set: RecordSet, domain: DomainName, on_corrupt: OnCorrupt, workers: int) -> "_Files":
+def _training_files(record_set: RecordSet, domain: DomainName, on_corrupt: OnCorrupt, least: int) -> "_Files":
   """Files of the train split with the numbers of records in `dataset.json`, broken ones included."""
   nominal = record_set.part("train", domain).records
-  if nominal < workers:
+  if nominal < least:
     raise UserError(f"{record_set.path}: the train split has too few {domain}-domain records: {nominal}")
   return dataclasses.replace(_readable(record_set, "train", domain, on_corrupt), total=nominal)
 
 
-def _rows(wanted: int, domain: DomainName, workers: int, replicas: int) -> int:
-  """Requests of a global batch of `wanted` that one worker reads."""
+def _rows(wanted: int, domain: DomainName, workers: int, replicas: int, of: str = "replicas") -> int:
+  """Requests of a global batch of `wanted` that one worker, or one share, has."""
   share, remainder = divmod(wanted, workers * replicas)
   if remainder or share < 1:
     raise UserError(
-      f"a global batch of {wanted} {domain}-domain requests cannot be shared by {workers} x {replicas} replicas equally"
+      f"a global batch of {wanted} {domain}-domain requests cannot be shared by {workers} x {replicas} {of} equally"
     )
   return share * replicas
 
@@ -249,15 +251,15 @@ def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt:
   return dataclasses.replace(files, paths=repaired.paths, counts=repaired.counts, total=sum(repaired.counts))
 
 
-def _share(files: _Files, workers: int, worker: int, needed: int) -> _Files:
-  """Whole files if every worker gets the records that it needs from them, else one record in `workers`."""
-  if workers == 1:
+def _share(files: _Files, shares: int, share: int, needed: int) -> _Files:
+  """Whole files if every share gets the records that it needs from them, else one record in `shares`."""
+  if shares == 1:
     return files
-  by_file = [sum(files.counts[i::workers]) for i in range(workers)]
-  if len(files.paths) % workers == 0 and min(by_file) >= needed:
-    mine = slice(worker, None, workers)
-    return dataclasses.replace(files, paths=files.paths[mine], counts=files.counts[mine], total=by_file[worker])
-  return dataclasses.replace(files, by_record=(workers, worker))
+  by_file = [sum(files.counts[i::shares]) for i in range(shares)]
+  if len(files.paths) % shares == 0 and min(by_file) >= needed:
+    mine = slice(share, None, shares)
+    return dataclasses.replace(files, paths=files.paths[mine], counts=files.counts[mine], total=by_file[share])
+  return dataclasses.replace(files, by_record=(shares, share))
 
 
 def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dataset:
@@ -287,23 +289,17 @@ def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dat
   return tf.data.experimental.from_variant(shuffled, serialized.element_spec)
 
 
+def _batches(files: _Files, key: tf.Tensor, shuffle_buffer: int, steps: int, size: int, once: bool) -> tf.data.Dataset:
+  """Batches `[size]` of an epoch of `steps`: each record once, or pass after pass."""
+  passes = _one_pass if once else _endless_passes
+  order = passes(files, key, shuffle_buffer).take(steps * size)
+  return dealing.grouped(order, size, key, max(1, min(_GROUPED, shuffle_buffer // size)))
+
+
 def _endless_passes(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dataset:
   """Serialized records, pass after pass, each in an order of its own."""
   passes = tf.data.Dataset.range(_FOREVER)
   return passes.flat_map(lambda number: _one_pass(files, tf.random.fold_in(key, number), shuffle_buffer))
-
-
-def _grouped(serialized: tf.data.Dataset, rows: int, key: tf.Tensor, window: int) -> tf.data.Dataset:
-  """Batches `[rows]` of records of similar size, sorted out among `window` batches; the batches are not in order."""
-
-  @tf.autograph.experimental.do_not_convert
-  def regroup(index: tf.Tensor, some: tf.Tensor) -> tf.Tensor:
-    by_size = tf.argsort(tf.strings.length(some), stable=True)
-    batches = tf.reshape(tf.gather(some, by_size), [-1, rows])
-    noise = tf.random.stateless_uniform([tf.shape(batches)[0]], tf.random.fold_in(key, -1 - index))
-    return tf.gather(batches, tf.argsort(noise))
-
-  return serialized.batch(window * rows).enumerate().map(regroup).unbatch()
 
 
 def _by_size(numbered: tf.data.Dataset, rows: int, window: int) -> tf.data.Dataset:

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.data import records
-from lcn_tf.data.read import dataset, diagnosis
+from lcn_tf.data.read import dataset, dealing, diagnosis
 from lcn_tf.data.record_set import check_fingerprint
 from lcn_tf.errors import UserError
 from tests.support.record_sets import random_request, small_schema, write_record_set, write_shard
@@ -245,6 +245,34 @@ def test_workers_share_the_records_and_take_the_same_number_of_steps(small, work
   assert {len(batch) for share in shares for batch in share} == {requests // workers}
   seen = [user for share in shares for batch in share for user in batch]
   assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_workers_goes_on_with_the_same_global_batches(small, before, after):
+  """No record of the epoch is left out, and none comes twice."""
+
+  def global_batches(workers, **more):
+    streams = [users(train(small, **more, workers=workers, worker=worker)) for worker in range(workers)]
+    return [sum(step, ()) for step in zip(*streams, strict=True)]
+
+  unbroken = global_batches(before)
+  resumed = [*unbroken[:3], *global_batches(after, shares=before, skip=3)]
+  assert resumed == unbroken
+  seen = sum(resumed, ())
+  assert len(seen) == len(set(seen)) == TRAIN - TRAIN % 8
+
+
+@pytest.mark.parametrize(("shares", "workers"), [(4, 2), (2, 4), (4, 6), (6, 4), (5, 1), (3, 3)])
+def test_workers_have_the_rows_of_the_shares_in_their_order(shares, workers):
+  size, rows = 60 // shares, 60 // workers
+  batch = np.arange(60).reshape(shares, size)
+  given = [
+    [row for share, part in dealing.parts(w, rows, size).items() for row in batch[share][part]] for w in range(workers)
+  ]
+  assert [len(some) for some in given] == [rows] * workers
+  assert list(itertools.chain(*given)) == list(range(60))
+  if workers == shares:
+    assert [dealing.parts(w, rows, size) for w in range(workers)] == [{w: slice(0, size)} for w in range(workers)]
 
 
 def test_a_worker_with_a_single_file_reads_it(small):
