@@ -33,7 +33,7 @@ _FLAGS = flags.FlagValues()
 _CONFIG = entry.define_config(_FLAGS)
 _INTERACTIONS, _ITEMS, _USERS = entry.define_log(_FLAGS)
 _RUN_DIR = entry.define_run_dir(
-  _FLAGS, "Folder for the records, runs and results of the walk. It is made if it does not exist."
+  _FLAGS, "Folder for the records, runs and results of the walk. It is made if it does not exist.", writes=True
 )
 _EXPORT = flags.DEFINE_bool(
   "export",

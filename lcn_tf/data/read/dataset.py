@@ -20,6 +20,7 @@ from lcn_tf.data import records
 from lcn_tf.data.read import diagnosis, validity
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
+from lcn_tf.remote import store
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 Batch = dict[str, tf.Tensor]
@@ -163,7 +164,7 @@ def evaluation_batches(
     UserError: The split, the domain or a file is missing.
   """
   files = _readable(record_set, split, domain, on_corrupt)
-  serialized = tf.data.TFRecordDataset(files.paths, compression_type=files.compression)
+  serialized = tf.data.TFRecordDataset(files.paths, compression_type=files.compression, buffer_size=files.buffer)
   serialized = serialized.apply(tf.data.experimental.assert_cardinality(files.total))
   schema = record_set.record_schema
   numbered = serialized.enumerate()
@@ -220,6 +221,7 @@ class _Files:
   counts: list[int]
   total: int
   compression: str
+  buffer: int | None = None  # bytes that are read at a time; None = TensorFlow's own number
   by_record: tuple[int, int] = (1, 0)  # (step, first) of the records that are taken
 
 
@@ -230,8 +232,8 @@ def check_shards(record_set: RecordSet, split: str, domain: DomainName, on_corru
     UserError: Names the first that is not.
   """
   for shard in record_set.part(split, domain).shards:
-    path = str(record_set.path / shard.file)
-    if not tf.io.gfile.exists(path):
+    if record_set.shard_size(shard) is None:
+      path = record_set.path / shard.file
       raise UserError(f"{path}: this shard is missing; {record_set.path}/dataset.json lists it")
     if on_corrupt == "error" and not diagnosis.is_described(record_set, shard):
       raise diagnosis.not_described(record_set, shard, domain)
@@ -240,9 +242,10 @@ def check_shards(record_set: RecordSet, split: str, domain: DomainName, on_corru
 def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt: OnCorrupt) -> _Files:
   check_shards(record_set, split, domain, on_corrupt)
   part = record_set.part(split, domain)
-  paths = [str(record_set.path / shard.file) for shard in part.shards]
+  paths = [record_set.shard_path(shard) for shard in part.shards]
   counts = [shard.records for shard in part.shards]
-  files = _Files(paths, counts, sum(counts), "GZIP" if record_set.compression == "gzip" else "")
+  buffer = store.BUFFER if record_set.source else None
+  files = _Files(paths, counts, sum(counts), "GZIP" if record_set.compression == "gzip" else "", buffer)
   if on_corrupt == "error":
     return files
   repaired = diagnosis.repair(record_set, split, domain)
@@ -266,7 +269,7 @@ def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dat
   shards = tf.data.Dataset.from_tensor_slices((tf.gather(files.paths, order), tf.gather(files.counts, order)))
 
   def read(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-    serialized = tf.data.TFRecordDataset(path, compression_type=files.compression)
+    serialized = tf.data.TFRecordDataset(path, compression_type=files.compression, buffer_size=files.buffer)
     return serialized.apply(tf.data.experimental.assert_cardinality(tf.cast(count, tf.int64)))
 
   turns = min(_OPEN_SHARDS, len(files.paths))
