@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lcn_tf import config, entry
+from lcn_tf import config, entry, places
 from lcn_tf.data.sources import log
 
 _FLAGS = flags.FlagValues()
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
   with entry.loading():
     from lcn_tf.walk.walk import walk
 
-  print(walk(experiment, tables, _RUN_DIR.value, _EXPORT.value, _BOOTSTRAP.value))
+  print(places.shown(walk(experiment, tables, _RUN_DIR.value, _EXPORT.value, _BOOTSTRAP.value)))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lcn_tf import entry, formats
+from lcn_tf import entry, formats, places
 from lcn_tf.data.record_set import RecordSet
 
 DRIFT = 2  # exit code
@@ -75,7 +75,8 @@ def main(argv: Sequence[str]) -> None:
     tree = {**paths, **dataclasses.asdict(found), "drift": found.found}
     print(json.dumps(formats.jsonable(tree), allow_nan=False))
   else:
-    print(f"A: {a.path}, {found.split_a} split\nB: {b.path}, {found.split_b} split\n\n{drift.table(found)}")
+    told = f"A: {a.path}, {found.split_a} split\nB: {b.path}, {found.split_b} split\n\n{drift.table(found)}"
+    print(places.shown(told))
   if found.found:
     sys.exit(DRIFT)
 

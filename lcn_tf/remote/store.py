@@ -46,7 +46,7 @@ def url(path: str | pathlib.Path | None) -> str | None:
     return None
   scheme, _, rest = found.partition("://")
   if scheme not in places.SCHEMES:
-    files.local(found)
+    raise UserError(f"{found}: only local or mounted paths, and s3://, gs:// and hdfs:// URLs, are read and written")
   if not rest.strip("/") and scheme != "hdfs":
     raise UserError(f"{found}: expected {scheme}://BUCKET/PATH")
   return f"{scheme}://{rest.rstrip('/')}"
@@ -167,6 +167,7 @@ def put(file: pathlib.Path, where: str) -> None:
   with reaching(where):
     system, path = _of(where)
     _make_parent(system, where, path)
+    least = file.stat().st_size  # a log may grow
     atomic = not where.startswith("hdfs")  # an object appears when all of it has come
     folder, _, name = path.rpartition("/")
     aside = path if atomic else f"{folder}/.{name}.{uuid.uuid4().hex[:12]}.{files.ASIDE}"
@@ -176,8 +177,8 @@ def put(file: pathlib.Path, where: str) -> None:
         system.delete_file(path)
       system.move(aside, path)
     found = system.get_file_info(path)
-    if found.size != file.stat().st_size:
-      raise LostError(f"{where}: {found.size} bytes are there, and {file.stat().st_size} were written")
+    if not found.is_file or found.size < least:
+      raise LostError(f"{where}: {found.size or 0} bytes are there, and {least} were written")
 
 
 def delete(where: str, names: Iterable[str]) -> None:

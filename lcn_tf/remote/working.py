@@ -65,7 +65,7 @@ class WorkingCopy:
       UserError: Somebody else has taken the folder.
       StorageError: The store fails; what it holds is as a killed process would have left it.
     """
-    now = {name: self._now(name) for name in _names(self.path)}
+    now = {name: fact for name in _names(self.path) if (fact := self._now(name))}
     changed = [name for name, fact in now.items() if name not in self._known or self._known[name][2] != fact[2]]
     gone = [name for name in self._known if name not in now]
     if self._kind == "records":
@@ -78,7 +78,12 @@ class WorkingCopy:
     self._delete([name for name in (*changed, *gone) if name in self._known and _last(name) in _RESULTS])
     for name in in_order({name: now[name][1] for name in now}):
       if name in changed:
-        store.put(self.path / name, f"{self.url}/{name}")
+        try:
+          store.put(self.path / name, f"{self.url}/{name}")
+        except UserError:
+          if (self.path / name).exists():
+            raise
+          continue
       self._known[name] = now[name]
     self._delete(sorted(gone, key=lambda name: not (name.endswith(".index") or _last(name) in _WHOLE)))
     logging.info("%s: %d files written, %d removed", self.url, len(changed), len(gone))
@@ -87,10 +92,14 @@ class WorkingCopy:
     """Gives the folder back; argument as of `Lease.release`."""
     self._lease.release(lost)
 
-  def _now(self, name: str) -> Fact:
-    stat, known = (self.path / name).stat(), self._known.get(name)
-    same = known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns)
-    return known if known is not None and same else _fact(self.path / name)
+  def _now(self, name: str) -> Fact | None:
+    """The file as it is now; None if another process has just removed it."""
+    try:
+      stat, known = (self.path / name).stat(), self._known.get(name)
+      same = known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns)
+      return known if same else _fact(self.path / name)
+    except FileNotFoundError:
+      return None
 
   def _delete(self, names: Iterable[str]) -> None:
     for name in names:
