@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lcn_tf import entry, evaluation
+from lcn_tf import entry, evaluation, places
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.remote import working
 
 _FLAGS = flags.FlagValues()
 _MODEL = entry.define_model(_FLAGS, "SavedModel to publish")
@@ -54,6 +55,8 @@ def main(argv: Sequence[str]) -> None:
   settings = evaluation.Settings(_BOOTSTRAP.value, _SEED.value, slices, _SLICE_MINIMUM.value)
   gate = evaluation.read_gate(_GATE.value)
   record_set = RecordSet.open(_RECORDS.value)
+  if not _RESULTS.value and (served := places.stands_for(_OUTPUT.value)):
+    working.working(f"{served}.results")
   with entry.loading():
     from lcn_tf.evaluation.publish import publish
   publish(

@@ -34,8 +34,8 @@ class Lease:
 
   Args:
     folder: URL.
-    wait: What waits so many seconds.
-    clock: Seconds, rising.
+    wait: Function that waits so many seconds.
+    clock: Clock, in seconds.
 
   Raises:
     UserError: Somebody else holds it.

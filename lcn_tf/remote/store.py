@@ -26,7 +26,7 @@ _FILES = 8  # copied at the same time
 _NO_ACCESS = (
   *("access_denied", "invalid_access_key", "signature_does_not_match", "invalid_client_token", "unrecognized_client"),
   *("missing_authentication", "expired_token", "http status 403", "http status 401", "permission denied"),
-  *("permission_denied", "unauthenticated", "unauthorized", "forbidden"),
+  *("permission_denied", "unauthenticated", "unauthorized", "forbidden", "could not create a oauth2 access token"),
 )
 _NO_BUCKET = ("no_such_bucket", "bucket does not exist", "no such bucket")
 
@@ -89,8 +89,8 @@ def listing(where: str) -> dict[str, int]:
   with reaching(where):
     system, path = _of(where)
     found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-  # of hdfs, paths come with the name of the server
-  names = {one.path.rpartition(f"{path.strip('/')}/")[2] if path else one.path: one for one in found}
+  # paths of hdfs may come with the name of the server
+  names = {one.path.partition(f"{path.strip('/')}/")[2]: one for one in found}
   kept = {name: one.size for name, one in names.items() if one.is_file and not _hidden(name)}
   return dict(sorted(kept.items()))
 
@@ -215,7 +215,7 @@ def _system(scheme: str, host: str) -> Any:
   if scheme == "hdfs":
     return fs.HadoopFileSystem.from_uri(f"hdfs://{host or 'default'}")
   if scheme == "gs":
-    return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_ATTEMPTS * _SECONDS))
+    return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=2 * _SECONDS))
   endpoint, region = _settings()
   return fs.S3FileSystem(
     endpoint_override=endpoint,

@@ -127,22 +127,21 @@ def stored(there, monkeypatch):
   return made, bucket / "records"
 
 
-def test_a_record_set_in_a_store_is_read_and_verified_without_a_copy_of_its_shards(stored):
+def test_a_record_set_in_a_store_is_read_without_a_copy_of_its_shards(stored):
   _, folder = stored
   here, remote = RecordSet.open(folder), RecordSet.open(f"{BUCKET}/records")
   assert remote.source == f"{BUCKET}/records"
   assert (remote.catalogue("target") == here.catalogue("target")).all()
   assert not remote.has("nothing.parquet")
-  assert diagnosis.verify(remote) == []
-  assert not list(remote.path.rglob("*.tfrecord*"))
   shard = remote.part("train").shards[0]
+  assert [found.reason for found in diagnosis.scan(remote, shard, "target")] == [None] * shard.records
+  assert not list(remote.path.rglob("*.tfrecord*"))
   assert remote.shard_size(shard) == here.shard_size(shard)
   assert remote.shard_ends(shard) == here.shard_ends(shard)
   file = folder / shard.file
   file.write_bytes(file.read_bytes()[:-1])
-  problems = diagnosis.verify(RecordSet.open(f"{BUCKET}/records"))
-  assert problems
-  assert all(places.shown(problem).startswith(f"{BUCKET}/records/{shard.file}: ") for problem in problems)
+  assert not diagnosis.is_described(remote, shard)
+  assert places.shown(diagnosis.not_described(remote, shard, "target")).startswith(f"{BUCKET}/records/{shard.file}: ")
 
 
 def test_a_store_that_is_lost_is_never_a_record_set_that_is_not_there(stored):

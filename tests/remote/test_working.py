@@ -55,6 +55,12 @@ def test_what_is_written_comes_back_and_nothing_else_is_touched(there):
   assert store.listing(f"{BUCKET}/run") == {"sub/new": 1, "sub/same": 1}
 
 
+def test_a_folder_may_hold_one_of_its_own_name(there):
+  _, bucket = there
+  write(bucket, run__bucket__run__x="1")
+  assert store.listing(f"{BUCKET}/run") == {"bucket/run/x": 1}
+
+
 def test_only_what_has_changed_is_written_again(there):
   made, bucket = there
   write(bucket, run__a="1", run__b="2")
