@@ -180,6 +180,7 @@ def test_a_store_that_is_lost_is_one_error_of_storage_and_is_not_tried_again(the
 
   with pytest.raises(StorageError, match=r"^s3://bucket/run\S*: the store cannot be reached, or fails: AWS"):
     lose()
+  assert made.refused == 1
   assert working._open == []
   made.lost = False
   assert contents(bucket) == {"run/a": "1"}

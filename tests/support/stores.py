@@ -25,6 +25,7 @@ class FolderStore:
     calls: Names of the calls that have changed something, in order.
     dies_at: Number of such calls after which the next one raises `Killed`; None = never.
     lost: Whether all calls fail as those to a server that is not there.
+    refused: Number of calls that have failed so.
   """
 
   def __init__(self, folder: pathlib.Path):
@@ -32,9 +33,11 @@ class FolderStore:
     self.calls: list[str] = []
     self.dies_at: int | None = None
     self.lost = False
+    self.refused = 0
 
   def __getattr__(self, name):
     if self.lost:
+      self.refused += 1
       raise OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7, Couldn't connect to server")
     return getattr(self._system, name)
 
