@@ -76,6 +76,8 @@ def test_people_read_urls_where_a_command_works_on_copies(there, capsys):
   assert places.stands_for(bucket) is None
   formats.write_json(bucket / "said.json", {"path": pathlib.Path(copy), "text": f"of {copy}/x"})
   assert json.loads((bucket / "said.json").read_text()) == {"path": f"{BUCKET}/a b", "text": f"of {BUCKET}/a b/x"}
+  formats.write_sealed(bucket / "sealed.json", {"path": copy})
+  assert formats.read_sealed(bucket / "sealed.json")["path"] == f"{BUCKET}/a b"
   files.write_text(bucket / "page.html", f"<td>{copy}</td>")
   assert (bucket / "page.html").read_text() == f"<td>{BUCKET}/a b</td>"
   with pytest.raises(SystemExit):
