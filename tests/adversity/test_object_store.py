@@ -2,12 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from lcn_tf.remote import store
 from lcn_tf.remote.lease import NAME, SECONDS, Lease
 from tests.adversity import jobs
-from tests.adversity.jobs import Killer, Process
+from tests.adversity.jobs import Process
 from tests.shipped.workspace import GUIDES, run, succeeds
 from tests.support import children
 from tests.support.s3 import BUCKET, Server
@@ -80,14 +81,22 @@ def job(records, folder):
   return f"{TRAIN.replace('adversity/records', records)} --run_dir {URL}/{folder}"
 
 
+def saved(server, folder):
+  """Whether a run in the store has a checkpoint."""
+  return any(name.endswith(".index") for name in server.names(folder))
+
+
 def test_a_job_that_is_killed_goes_on_from_the_store(server, records, workspace, tmp_path, campaign):
   unbroken = jobs.timed(f"{TRAIN.replace('adversity/records', records)} --run_dir", tmp_path / "unbroken", workspace)
-  killer, temporary = Killer(jobs.seconds_of(unbroken), 5), tmp_path / "temporary"
-  while killer.kills < campaign(2, 20):
-    folder = f"run_{killer.kills}"
-    while killer.kills < campaign(2, 20) and killer(Process(job(records, folder), workspace, temporary)):
-      pass
-    Process(job(records, folder), workspace, temporary).succeeds()
+  temporary, rng = tmp_path / "temporary", np.random.default_rng(5)
+  for number in range(campaign(1, 10)):
+    folder = f"run_{number}"
+    process = Process(job(records, folder), workspace, temporary)
+    assert children.eventually(lambda folder=folder: saved(server, folder)), process.said()
+    killed = process.kill_after(jobs.seconds_of(unbroken) / 5 * rng.random())
+    process = Process(job(records, folder), workspace, temporary)
+    process.succeeds()
+    assert not killed or "resumed from step" in process.log.read_text()
     got = server.get(folder, tmp_path / "got")
     (got / ".lock").touch()  # as the unbroken one's, on a disk
     jobs.same_run(got, unbroken)
@@ -146,7 +155,7 @@ def test_a_server_that_ends_while_a_job_trains_is_an_error_of_storage(workspace,
     succeeds(f"{BUILD} --output {URL}/records", workspace)
     command = job(f"{URL}/records", "run").replace("train.epochs=2", "train.epochs=100000 --set train.early_stopping=0")
     process = Process(command, workspace, tmp_path / "temporary")
-    assert children.eventually(lambda: any(name.endswith(".index") for name in own.names("run")))
+    assert children.eventually(lambda: saved(own, "run")), process.said()
   finally:
     own.end()
   assert process._process.wait(600) == 74, process.said()
