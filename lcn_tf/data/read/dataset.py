@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from lcn_tf.data import records
 from lcn_tf.data.read import diagnosis, validity
+from lcn_tf.data.read.widths import buckets
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
 from lcn_tf.remote import store
@@ -195,17 +196,6 @@ def steps_per_epoch(record_set: RecordSet, requests: int, domain: DomainName = "
       f"global batch; lower train.global_batch_size to at most {count * record_set.record_schema.candidates}"
     )
   return count // requests
-
-
-def buckets(capacity: int, length_buckets: Sequence[int] = ()) -> list[int]:
-  """The widths of histories of up to `capacity` behaviours, rising; the last is `capacity`.
-
-  By default multiples of 8, from 32 on four to an octave: at most a fourth of a batch's longest history is padding.
-  """
-  if not length_buckets:
-    octaves = range(5, capacity.bit_length())
-    length_buckets = [16, 24, *(2**octave * part // 4 for octave in octaves for part in (4, 5, 6, 7))]
-  return sorted({width for width in length_buckets if width < capacity}) + [capacity]
 
 
 def powers_of_two(capacity: int) -> tuple[int, ...]:
