@@ -19,6 +19,7 @@ setuptools.setup(
     "pydantic>=2.10,<3",
     "pyyaml>=6",
     "polars>=1.20,<3",
+    "pyarrow>=17,<21",  # later ones need NumPy 2
     "scikit-learn>=1.4,<2",
     "scipy>=1.11,<2",
     "matplotlib>=3.8,<4",
@@ -33,6 +34,7 @@ setuptools.setup(
       "mypy==2.4.*",
       "types-PyYAML",
       "import-linter>=2.3,<3",
+      "moto[server]>=5,<6",
       "tensorflow-serving-api>=2.16,<2.17",
     ],
     "gpu": ["tensorflow[and-cuda]>=2.16.2,<2.17"],

@@ -18,16 +18,19 @@ imports what needs TensorFlow once its arguments are right, `with entry.loading(
 
 import contextlib
 import gc
-import logging as standard_logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
-from absl import app, flags, logging
+from absl import flags
 
-from lcn_tf import processes, storage
-from lcn_tf.errors import StorageError, UserError, nearest
+from lcn_tf import storage
+from lcn_tf.command_paths import define_path, take
+from lcn_tf.errors import UserError, nearest
+from lcn_tf.running import run
+
+__all__ = ["define_path", "parse", "run"]
 
 # TensorFlow reads both at its import; the second one takes GPU memory as needed, not all of it at once
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -38,10 +41,12 @@ LEAST_MEMORY = 100_000_000  # bytes; below, there would be thousands of buckets
 
 
 def define_config(
-  values: flags.FlagValues, help: str = "Experiment, a YAML file. The folder configs/ has examples."
+  values: flags.FlagValues, help: str = "Experiment, a YAML file. The folder configs/ has examples.", alone: bool = True
 ) -> flags.FlagHolder[str]:
-  """Defines the required flag --config."""
-  return flags.DEFINE_string("config", None, help, required=True, flag_values=values)
+  """Defines the required flag --config; a file that is not `alone` names others, and is a local one."""
+  if not alone:
+    return flags.DEFINE_string("config", None, help, required=True, flag_values=values)
+  return define_path(values, "config", help, "input", required=True)
 
 
 def define_set(values: flags.FlagValues) -> flags.FlagHolder[list[str]]:
@@ -56,7 +61,7 @@ def define_set(values: flags.FlagValues) -> flags.FlagHolder[list[str]]:
 def define_records(values: flags.FlagValues, required: bool = True) -> flags.FlagHolder[str]:
   """Defines the flag --records."""
   help = "Record set, a folder that pipelines.build_records made."
-  return flags.DEFINE_string("records", None, help, required=required, flag_values=values)  # type: ignore[return-value]
+  return define_path(values, "records", help, "records", required=required)
 
 
 def define_log(values: flags.FlagValues, extends: bool = False) -> tuple[flags.FlagHolder[str | None], ...]:
@@ -73,7 +78,7 @@ def define_log(values: flags.FlagValues, extends: bool = False) -> tuple[flags.F
   items = f"Items, a Parquet file or a folder of them. Required with --interactions{unless}."
   users = "Users, a Parquet file or a folder of them. Without the flag the log has no profiles of users."
   named = {"interactions": interactions, "items": items, "users": users}
-  return tuple(flags.DEFINE_string(name, None, help, flag_values=values) for name, help in named.items())
+  return tuple(define_path(values, name, help, "input") for name, help in named.items())
 
 
 def define_memory(values: flags.FlagValues) -> flags.FlagHolder[str | None]:
@@ -93,7 +98,7 @@ def memory_of(flag: flags.FlagHolder[str | None]) -> int | None:
 def define_model(values: flags.FlagValues, what: str = "SavedModel", required: bool = True) -> flags.FlagHolder[str]:
   """Defines the flag --model of commands that read an export."""
   help = f"{what}, a version folder or the export folder above it. Of an export folder the newest version counts."
-  return flags.DEFINE_string("model", None, help, required=required, flag_values=values)  # type: ignore[return-value]
+  return define_path(values, "model", help, "model", required=required)
 
 
 def define_split(values: flags.FlagValues, default: str = "test") -> flags.FlagHolder[str]:
@@ -103,23 +108,25 @@ def define_split(values: flags.FlagValues, default: str = "test") -> flags.FlagH
 
 
 def define_run_dir(
-  values: flags.FlagValues, help: str = "Run folder that pipelines.train made."
+  values: flags.FlagValues, help: str = "Run folder that pipelines.train made.", writes: bool = False
 ) -> flags.FlagHolder[str]:
-  """Defines the required flag --run_dir of a command that takes one run."""
-  return flags.DEFINE_string("run_dir", None, help, required=True, flag_values=values)
+  """Defines the required flag --run_dir of a command that takes one run, and `writes` it or reads it."""
+  return define_path(values, "run_dir", help, "output" if writes else "input", required=True)
 
 
 def define_run_dirs(values: flags.FlagValues) -> flags.FlagHolder[list[str]]:
   """Defines the required flag --run_dir of a command that compares runs."""
   help = "Run folder that pipelines.train made. May be repeated to compare runs."
-  return flags.DEFINE_multi_string("run_dir", None, help, required=True, flag_values=values)
+  return define_path(values, "run_dir", help, "input", required=True, multiple=True)
 
 
 def define_output(
-  values: flags.FlagValues, help: str = "Folder for the results. It is made if it does not exist."
+  values: flags.FlagValues,
+  help: str = "Folder for the results. It is made if it does not exist.",
+  use: Literal["output", "new_records"] = "output",
 ) -> flags.FlagHolder[str]:
-  """Defines the required flag --output."""
-  return flags.DEFINE_string("output", None, help, required=True, flag_values=values)
+  """Defines the required flag --output; of a command that makes a record set, `use` is `new_records`."""
+  return define_path(values, "output", help, use, required=True)
 
 
 def define_keep(values: flags.FlagValues) -> flags.FlagHolder[int]:
@@ -234,12 +241,16 @@ def whole_numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
   """Reads the flags of a command, and those of absl (--verbosity, ...). --help prints them and ends the program.
 
+  A flag of `define_path` that names a URL has the local copy afterwards, see `lcn_tf.command_paths`.
+
   Args:
     values: Flags of the command.
     argv: Command line, the program's name first.
 
   Raises:
-    UserError: An unknown flag, a wrong value, a missing flag, or an argument that is no flag.
+    UserError: An unknown flag, a wrong value, a missing flag, or an argument that is no flag; or what a URL names is
+      not there, or is written by somebody else.
+    StorageError: A store cannot be reached.
   """
   if {"--help", "-h", "--helpfull", "--helpshort"} & set(argv[1:]):
     print(sys.modules["__main__"].__doc__ or "", _help(values), sep="\n")
@@ -253,6 +264,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
     raise UserError(_missing(values, str(error)) or str(error)) from None
   if len(rest) > 1:
     raise UserError(f"unexpected arguments: {' '.join(rest[1:])}")
+  take(values)
 
 
 def _help(values: flags.FlagValues) -> str:
@@ -297,46 +309,3 @@ def _check_names(values: flags.FlagValues, argv: Sequence[str]) -> None:
     name = argument[2:].partition("=")[0]
     if argument.startswith("--") and name and name not in known and name not in ("flagfile", "undefok"):
       raise UserError(f"Unknown command line flag {name!r}.{nearest(name, values)}")
-
-
-def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Calls `main` with the command line and turns errors into messages on stderr.
-
-  Exit codes: 1 after a `UserError`; 3 if a gate refuses a model; 65 after a `SettingsError`; 74 after an error of
-  storage (a full disk, a quota, a mount that is gone), after which the same command may succeed later; 75 if another
-  worker of the job was lost; 130 after Ctrl-C; 143 after SIGTERM.
-  """
-  logging.set_verbosity(logging.INFO)
-  # TensorFlow's own information is about its internals
-  standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)
-  processes.end_clean_at_sigterm()
-  processes.end_with_parent()
-
-  def guarded(argv: Sequence[str]) -> None:
-    try:
-      processes.own_temporary_folder()
-      main(argv)
-    except UserError as error:
-      _end(str(error), error.exit_code)
-    except KeyboardInterrupt:
-      _end("interrupted", processes.INTERRUPTED)
-    except Exception as error:
-      message = storage.message(error)
-      if message is None:
-        raise
-      _end(message, StorageError.exit_code)
-    except BaseException as error:  # a panic of polars is no Exception
-      if isinstance(error, SystemExit) or storage.failure(error) is None:
-        raise
-      _end(storage.message(error) or "", StorageError.exit_code)
-
-  def later(argv: Sequence[str]) -> list[str]:
-    flags.FLAGS(list(argv[:1]))  # main reads the rest
-    return list(argv)
-
-  app.run(guarded, flags_parser=later)
-
-
-def _end(message: str, code: int) -> NoReturn:
-  print(f"error: {message}", file=sys.stderr)
-  sys.exit(code)

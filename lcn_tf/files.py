@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from absl import logging
 
-from lcn_tf import storage
+from lcn_tf import places, storage
 from lcn_tf.errors import StorageError, UserError
 
 ASIDE = "aside"  # ends the name of what is not whole yet
@@ -31,14 +31,19 @@ _PATTERN = re.compile(r"[*?\[\]\\]")
 _LINKS: dict[pathlib.Path, pathlib.Path] = {}  # folder with such a name -> a link to it without
 
 
+def url(path: str | pathlib.Path) -> str | None:
+  """The path as a URL, if it begins with a scheme (`gs://`, `s3://`, ...); else None."""
+  found = _REMOTE.match(str(path))
+  return f"{found[1]}://{str(path)[found.end() :]}" if found else None
+
+
 def local(path: str | pathlib.Path) -> pathlib.Path:
   """The path, which is not that of a bucket: `pathlib` would make a folder `gs:` of it.
 
   Raises:
-    UserError: It begins with a scheme (`gs://`, `s3://`, ...).
+    UserError: It is a URL.
   """
-  if found := _REMOTE.match(str(path)):
-    where = f"{found[1]}://{str(path)[found.end() :]}"
+  if where := url(path):
     raise UserError(f"{where}: only local or mounted paths are read and written")
   return pathlib.Path(path)
 
@@ -111,7 +116,7 @@ def publish(
     asides = {name: stack.enter_context(beside(folder / name)) for name in list(contents)[::-1]}
     for name, content in contents.items():
       if isinstance(content, str):
-        asides[name].write_text(content, encoding="utf-8")
+        asides[name].write_text(places.shown(content), encoding="utf-8")
       else:
         content(asides[name])
     # a disk may say only now that it is full, and nothing older may have gone before that
@@ -243,7 +248,7 @@ def _lock(descriptor: int, wait: bool = False) -> bool:
 def write_text(path: str | pathlib.Path, text: str) -> None:
   """Writes a text, in UTF-8, in the place of what is there."""
   with replacing(path) as aside:
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(places.shown(text), encoding="utf-8")
 
 
 def check_link(path: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from lcn_tf import files, storage
+from lcn_tf import files, places, storage
 from lcn_tf.errors import DamagedError, StorageError, one_line
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def read_sealed(path: str | pathlib.Path, remedy: str = REMEDY) -> dict[str, Any
 
 def write_checked(path: str | pathlib.Path, text: str) -> None:
   """Writes a text under a comment with its checksum, which `check_text` compares."""
+  text = places.shown(text)
   files.write_text(path, f"{_CHECKED}{_digest(text.encode())}\n{text}")
 
 
@@ -175,4 +176,4 @@ def jsonable(value: Any) -> Any:
     value = value.item()
   if isinstance(value, float) and not math.isfinite(value):
     return None
-  return str(value) if isinstance(value, pathlib.PurePath) else value
+  return places.shown(str(value)) if isinstance(value, (str, pathlib.PurePath)) else value

@@ -48,7 +48,7 @@ from lcn_tf.errors import UserError
 
 _FLAGS = flags.FlagValues()
 _CONFIG = entry.define_config(_FLAGS)
-_OUTPUT = entry.define_output(_FLAGS, "Folder for the record set. It is made if it does not exist.")
+_OUTPUT = entry.define_output(_FLAGS, "Folder for the record set. It is made if it does not exist.", "new_records")
 _INTERACTIONS, _ITEMS, _USERS = entry.define_log(_FLAGS, extends=True)
 _STRICT = flags.DEFINE_bool(
   "strict",
@@ -57,19 +57,19 @@ _STRICT = flags.DEFINE_bool(
   flag_values=_FLAGS,
 )
 _OVERWRITE = entry.define_overwrite(_FLAGS)
-_LIKE = flags.DEFINE_string(
+_LIKE = entry.define_path(
+  _FLAGS,
   "like",
-  None,
   "Record set, run folder or folder assets.extra of an export, whose id mapping the new records take over, so that its "
   "model reads them. Items and values that it does not know become unknown. Without the flag the mapping is new.",
-  flag_values=_FLAGS,
+  "records",
 )
-_EXTEND = flags.DEFINE_string(
+_EXTEND = entry.define_path(
+  _FLAGS,
   "extend",
-  None,
   "Record set of the log so far, which --interactions continue. The new records have the new candidates alone, whose "
   "histories reach back, and new items and values get rows behind the known ones. Without the flag the log begins.",
-  flag_values=_FLAGS,
+  "records",
 )
 _MEMORY = entry.define_memory(_FLAGS)
 _SET = entry.define_set(_FLAGS)

@@ -33,7 +33,7 @@ from lcn_tf import entry
 from lcn_tf.comparison import config
 
 _FLAGS = flags.FlagValues()
-_CONFIG = entry.define_config(_FLAGS, "Comparison, a YAML file. The folder configs/compare/ has examples.")
+_CONFIG = entry.define_config(_FLAGS, "Comparison, a YAML file. The folder configs/compare/ has examples.", alone=False)
 _RECORDS = entry.define_records(_FLAGS)
 _OUTPUT = entry.define_output(_FLAGS, "Folder for the runs and the tables. It is made if it does not exist.")
 _JOBS = flags.DEFINE_integer(

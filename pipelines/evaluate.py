@@ -30,30 +30,30 @@ _FLAGS = flags.FlagValues()
 _MODEL = entry.define_model(_FLAGS, required=False)
 _RECORDS = entry.define_records(_FLAGS, required=False)
 _SPLIT = entry.define_split(_FLAGS)
-_PREDICTIONS = flags.DEFINE_string(
+_PREDICTIONS = entry.define_path(
+  _FLAGS,
   "predictions",
-  None,
   "Parquet file of scored candidates, in the place of --model and --records. It has the columns user, label and "
   "probability.",
-  flag_values=_FLAGS,
+  "input",
 )
 _OUTPUT = entry.define_output(_FLAGS)
 _REQUESTS = flags.DEFINE_integer("requests", 64, "Requests per call of the model.", lower_bound=1, flag_values=_FLAGS)
 _WORKERS = entry.define_workers(_FLAGS)
 _BOOTSTRAP, _SEED, _ON_CORRUPT = entry.define_scoring(_FLAGS)
 _SLICES, _SLICE_MINIMUM = entry.define_slices(_FLAGS)
-_BASELINE = flags.DEFINE_string(
+_BASELINE = entry.define_path(
+  _FLAGS,
   "baseline",
-  None,
   "Model or predictions file to compare with, of the same candidates. Without the flag there is no comparison.",
-  flag_values=_FLAGS,
+  "model",
 )
-_GATE = flags.DEFINE_string(
+_GATE = entry.define_path(
+  _FLAGS,
   "gate",
-  None,
   "Rules that the model has to pass, a YAML file; configs/gates has an example. The command ends with exit code 3 if "
   "one fails. Without the flag there are none.",
-  flag_values=_FLAGS,
+  "input",
 )
 _SCORE_ONLY = flags.DEFINE_bool(
   "score_only", False, "Leave the predictions alone: no metrics and no report.", flag_values=_FLAGS

@@ -46,12 +46,12 @@ _DTYPE = flags.DEFINE_enum(
   "Type of the stored embedding tables. int8 has a scale for each row. All else is float32.",
   flag_values=_FLAGS,
 )
-_RECORDS = flags.DEFINE_string(
+_RECORDS = entry.define_path(
+  _FLAGS,
   "records",
-  None,
   "Record set of the run. Its validation split is scored with float32 tables and with --dtype: the log has both AUCs. "
   "Without the flag the cost of --dtype is not measured.",
-  flag_values=_FLAGS,
+  "records",
 )
 _WEIGHTS = flags.DEFINE_enum(
   "weights",

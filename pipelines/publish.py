@@ -15,32 +15,33 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lcn_tf import entry, evaluation
+from lcn_tf import entry, evaluation, places
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.remote import working
 
 _FLAGS = flags.FlagValues()
 _MODEL = entry.define_model(_FLAGS, "SavedModel to publish")
 _RECORDS = entry.define_records(_FLAGS)
 _SPLIT = entry.define_split(_FLAGS)
-_GATE = flags.DEFINE_string(
+_GATE = entry.define_path(
+  _FLAGS,
   "gate",
-  None,
   "Rules that the model has to pass, a YAML file. The folder configs/gates has an example.",
+  "input",
   required=True,
-  flag_values=_FLAGS,
 )
-_BASELINE = flags.DEFINE_string(
+_BASELINE = entry.define_path(
+  _FLAGS,
   "baseline",
-  None,
   "Model or predictions file to compare with. Without the flag it is the newest version in --output.",
-  flag_values=_FLAGS,
+  "model",
 )
 _OUTPUT = entry.define_output(_FLAGS, "Folder of the server, which holds versions. It is made if it does not exist.")
-_RESULTS = flags.DEFINE_string(
+_RESULTS = entry.define_path(
+  _FLAGS,
   "results",
-  None,
   "Folder for metrics, predictions, report and verdicts. Without the flag it is OUTPUT.results/VERSION.",
-  flag_values=_FLAGS,
+  "output",
 )
 _REQUESTS = flags.DEFINE_integer("requests", 64, "Requests per call of the model.", lower_bound=1, flag_values=_FLAGS)
 _WORKERS = entry.define_workers(_FLAGS)
@@ -54,6 +55,8 @@ def main(argv: Sequence[str]) -> None:
   settings = evaluation.Settings(_BOOTSTRAP.value, _SEED.value, slices, _SLICE_MINIMUM.value)
   gate = evaluation.read_gate(_GATE.value)
   record_set = RecordSet.open(_RECORDS.value)
+  if not _RESULTS.value and (served := places.stands_for(_OUTPUT.value)):
+    working.working(f"{served}.results")
   with entry.loading():
     from lcn_tf.evaluation.publish import publish
   publish(

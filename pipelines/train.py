@@ -36,7 +36,7 @@ _FLAGS = flags.FlagValues()
 _CONFIG = entry.define_config(_FLAGS)
 _RECORDS = entry.define_records(_FLAGS)
 _RUN_DIR = entry.define_run_dir(
-  _FLAGS, "Run folder for checkpoints, export, metrics and report. It is made if it does not exist."
+  _FLAGS, "Run folder for checkpoints, export, metrics and report. It is made if it does not exist.", writes=True
 )
 _SET = entry.define_set(_FLAGS)
 _BOOTSTRAP = entry.define_bootstrap(_FLAGS)

@@ -26,14 +26,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lcn_tf import config, entry
+from lcn_tf import config, entry, places
 from lcn_tf.data.sources import log
 
 _FLAGS = flags.FlagValues()
 _CONFIG = entry.define_config(_FLAGS)
 _INTERACTIONS, _ITEMS, _USERS = entry.define_log(_FLAGS)
 _RUN_DIR = entry.define_run_dir(
-  _FLAGS, "Folder for the records, runs and results of the walk. It is made if it does not exist."
+  _FLAGS, "Folder for the records, runs and results of the walk. It is made if it does not exist.", writes=True
 )
 _EXPORT = flags.DEFINE_bool(
   "export",
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
   with entry.loading():
     from lcn_tf.walk.walk import walk
 
-  print(walk(experiment, tables, _RUN_DIR.value, _EXPORT.value, _BOOTSTRAP.value))
+  print(places.shown(walk(experiment, tables, _RUN_DIR.value, _EXPORT.value, _BOOTSTRAP.value)))
 
 
 if __name__ == "__main__":

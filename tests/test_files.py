@@ -17,7 +17,6 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf import files, formats
-from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, StorageError, UserError
 from tests.support import children
 from tests.support.damage import flip
@@ -66,7 +65,7 @@ def test_a_file_system_without_locks_is_told_and_goes_on(tmp_path, monkeypatch, 
 def test_a_bucket_is_no_folder(tmp_path, monkeypatch, path):
   monkeypatch.chdir(tmp_path)
   message = r"^gs://bucket/run: only local or mounted paths are read and written$"
-  for use in (files.local, files.make, RecordSet.open):
+  for use in (files.local, files.make):
     with pytest.raises(UserError, match=message):
       use(path)
   for block in (files.exclusive(path, "somebody"), files.replacing(path)):

@@ -95,8 +95,8 @@ def test_a_job_that_leaves_out_broken_records_ends_with_its_metrics(tmp_path):
 
 def test_a_bucket_is_no_run_folder(records, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(UserError, match=r"^gs://bucket/run: only local or mounted paths are read and written"):
-    train.main(["train", f"--config={CONFIGS[0]}", f"--records={records}", "--run_dir=gs://bucket/run", *RECORDS])
+  with pytest.raises(UserError, match=r"^oss://bucket/run: only local or mounted paths, and s3://, gs:// and hdfs://"):
+    train.main(["train", f"--config={CONFIGS[0]}", f"--records={records}", "--run_dir=oss://bucket/run", *RECORDS])
   assert list(tmp_path.iterdir()) == []
 
 

@@ -19,14 +19,26 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lcn_tf import entry, formats
+from lcn_tf import entry, formats, places
 from lcn_tf.data.record_set import RecordSet
 
 DRIFT = 2  # exit code
 
 _FLAGS = flags.FlagValues()
-_A = flags.DEFINE_string("a", None, "Record set to compare with.", required=True, flag_values=_FLAGS)
-_B = flags.DEFINE_string("b", None, "Record set that may have drifted.", required=True, flag_values=_FLAGS)
+_A = entry.define_path(
+  _FLAGS,
+  "a",
+  "Record set to compare with.",
+  "records",
+  required=True,
+)
+_B = entry.define_path(
+  _FLAGS,
+  "b",
+  "Record set that may have drifted.",
+  "records",
+  required=True,
+)
 _SPLITS = "train, validation or test. Without the flag the training split, or the newest one of records without it."
 _SPLIT_A = flags.DEFINE_string("split_a", None, f"Split of --a: {_SPLITS}", flag_values=_FLAGS)
 _SPLIT_B = flags.DEFINE_string("split_b", None, f"Split of --b: {_SPLITS}", flag_values=_FLAGS)
@@ -63,7 +75,8 @@ def main(argv: Sequence[str]) -> None:
     tree = {**paths, **dataclasses.asdict(found), "drift": found.found}
     print(json.dumps(formats.jsonable(tree), allow_nan=False))
   else:
-    print(f"A: {a.path}, {found.split_a} split\nB: {b.path}, {found.split_b} split\n\n{drift.table(found)}")
+    told = f"A: {a.path}, {found.split_a} split\nB: {b.path}, {found.split_b} split\n\n{drift.table(found)}"
+    print(places.shown(told))
   if found.found:
     sys.exit(DRIFT)
 

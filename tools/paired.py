@@ -21,19 +21,21 @@ from lcn_tf import entry, formats
 from lcn_tf.evaluation import paired
 
 _FLAGS = flags.FlagValues()
-_A = flags.DEFINE_multi_string(
+_A = entry.define_path(
+  _FLAGS,
   "a",
-  None,
   "Predictions of the first model, a predictions.parquet. May be repeated, one file per training seed.",
+  "input",
   required=True,
-  flag_values=_FLAGS,
+  multiple=True,
 )
-_B = flags.DEFINE_multi_string(
+_B = entry.define_path(
+  _FLAGS,
   "b",
-  None,
   "Predictions of the second model, a predictions.parquet. May be repeated, one file per training seed.",
+  "input",
   required=True,
-  flag_values=_FLAGS,
+  multiple=True,
 )
 _BOOTSTRAP = entry.define_bootstrap(_FLAGS, default=1000, lower_bound=1)
 _LEVEL = flags.DEFINE_float("level", 0.95, "Level of the confidence intervals.", flag_values=_FLAGS)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from lcn_tf import entry
+from lcn_tf import entry, places
 from lcn_tf.data.field_values import vector_columns
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     if problems:
       raise UserError("\n".join([f"{len(problems)} problems in {record_set.path}", *problems]))
     total = sum(part.records for domains in record_set.splits.values() for part in domains.values())
-    print(f"{record_set.path}: {total} records, every one valid; every checksum agrees.")
+    print(f"{places.shown(record_set.path)}: {total} records, every one valid; every checksum agrees.")
     return
   domain: DomainName = "source" if _DOMAIN.value == "source" else "target"
   shown = show(record_set, _SPLIT.value, domain, _BEHAVIOURS.value)

@@ -26,8 +26,7 @@ from lcn_tf.data.record_set import RecordSet
 _FLAGS = flags.FlagValues()
 _MODEL_HELP = "Export of the {}, a version folder or the export folder above it, of which the newest version counts."
 _CONTROL, _TREATMENT = (
-  flags.DEFINE_string(name, None, _MODEL_HELP.format(name), required=True, flag_values=_FLAGS)
-  for name in ("control", "treatment")
+  entry.define_path(_FLAGS, name, _MODEL_HELP.format(name), "model", required=True) for name in ("control", "treatment")
 )
 _RECORDS = entry.define_records(_FLAGS)
 _OUTPUT = entry.define_output(_FLAGS)

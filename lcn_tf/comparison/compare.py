@@ -64,7 +64,8 @@ def compare(
   ):
     open_output(loaded, record_set, rows, output, wanted)
     replicates = loaded.comparison.cell_replicates
-    runner = runner or Commands(record_set.path, output, replicates, [lock, line], jobs, environment)
+    where = record_set.source or record_set.path
+    runner = runner or Commands(where, output, replicates, [lock, line], jobs, environment)
     keep = loaded.comparison.keep_models
     failures = Grid(wanted, output, runner, record_set.fingerprint, keep, jobs, say).run()
     found = write(loaded, record_set, rows, failures, output)

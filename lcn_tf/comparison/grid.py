@@ -18,6 +18,7 @@ from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import SettingsError, UserError
 from lcn_tf.pages.markup import shown
 from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.remote import working
 
 Failures = dict[Cell, UserError]
 """Cells that failed, each with the error that its `Runner` raised."""
@@ -171,6 +172,7 @@ class Grid:
             failures[cell] = error
             self.say(f"{where}: failed: {error}")
             continue
+          working.put(self.output)
           self._seconds.setdefault(cell.label, []).append(seconds)
           result = f"AUC {shown(cell.metrics().get('auc'))}" if evaluate else f"val. AUC {cell.best_epoch()[1]:.4f}"
           self.say(f"{where}: {result} in {seconds:.0f} s{self._left(list(pending.values()))}")

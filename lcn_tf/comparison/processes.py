@@ -62,7 +62,7 @@ class Commands:
 
   def __init__(
     self,
-    records: pathlib.Path,
+    records: pathlib.Path | str,
     output: pathlib.Path,
     replicates: int,
     inherit: Sequence[int] = (),

@@ -1,12 +1,12 @@
 """From YAML and `key.path=value` settings to typed objects, with one message per mistake."""
 
-import pathlib
 import typing
 from typing import Any
 
 import pydantic
 import yaml
 
+from lcn_tf import files
 from lcn_tf.errors import UserError, nearest
 
 _Config = typing.TypeVar("_Config", bound=pydantic.BaseModel)
@@ -20,7 +20,7 @@ def read_tree(path: str, model: type[pydantic.BaseModel]) -> dict[str, Any]:
   Raises:
     UserError: No such file, not YAML, or no mapping.
   """
-  file = pathlib.Path(path)
+  file = files.local(path)
   if not file.is_file():
     there = [str(p) for p in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
     raise UserError(f"{path}: no such config file.{nearest(path, there)}")

@@ -14,10 +14,11 @@ statistics.json                  `lcn_tf.data.statistics`: counts, histories, ti
 report/index.html                a page of these
 """
 
+import contextlib
 import hashlib
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,78 +26,24 @@ import polars as pl
 import pydantic
 from absl import logging
 
-from lcn_tf import files, formats, storage
+from lcn_tf import files, formats, places, storage
 from lcn_tf.config import NOT_CONTENTS, Records, difference
+from lcn_tf.data.parts import Part, Shard, Table, ends, ends_of, sha256
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line, unknown
+from lcn_tf.remote import store
 from lcn_tf.schema import DOMAINS, DomainName, Schema, Strict, columns, value_columns, with_sizes
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _ID_MAPPING = ("vocabularies", "catalogue", "items")
-_SAMPLED = 4096  # bytes at either end of a shard that its identity is made of
 _BUILD_AGAIN = "Build the records again, or take them from a backup."
 
 
-class Shard(Strict):
-  """One TFRecord file.
-
-  Attributes:
-    file: Its path, relative to the record set.
-    records: Records in it.
-    candidates: Candidates of these.
-    sha256: Checksum of its bytes.
-    size: Bytes; 0 = not known.
-    ends: Checksum of its first and last bytes, which every reader compares; empty = not known.
-  """
-
-  file: str
-  records: int
-  candidates: int
-  sha256: str
-  size: int = 0
-  ends: str = ""
-
-
-class Table(Strict):
-  """A file of a record set that is no shard: bytes, and their checksum."""
-
-  size: int
-  sha256: str
-
-
-class Part(Strict):
-  """The records of one split whose candidates are of one domain. Times are the candidates', in seconds.
-
-  Attributes:
-    weight: Sum of the candidates' weights; None = not known.
-  """
-
-  shards: tuple[Shard, ...]
-  records: int
-  candidates: int
-  positives: int
-  users: int
-  first_time: int
-  last_time: int
-  weight: float | None = None
-
-  def undefined(self) -> str:
-    """Why no AUC can be computed of it, and what follows for training; empty if it can, as far as this tells."""
-    if self.weight == 0:
-      return (
-        f"the weights of all {self.candidates} candidates are 0: no metric is defined, no epoch of a job that "
-        "validates with it is the best, and its last one is exported"
-      )
-    if self.positives in (0, self.candidates):
-      return (
-        f"all {self.candidates} candidates are {'positive' if self.positives else 'negative'}: AUC and GAUC are not "
-        "defined, and the best epoch of a job that validates with it is that of the least logloss"
-      )
-    return ""
-
-
 class RecordSet(Strict):
-  """What `dataset.json` says, and where it lies."""
+  """What `dataset.json` says, and where it lies.
+
+  Of a record set in a store, `source` is its URL and `path` a local folder, to which tables come as they are read.
+  """
 
   format: Literal[1, 2] = 2  # 1: without checksums of tables
   name: str
@@ -110,6 +57,7 @@ class RecordSet(Strict):
   records: dict[str, Any] | None = None  # the experiment's section that they were built by
   notes: dict[str, float | int | str] = {}
   path: pathlib.Path = pydantic.Field(pathlib.Path(), exclude=True)
+  source: str = pydantic.Field("", exclude=True)
 
   @classmethod
   def open(cls, path: str | pathlib.Path) -> "RecordSet":
@@ -118,12 +66,20 @@ class RecordSet(Strict):
     Raises:
       UserError: No record set there, or one that this version does not read.
       DamagedError: The file is not what was written.
+      StorageError: The store that the path names cannot be reached.
     """
+    source = store.url(path)
+    if source is not None:
+      path = places.place(source)
+      if (size := store.size(f"{source}/dataset.json")) is not None:
+        store.fetch(f"{source}/dataset.json", path / "dataset.json", size)
     file = files.local(path) / "dataset.json"
     if not file.is_file():
-      raise UserError(f"{path}: no record set here (dataset.json is missing).{_elsewhere(pathlib.Path(path))}")
+      elsewhere = "" if source else _elsewhere(pathlib.Path(path))
+      raise UserError(f"{path}: no record set here (dataset.json is missing).{elsewhere}")
+    where = {"path": pathlib.Path(path), "source": source or ""}
     try:
-      return cls.model_validate(formats.read_sealed(file)).model_copy(update={"path": pathlib.Path(path)})
+      return cls.model_validate(formats.read_sealed(file)).model_copy(update=where)
     except pydantic.ValidationError as error:
       detail = error.errors()[0]
       raise UserError(f"{file}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from None
@@ -175,7 +131,7 @@ class RecordSet(Strict):
       DamagedError: It is missing, or not what was written.
     """
     try:
-      data = (self.path / name).read_bytes()
+      data = self._here(name).read_bytes()
     except OSError as error:
       if storage.failure(error):
         raise
@@ -200,7 +156,58 @@ class RecordSet(Strict):
 
   def has(self, name: str) -> bool:
     """Whether it has that table."""
-    return (self.path / name).is_file()
+    if self.source and name not in self.tables and not (self.path / name).is_file():
+      return store.size(f"{self.source}/{name}") is not None
+    return (self.path / name).is_file() or bool(self.source)
+
+  def _here(self, name: str) -> pathlib.Path:
+    """The local file of a table; that of a store comes when it is asked for first."""
+    file = self.path / name
+    if self.source and not file.is_file() and (size := store.size(f"{self.source}/{name}")) is not None:
+      store.fetch(f"{self.source}/{name}", file, size)
+    return file
+
+  def shard_path(self, shard: Shard) -> str:
+    """Path or URL of a shard, for TensorFlow."""
+    if self.source and not (self.path / shard.file).exists():
+      return store.for_tensorflow(f"{self.source}/{shard.file}")
+    return str(self.path / shard.file)
+
+  def shard_size(self, shard: Shard) -> int | None:
+    """Bytes of a shard as it is now; None if it is missing."""
+    if self.source:
+      return store.size(f"{self.source}/{shard.file}")
+    file = self.path / shard.file
+    return file.stat().st_size if file.exists() else None
+
+  def shard_ends(self, shard: Shard) -> str:
+    """Checksum of the first and last bytes of a shard as it is now; see `Shard.ends`."""
+    if not self.source:
+      return ends(self.path / shard.file)
+    with store.opened(f"{self.source}/{shard.file}") as opened:
+      return ends_of(opened)
+
+  @contextlib.contextmanager
+  def shard_copy(self, shard: Shard) -> Iterator[pathlib.Path]:
+    """A local file with a shard's bytes, if the shard is not missing; a copy of one in a store ends with the block."""
+    file = self.path / shard.file
+    comes = bool(self.source) and not file.exists()
+    if comes and (size := self.shard_size(shard)) is not None:
+      store.fetch(f"{self.source}/{shard.file}", file, size)
+    try:
+      yield file
+    finally:
+      if comes:
+        file.unlink(missing_ok=True)
+
+  def check_reachable(self) -> None:
+    """Checks that the store that holds it, if one does, can be reached.
+
+    Raises:
+      StorageError: It cannot.
+    """
+    if self.source:
+      store.size(f"{self.source}/dataset.json")
 
   def verify_tables(self) -> list[str]:
     """What is wrong with the tables: a message each."""
@@ -333,18 +340,3 @@ def _elsewhere(path: pathlib.Path) -> str:
       "pipelines.build_records --overwrite there puts it back first; or rename it."
     )
   return nearest(str(path), [str(p.parent) for p in path.parent.glob("*/dataset.json")])
-
-
-def sha256(file: pathlib.Path) -> str:
-  """Checksum of a file's bytes."""
-  with file.open("rb") as opened:
-    return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def ends(file: pathlib.Path) -> str:
-  """Checksum of the first and the last bytes of a file: tells it from others at hardly any cost."""
-  size = file.stat().st_size
-  with file.open("rb") as opened:
-    first = opened.read(_SAMPLED)
-    opened.seek(max(size - _SAMPLED, 0))
-    return hashlib.sha256(first + opened.read()).hexdigest()[:16]

@@ -27,7 +27,7 @@ from absl import logging
 
 from lcn_tf import files, formats, processes
 from lcn_tf.data.read import dataset, diagnosis
-from lcn_tf.data.record_set import RecordSet, Shard, check_fingerprint, ends, sha256
+from lcn_tf.data.record_set import RecordSet, Shard, check_fingerprint, sha256
 from lcn_tf.errors import DamagedError, UserError, one_line
 from lcn_tf.evaluation import predictions, scoring
 from lcn_tf.schema import DomainName
@@ -196,8 +196,8 @@ def _shared_facts(task: Task, domain: DomainName) -> list[Any]:
 
 def _key(shared: Sequence[Any], task: Task, domain: DomainName, shard: Shard) -> str:
   """Digest of all that the predictions of a shard depend on."""
-  path = task.record_set.path / shard.file
-  facts = [*shared, [task.split, domain, shard.file, shard.sha256, path.stat().st_size, ends(path)]]
+  there = task.record_set.shard_size(shard), task.record_set.shard_ends(shard)
+  facts = [*shared, [task.split, domain, shard.file, shard.sha256, *there]]
   return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

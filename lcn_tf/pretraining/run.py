@@ -16,6 +16,7 @@ from lcn_tf.data.read.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError, unknown
 from lcn_tf.pretraining.vectors import KINDS, Pretrained
+from lcn_tf.remote import mirror
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName
 
 _REQUESTS = 256  # records read at a time
@@ -219,7 +220,7 @@ def item_vectors(
       return found
     logging.info("%s: made for another job; made anew", folder)
   if config.path:
-    found = Pretrained.open(config.path, record_set.fingerprint)
+    found = Pretrained.open(mirror.copied(config.path), record_set.fingerprint)
     _check_foreign(found, config, record_set, kinds)
   else:
     found = pretrain(config, record_set, experiment.train.on_corrupt, kinds)

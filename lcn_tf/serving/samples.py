@@ -28,7 +28,7 @@ def keep(record_set: RecordSet, folder: pathlib.Path) -> None:
   Shards that cannot be read are left to those who train on them: there are no samples then.
   """
   split = "validation" if "target" in record_set.splits.get("validation", {}) else "train"
-  shards = [str(record_set.path / shard.file) for shard in record_set.part(split).shards]
+  shards = [record_set.shard_path(shard) for shard in record_set.part(split).shards]
   compression = "GZIP" if record_set.compression == "gzip" else ""
   try:
     read = tf.data.TFRecordDataset(shards, compression).take(2 * COUNT).as_numpy_iterator()

@@ -20,6 +20,7 @@ from lcn_tf.errors import DamagedError, UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.remote import store
 from lcn_tf.serving import samples
 from lcn_tf.training import checkpoint_store
 from lcn_tf.training.averages import take_averages
@@ -214,7 +215,8 @@ def open_run(
   else:
     path = experiment.model.pretraining.path
     # a copy of vectors that may have been made anew since
-    if there and (there.model.pretraining != experiment.model.pretraining or (path and Pretrained.there(path))):
+    anew = bool(store.url(path)) or (bool(path) and Pretrained.there(path))
+    if there and (anew or there.model.pretraining != experiment.model.pretraining):
       shutil.rmtree(run / "pretrained", ignore_errors=True)
     # metrics and history of an earlier job
     for name in ("metrics.json", TRAINING, "history.csv", "metrics.prom", SHARES):

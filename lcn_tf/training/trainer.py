@@ -12,10 +12,11 @@ from typing import Any
 from absl import logging
 from tensorflow import keras
 
-from lcn_tf import files
+from lcn_tf import files, places
 from lcn_tf.config import Experiment
 from lcn_tf.data.read.diagnosis import guard
 from lcn_tf.data.record_set import RecordSet, check_schema, warn_of_other_settings
+from lcn_tf.errors import UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, check_model, item_tables, needs_pretrained
 from lcn_tf.pretraining.run import item_vectors
@@ -30,6 +31,7 @@ from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.preemption import LeaveOnSigterm, at_sigterm
 from lcn_tf.training.progress import Progress
 from lcn_tf.training.projections import RefreshProjections
+from lcn_tf.training.putting_back import PutBack
 from lcn_tf.training.run_folder import open_run, shares
 from lcn_tf.training.schedules import count_from
 from lcn_tf.training.step_log import StepLog
@@ -95,6 +97,8 @@ def train(
   # the checkpoints of a job that was begun hold all that it goes on with
   warm = earlier_run(experiment, record_set) if experiment.train.warm_start and not begun(run_dir) else None
   run = files.local(run_dir)
+  if experiment.train.strategy == "multi_worker" and places.stands_for(run):
+    raise UserError(f"{run}: several machines share a run folder on a mount that all see; --records may be a URL")
   workers = Workers(make_strategy(experiment.train))
   with workers.together(), _held(run, workers) as own:
     job = _train(experiment, record_set, workers, run, own, callbacks, warm)
@@ -165,6 +169,7 @@ def _train(
     checkpoints,
     Curves(own / "tensorboard", history, progress),
     cost,
+    PutBack(own, progress),
   )
   began, before = time.monotonic(), int(model.optimizer.iterations.numpy())
   with at_sigterm(checkpoints.ask):

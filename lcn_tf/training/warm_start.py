@@ -18,6 +18,7 @@ from lcn_tf.models.build import build_model, item_tables, needs_pretrained
 from lcn_tf.models.embedder import RequestEmbedding
 from lcn_tf.pretraining.run import content_vectors
 from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.remote import mirror
 from lcn_tf.schema import DOMAINS, Schema, with_sizes
 from lcn_tf.training.averages import SLOT, averages
 from lcn_tf.training.checkpoint_contents import CheckpointContents
@@ -146,7 +147,7 @@ def earlier_run(experiment: Experiment, record_set: RecordSet) -> WarmStart:
     UserError: It holds no checkpoint, another model, one of another schema, or one that knows validation clicks.
     DamagedError: No checkpoint of it can be read.
   """
-  run = read_run(experiment.train.warm_start)
+  run = read_run(mirror.copied(experiment.train.warm_start))
   where = f"train.warm_start: {run.path}"
   run.checkpoints()
   _check_schema(run, record_set, where)

@@ -28,6 +28,7 @@ from lcn_tf.data.build import builder
 from lcn_tf.data.build.tables import RawTables
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
+from lcn_tf.remote import working
 from lcn_tf.schema import DomainName
 from lcn_tf.training.checkpoint_store import begun
 from lcn_tf.training.export_run import export_run, exported
@@ -68,8 +69,10 @@ def walk(
   with files.exclusive(folder, "another walk"):
     this = _open(experiment, tables, folder)
     this.base(bootstrap)
+    working.put(folder)
     for number in range(1, 1 + len(this.cut.starts)):
       this.period(number, export)
+      working.put(folder)
       # graphs of models that are gone
       keras.backend.clear_session()
       gc.collect()

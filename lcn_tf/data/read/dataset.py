@@ -19,8 +19,10 @@ import tensorflow as tf
 
 from lcn_tf.data import records
 from lcn_tf.data.read import dealing, diagnosis, validity
+from lcn_tf.data.read.widths import buckets
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
+from lcn_tf.remote import store
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 Batch = dict[str, tf.Tensor]
@@ -165,7 +167,7 @@ def evaluation_batches(
     UserError: The split, the domain or a file is missing.
   """
   files = _readable(record_set, split, domain, on_corrupt)
-  serialized = tf.data.TFRecordDataset(files.paths, compression_type=files.compression)
+  serialized = tf.data.TFRecordDataset(files.paths, compression_type=files.compression, buffer_size=files.buffer)
   serialized = serialized.apply(tf.data.experimental.assert_cardinality(files.total))
   schema = record_set.record_schema
   numbered = serialized.enumerate()
@@ -198,17 +200,6 @@ def steps_per_epoch(record_set: RecordSet, requests: int, domain: DomainName = "
   return count // requests
 
 
-def buckets(capacity: int, length_buckets: Sequence[int] = ()) -> list[int]:
-  """The widths of histories of up to `capacity` behaviours, rising; the last is `capacity`.
-
-  By default multiples of 8, from 32 on four to an octave: at most a fourth of a batch's longest history is padding.
-  """
-  if not length_buckets:
-    octaves = range(5, capacity.bit_length())
-    length_buckets = [16, 24, *(2**octave * part // 4 for octave in octaves for part in (4, 5, 6, 7))]
-  return sorted({width for width in length_buckets if width < capacity}) + [capacity]
-
-
 def powers_of_two(capacity: int) -> tuple[int, ...]:
   """Few widths, for graphs that are compiled for each of them: powers of two from 16 up to `capacity`."""
   return tuple(2**power for power in range(4, capacity.bit_length()))
@@ -222,6 +213,7 @@ class _Files:
   counts: list[int]
   total: int
   compression: str
+  buffer: int | None = None  # bytes that are read at a time; None = TensorFlow's own number
   by_record: tuple[int, int] = (1, 0)  # (step, first) of the records that are taken
 
 
@@ -232,8 +224,8 @@ def check_shards(record_set: RecordSet, split: str, domain: DomainName, on_corru
     UserError: Names the first that is not.
   """
   for shard in record_set.part(split, domain).shards:
-    path = str(record_set.path / shard.file)
-    if not tf.io.gfile.exists(path):
+    if record_set.shard_size(shard) is None:
+      path = record_set.path / shard.file
       raise UserError(f"{path}: this shard is missing; {record_set.path}/dataset.json lists it")
     if on_corrupt == "error" and not diagnosis.is_described(record_set, shard):
       raise diagnosis.not_described(record_set, shard, domain)
@@ -242,9 +234,10 @@ def check_shards(record_set: RecordSet, split: str, domain: DomainName, on_corru
 def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt: OnCorrupt) -> _Files:
   check_shards(record_set, split, domain, on_corrupt)
   part = record_set.part(split, domain)
-  paths = [str(record_set.path / shard.file) for shard in part.shards]
+  paths = [record_set.shard_path(shard) for shard in part.shards]
   counts = [shard.records for shard in part.shards]
-  files = _Files(paths, counts, sum(counts), "GZIP" if record_set.compression == "gzip" else "")
+  buffer = store.BUFFER if record_set.source else None
+  files = _Files(paths, counts, sum(counts), "GZIP" if record_set.compression == "gzip" else "", buffer)
   if on_corrupt == "error":
     return files
   repaired = diagnosis.repair(record_set, split, domain)
@@ -268,7 +261,7 @@ def _one_pass(files: _Files, key: tf.Tensor, shuffle_buffer: int) -> tf.data.Dat
   shards = tf.data.Dataset.from_tensor_slices((tf.gather(files.paths, order), tf.gather(files.counts, order)))
 
   def read(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-    serialized = tf.data.TFRecordDataset(path, compression_type=files.compression)
+    serialized = tf.data.TFRecordDataset(path, compression_type=files.compression, buffer_size=files.buffer)
     return serialized.apply(tf.data.experimental.assert_cardinality(tf.cast(count, tf.int64)))
 
   turns = min(_OPEN_SHARDS, len(files.paths))

@@ -21,8 +21,9 @@ from absl import logging
 from lcn_tf.data import records
 from lcn_tf.data.id_mapping import fingerprint, id_mapping_of
 from lcn_tf.data.read import validity
-from lcn_tf.data.record_set import RecordSet, Shard, ends, sha256
-from lcn_tf.errors import UserError
+from lcn_tf.data.record_set import RecordSet, Shard, sha256
+from lcn_tf.errors import StorageError, UserError, one_line
+from lcn_tf.remote import store
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 _HEADER, _FOOTER = 12, 4  # of a TFRecord: length (8) and its checksum (4); the data's checksum (4)
@@ -69,14 +70,21 @@ def guard(record_set: RecordSet, split: str, domains: Sequence[DomainName] = ("t
   """Turns TensorFlow's errors of broken records of `split` into a `UserError` that names the record.
 
   An error that does not come from reading records passes unchanged.
+
+  Raises:
+    StorageError: The store that holds the records has failed.
   """
   try:
     yield
-  except _DATA_ERRORS as error:
-    message = _first_broken(record_set, split, domains) if _from_records(error) else None
-    if message is None:
-      raise
-    raise UserError(message) from error
+  except tf.errors.OpError as error:
+    broken = isinstance(error, _DATA_ERRORS) and _from_records(error)
+    message = _first_broken(record_set, split, domains) if broken else None
+    if message is not None:
+      raise UserError(message) from error
+    if record_set.source and record_set.source in str(error):
+      record_set.check_reachable()
+      raise StorageError(f"{record_set.source}: reading failed: {one_line(error)}") from error
+    raise
 
 
 def explain(record_set: RecordSet, split: str, domains: Sequence[DomainName], error: Exception) -> UserError:
@@ -94,8 +102,9 @@ def explain(record_set: RecordSet, split: str, domains: Sequence[DomainName], er
 
 def is_described(record_set: RecordSet, shard: Shard) -> bool:
   """Whether a shard has the size and the first and last bytes that `dataset.json` has of it, if it has them."""
-  path = record_set.path / shard.file
-  return not shard.ends or (path.stat().st_size == shard.size and ends(path) == shard.ends)
+  if not shard.ends:
+    return True
+  return record_set.shard_size(shard) == shard.size and record_set.shard_ends(shard) == shard.ends
 
 
 def not_described(record_set: RecordSet, shard: Shard, domain: DomainName) -> UserError:
@@ -107,11 +116,11 @@ def not_described(record_set: RecordSet, shard: Shard, domain: DomainName) -> Us
 
 
 def _replaced(record_set: RecordSet, shard: Shard) -> str:
-  return (
-    f"{record_set.path / shard.file}: another shard than dataset.json describes, though every record in it is valid: "
-    f"its sha256 is {sha256(record_set.path / shard.file)}, not {shard.sha256}. Put the described one there, or build "
-    "the records again."
-  )
+  with record_set.shard_copy(shard) as path:
+    return (
+      f"{path}: another shard than dataset.json describes, though every record in it is valid: its sha256 is "
+      f"{sha256(path)}, not {shard.sha256}. Put the described one there, or build the records again."
+    )
 
 
 def scan(record_set: RecordSet, shard: Shard, domain: DomainName) -> Iterator[ScannedRecord]:
@@ -119,10 +128,14 @@ def scan(record_set: RecordSet, shard: Shard, domain: DomainName) -> Iterator[Sc
 
   Bytes that cannot be divided into records are the last `ScannedRecord`: all that follows them is lost.
   """
-  path = record_set.path / shard.file
-  if not path.is_file():
-    yield ScannedRecord(0, 0, None, f"this shard is missing; {record_set.path}/dataset.json lists it.")
-    return
+  with record_set.shard_copy(shard) as path:
+    if not path.is_file():
+      yield ScannedRecord(0, 0, None, f"this shard is missing; {record_set.path}/dataset.json lists it.")
+      return
+    yield from _scanned(record_set, shard, domain, path)
+
+
+def _scanned(record_set: RecordSet, shard: Shard, domain: DomainName, path: pathlib.Path) -> Iterator[ScannedRecord]:
   count = offset = 0
   lost = False
   for serialized, size, reason in _frames(path, record_set.compression == "gzip"):
@@ -152,7 +165,7 @@ def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
   check = _checker(record_set.record_schema, domain)
   options = "GZIP" if record_set.compression == "gzip" else ""
   for shard in part.shards:
-    path, good = record_set.path / shard.file, shard.records
+    path, good = record_set.shard_path(shard), shard.records
     whole = _whole(record_set, shard, check)
     if whole and not is_described(record_set, shard):
       logging.warning("left out: %s", _replaced(record_set, shard))
@@ -161,8 +174,8 @@ def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
     if not whole:
       folder = tempfile.mkdtemp(prefix="lcn_tf_repaired_")
       atexit.register(shutil.rmtree, folder, ignore_errors=True)
-      path, good = pathlib.Path(folder) / path.name, 0
-      with tf.io.TFRecordWriter(str(path), options) as writer:
+      path, good = f"{folder}/{pathlib.Path(shard.file).name}", 0
+      with tf.io.TFRecordWriter(path, options) as writer:
         for found in scan(record_set, shard, domain):
           if found.reason:
             logging.warning("left out: %s", _message(record_set, shard, found))
@@ -170,7 +183,7 @@ def repair(record_set: RecordSet, split: str, domain: DomainName) -> Repaired:
             writer.write(found.serialized)
             good += 1
       broken += max(0, shard.records - good)
-    paths.append(str(path))
+    paths.append(path)
     counts.append(good)
   if broken:
     logging.warning("%s/%s: %d of %d %s records were left out.", record_set.path, split, broken, part.records, domain)
@@ -197,15 +210,16 @@ def verify(record_set: RecordSet) -> list[str]:
   for domains in record_set.splits.values():
     for domain, part in domains.items():
       for shard in part.shards:
-        path = record_set.path / shard.file
-        if path.is_file() and (digest := sha256(path)) != shard.sha256:
-          problems.append(f"{path}: its sha256 is {digest}, dataset.json says {shard.sha256}.")
-        if not _whole(record_set, shard, checks[domain]):
-          problems += [_message(record_set, shard, found) for found in scan(record_set, shard, domain) if found.reason]
+        with record_set.shard_copy(shard) as path:
+          if path.is_file() and (digest := sha256(path)) != shard.sha256:
+            problems.append(f"{path}: its sha256 is {digest}, dataset.json says {shard.sha256}.")
+          if not _whole(record_set, shard, checks[domain]):
+            problems += [_message(record_set, shard, one) for one in scan(record_set, shard, domain) if one.reason]
   return problems
 
 
 def _first_broken(record_set: RecordSet, split: str, domains: Sequence[DomainName]) -> str | None:
+  record_set.check_reachable()
   for domain in domains:
     check = _checker(record_set.record_schema, domain)
     for shard in record_set.part(split, domain).shards:
@@ -249,7 +263,8 @@ def _checker(schema: Schema, domain: DomainName) -> Callable[[tf.Tensor], None]:
 def _whole(record_set: RecordSet, shard: Shard, check: Callable[[tf.Tensor], None]) -> bool:
   """Whether all records of a shard are there and valid; fast, without naming a broken one."""
   compression = "GZIP" if record_set.compression == "gzip" else ""
-  serialized = tf.data.TFRecordDataset(str(record_set.path / shard.file), compression)
+  buffer = store.BUFFER if record_set.source else None
+  serialized = tf.data.TFRecordDataset(record_set.shard_path(shard), compression, buffer)
   serialized = serialized.apply(tf.data.experimental.assert_cardinality(shard.records))
   try:
     for some in serialized.batch(64).prefetch(2):
