@@ -23,7 +23,7 @@ from lcn_tf.training.optimizers import make_optimizer
 _LEAST = 5000  # stand-ins of table sizes are larger, and primes: no width of a layer is one
 _ROW_NUMBER = 8  # bytes of a row's number in a gradient
 _FEATURE = 20  # bytes of a feature beside its name and its data
-_LIBRARIES = {"cpu": 550_000_000}  # bytes that TensorFlow takes beside tensors
+_LIBRARIES = {"cpu": 580_000_000}  # bytes that TensorFlow takes beside tensors
 _GPU_LIBRARIES = 1_500_000_000  # with CUDA, cuDNN and room between tensors
 
 

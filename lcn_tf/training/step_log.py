@@ -104,8 +104,13 @@ class StepLog(keras.callbacks.Callback):
       self._writer = None
 
   def _losses(self) -> dict[str, tuple[float, float]]:
-    """Sum and number of the losses of the epoch so far, by name."""
-    return {m.name: (float(m.total.numpy()), float(m.count.numpy())) for m in self.model.metrics}
+    """Sum and number of the losses of the epoch so far, by name; on one replica, as all have the same ones."""
+
+    def here(variable: tf.Variable) -> float:
+      # reading the variable itself sums over replicas, and this worker alone would ask the others
+      return float(self.model.distribute_strategy.experimental_local_results(variable)[0].numpy())
+
+    return {m.name: (here(m.total), here(m.count)) for m in self.model.metrics}
 
   def _point(self) -> dict[str, float]:
     optimizer, before, sums = self.model.optimizer, self._sums or {}, self._losses()

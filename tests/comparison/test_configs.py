@@ -21,6 +21,7 @@ _made: set[str] = set()
 def test_there_is_a_comparison_for_every_table():
   assert {file.stem for file in FILES} == {
     "amazon",
+    "amazon_start",
     "crp_ablation",
     "lap_ablation",
     "length",

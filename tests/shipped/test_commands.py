@@ -15,6 +15,8 @@ from tests.shipped.workspace import CONFIGS, ROOT, commands, experiments, head_c
 SMALLER = [
   ("tools.benchmark_training", "", ["--steps", "1", "--items", "500", "--seq_len", "60"]),
   ("tools.benchmark_job", "", ["--steps", "4", "--rounds", "1", "--set", "train.log_every=2"]),
+  # the sizes of papers take a minute to trace
+  ("--samples 46G --rate 500000 --devices 8", "", [f"--set=schema.{d}.max_length=50" for d in ("target", "source")]),
   ("tools.benchmark_building", "", ["--interactions", "20000"]),
   ("tools.benchmark_serving", "", ["--candidates", "5", "--length", "20", "--users", "2", "--runs", "2"]),
   ("tools.simulate_online", "", ["--users", "4", "--requests", "2", "--candidates", "10", "--bootstrap", "20"]),
@@ -33,6 +35,7 @@ SMALLER = [
   ("LCN,MiNet,SIM Soft,SIM Cluster,TWIN", "LCN", []),
   ("ETA,DARE,TWIN,LCN", "LCN", []),
   ("rare_start.yaml", "", ["--only", "LCN w/o CRP"]),
+  ("amazon_start.yaml", "", ["--only", "LCN w/o CRP"]),
   ("LCN,LCN w/o CRP,Avg-Pooling,TWIN", "LCN", []),
   ("train.epochs=8", "train.epochs=2", []),
   ("walk.periods=10", "walk.periods=2", []),
