@@ -222,7 +222,7 @@ def test_a_block_that_goes_well_asks_nothing():
     (1_000, "1.0 kB"),
     (1_250_000, "1.2 MB"),
     (3_400_000_000, "3.4 GB"),
-    (5e15, "5000000.0 GB"),
+    (5e15, "5000.0 TB"),
   ],
 )
 def test_sizes_are_readable(size, text):

@@ -41,7 +41,10 @@ def _inputs(seed, **shape):
   for part in (candidates, behaviours):
     part.fields[..., 2] = part.fields[..., 0] % 4
     part.fields[..., 3] = part.fields[..., 0] % 3
-  return candidates, behaviours
+  real = (behaviours.items > 0)[..., np.newaxis]
+  # a behaviour's own deviation: rounding, which differs between machines, would order the occurrences of one item
+  own = 0.1 * np.random.default_rng(seed + 4000).normal(size=behaviours.vectors.shape) * real
+  return candidates, behaviours._replace(vectors=(behaviours.vectors + own).astype(np.float32))
 
 
 def _one_request(own, others, **parts):

@@ -11,7 +11,7 @@ from lcn_tf.models.build import build_model
 from lcn_tf.models.ctr import make_extractor
 from tests.reference.average_pooling import average_pooling
 from tests.reference.mlp import mlp
-from tests.support.batches import SCHEMA, batch_of, candidate, catalogue, model_of, row
+from tests.support.batches import SCHEMA, batch_of, candidate, catalogue, model_of, row, without_repeats
 from tests.support.experiments import small_experiment
 from tests.support.layers import ops_without_gpu_kernel
 
@@ -39,7 +39,7 @@ def test_it_equals_its_twin():
 
 @pytest.mark.parametrize("extractor", ["lap", "average_pooling"])
 def test_a_request_with_n_candidates_is_n_requests_with_one(extractor):
-  model, batch = model_of(extractor), batch_of(candidates=4)
+  model, batch = model_of(extractor), without_repeats(batch_of(candidates=4))
   together = model(batch).numpy()
   for n in range(4):
     one = candidate(batch, n)
@@ -48,7 +48,7 @@ def test_a_request_with_n_candidates_is_n_requests_with_one(extractor):
 
 @pytest.mark.parametrize("extractor", ["lap", "average_pooling"])
 def test_users_in_one_call_do_not_meet(extractor):
-  model, batch = model_of(extractor), batch_of()
+  model, batch = model_of(extractor), without_repeats(batch_of())
   together = model(batch).numpy()
   for i in range(6):
     np.testing.assert_allclose(model(row(batch, i)).numpy()[0], together[i], rtol=1e-4, atol=1e-5)
@@ -56,7 +56,7 @@ def test_users_in_one_call_do_not_meet(extractor):
 
 @pytest.mark.parametrize("extractor", ["lap", "average_pooling"])
 def test_wider_padding_changes_nothing(extractor):
-  model, batch = model_of(extractor), batch_of()
+  model, batch = model_of(extractor), without_repeats(batch_of())
   wide = dict(batch)
   for d in ("target", "source"):
     for part in ("items", "times", "cross"):

@@ -36,6 +36,8 @@ def requests_of(count, seed=0):
     one = random_request(SCHEMA, rng, user=i + 1, lengths=lengths, candidates=1 + i % 9)
     batch = records.parse(tf.constant([records.encode(one, SCHEMA)]), SCHEMA, {d: max(lengths[d], 1) for d in DOMAINS})
     tensors = {name: batch[name].numpy() for name in served_spec(SCHEMA)}
+    for d in DOMAINS:  # no item twice: rounding would order its occurrences, by the size of a call
+      tensors[f"{d}_items"][0, : lengths[d]] = rng.permutation(np.arange(1, SCHEMA.domain(d).items))[: lengths[d]]
     for name in ("candidate_items", "candidate_times", "candidate_context", *(f"{d}_first_visible" for d in DOMAINS)):
       tensors[name] = tensors[name][:, : 1 + i % 9]
     found.append(tensors)

@@ -18,6 +18,23 @@ def batch_of(count=6, seed=0, domain="target", candidates=None):
   return records.parse(tf.constant([records.encode(request, SCHEMA) for request in requests]), SCHEMA)
 
 
+def without_repeats(batch, seed=0):
+  """The same requests, with histories in which no item occurs twice.
+
+  Rounding orders the equal scores of one item's occurrences, and it differs between machines and sizes of a batch.
+  """
+  rng, found = np.random.default_rng(seed), dict(batch)
+  for d in ("target", "source"):
+    rows, width = batch[f"{d}_items"].shape
+    items = np.arange(1, SCHEMA.domain(d).items)
+    length = np.minimum(batch[f"{d}_length"], len(items))
+    drawn = np.zeros((rows, max(width, len(items))), np.int32)
+    drawn[:, : len(items)] = [rng.permutation(items) for _ in range(rows)]
+    found[f"{d}_length"] = tf.constant(length, tf.int32)
+    found[f"{d}_items"] = tf.constant(drawn[:, :width] * (np.arange(width) < length[:, np.newaxis]), tf.int32)
+  return found
+
+
 def catalogue(seed=0):
   rng = np.random.default_rng(seed)
   tables = {}
