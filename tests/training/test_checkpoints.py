@@ -172,7 +172,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it_and_no_part_
   with pytest.raises(StorageError, match=rf"^{store.folder}: a checkpoint could not be written: {said}") as raised:
     store.save(Full(values=Values(9)), 9, 2, needs=10**15)
   assert "(about 1000.0 TB are needed, " in str(raised.value)
-  assert "GB are missing). ckpt-5 is intact: with space, the same command goes on from there." in str(raised.value)
+  assert "TB are missing). ckpt-5 is intact: with space, the same command goes on from there." in str(raised.value)
   assert file_bytes(store.folder) == before
   save(store, 9)
   assert store.numbers() == [9, 5]
