@@ -158,6 +158,12 @@ def to_json(value: Any) -> str:
   return json.dumps(jsonable(value), indent=1, allow_nan=False) + "\n"
 
 
+def sha256(file: pathlib.Path) -> str:
+  """Checksum of a file's bytes, in hexadecimal."""
+  with file.open("rb") as opened:
+    return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _checksum(tree: dict[str, Any]) -> str:
   return _digest(json.dumps(tree, sort_keys=True).encode())
 

@@ -97,6 +97,12 @@ def end_at_once(code: int) -> NoReturn:
   os._exit(code)
 
 
+def python_path() -> dict[str, str]:
+  """The environment variable by which Python processes import this package, whatever folder they run in."""
+  root = str(pathlib.Path(__file__).parents[1])
+  return {"PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 @contextlib.contextmanager
 def lifeline() -> Iterator[tuple[dict[str, str], int]]:
   """What a child process needs in its environment, and the descriptor that it has to inherit, to end with this one."""

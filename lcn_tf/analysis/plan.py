@@ -12,7 +12,7 @@ from lcn_tf.analysis.live_memory import live_memory
 from lcn_tf.analysis.synthetic import random_vectors
 from lcn_tf.config import Experiment
 from lcn_tf.data import records
-from lcn_tf.data.request_spec import example_batch
+from lcn_tf.data.request_spec import batch_spec
 from lcn_tf.errors import UserError
 from lcn_tf.models import mult_adds
 from lcn_tf.models.base import RequestModel
@@ -163,12 +163,9 @@ def _share(experiment: Experiment, model: RequestModel, actual: Mapping[int, int
   """
   schema, parts = model.schema, experiment.train.micro_batches
   requests //= parts
-  given = {}
-  for domain in model.domains:
-    count = requests if domain == "target" else max(round(requests * experiment.train.source_ratio), 1)
-    batch = example_batch(schema)
-    widths = {"N": schema.candidates} | {d: schema.capacity(d) for d in DOMAINS}
-    given[domain] = {name: _spec(name, tensor, count, widths) for name, tensor in batch.items()}
+  widths = {d: schema.capacity(d) for d in DOMAINS}
+  ratio = {d: 1.0 if d == "target" else experiment.train.source_ratio for d in model.domains}
+  given = {d: batch_spec(schema, max(round(requests * ratio[d]), 1), widths) for d in model.domains}
   step = tf.function(model.train_step, autograph=False).get_concrete_function(given)
   live = live_memory(step)
   inner = {id(outside): inside.ref() for outside, inside in step.graph.captures}
@@ -179,16 +176,6 @@ def _share(experiment: Experiment, model: RequestModel, actual: Mapping[int, int
     rows += min(written, size) * (width * table.dtype.size + _ROW_NUMBER)
   kept = rows + sum(v.shape.num_elements() * v.dtype.size for v in model.dense_variables()) if parts > 1 else 0
   return Share(live.peak + kept, rows, parts * mult_adds.count(step).total)
-
-
-def _spec(name: str, tensor: tf.Tensor, requests: int, widths: Mapping[str, int]) -> tf.TensorSpec:
-  """The spec of a tensor of a batch whose histories are full."""
-  shape = [requests, *tensor.shape[1:]]
-  if tensor.shape.rank > 1 and not name.startswith("user_"):
-    domain = name.partition("_")[0]
-    of_history = domain in DOMAINS and not name.endswith("first_visible")
-    shape[1] = widths[domain if of_history else "N"]
-  return tf.TensorSpec(shape, tensor.dtype, name)
 
 
 def _bytes(variable: tf.Variable, actual: Mapping[int, int]) -> int:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import yaml
 
-import lcn_tf
 from lcn_tf.comparison.cells import Cell
 from lcn_tf.comparison.config import slug
 from lcn_tf.errors import SettingsError, StorageError, UserError
 from lcn_tf.machine import shares, threads
+from lcn_tf.processes import python_path
 
 _TAIL = 12  # lines of a log that a failure shows
 
@@ -107,8 +107,6 @@ class Commands:
 
   def _run_with(self, share: dict[str, str], command: Sequence[str], log: pathlib.Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    root = str(pathlib.Path(lcn_tf.__file__).parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     with log.open("a") as lines:
       lines.write(f"$ python -m {shlex.join(command)}\n")
       lines.flush()
@@ -120,7 +118,7 @@ class Commands:
           stdin=subprocess.DEVNULL,
           stdout=lines,
           stderr=subprocess.STDOUT,
-          env=self._environment | share | {"PYTHONPATH": os.pathsep.join(paths)},
+          env=self._environment | share | python_path(),
           pass_fds=self._inherit,
           # a signal to the whole group, Ctrl-C among them, reaches it once, through `stop`: it saves its checkpoint
           start_new_session=True,

@@ -68,12 +68,6 @@ class Part(Strict):
     return ""
 
 
-def sha256(file: pathlib.Path) -> str:
-  """Checksum of a file's bytes."""
-  with file.open("rb") as opened:
-    return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def ends(file: pathlib.Path) -> str:
   """Checksum of the first and the last bytes of a file: tells it from others at hardly any cost."""
   with file.open("rb") as opened:

@@ -28,8 +28,9 @@ from absl import logging
 
 from lcn_tf import files, formats, places, storage
 from lcn_tf.config import NOT_CONTENTS, Records, difference
-from lcn_tf.data.parts import Part, Shard, Table, ends, ends_of, sha256
+from lcn_tf.data.parts import Part, Shard, Table, ends, ends_of
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line, unknown
+from lcn_tf.formats import sha256
 from lcn_tf.remote import store
 from lcn_tf.schema import DOMAINS, DomainName, Schema, Strict, columns, value_columns, with_sizes
 
@@ -172,6 +173,11 @@ class RecordSet(Strict):
     if self.source and not (self.path / shard.file).exists():
       return store.for_tensorflow(f"{self.source}/{shard.file}")
     return str(self.path / shard.file)
+
+  @property
+  def shard_buffer(self) -> int | None:
+    """Bytes of a shard that TensorFlow should read at a time; None = its own number."""
+    return store.BUFFER if self.source else None
 
   def shard_size(self, shard: Shard) -> int | None:
     """Bytes of a shard as it is now; None if it is missing."""

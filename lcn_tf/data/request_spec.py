@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from lcn_tf.data.field_values import value_groups
-from lcn_tf.schema import DOMAINS, Schema, columns, value_columns
+from lcn_tf.schema import DOMAINS, DomainName, Schema, columns, value_columns
 
 
 def served_spec(schema: Schema) -> dict[str, tf.TensorSpec]:
@@ -81,6 +81,24 @@ def example_batch(schema: Schema, requests: int = 1, candidates: int = 1, length
   batch["label"] = tf.zeros(sizes, tf.float32)
   batch["weight"] = tf.zeros(sizes, tf.float32)
   return batch
+
+
+def batch_spec(schema: Schema, requests: int, widths: Mapping[DomainName, int]) -> dict[str, tf.TensorSpec]:
+  """The specs of a batch with every tensor of `lcn_tf.data.records` and `schema.candidates` candidates.
+
+  Args:
+    schema: Schema with sizes.
+    requests: Number of requests B.
+    widths: Behaviours L of each history.
+  """
+  specs = {}
+  for name, tensor in example_batch(schema).items():
+    shape = [requests, *tensor.shape[1:]]
+    if tensor.shape.rank > 1 and not name.startswith("user_"):
+      domain = next((d for d in DOMAINS if name.startswith(f"{d}_") and not name.endswith("_first_visible")), None)
+      shape[1] = schema.candidates if domain is None else widths[domain]
+    specs[name] = tf.TensorSpec(shape, tensor.dtype, name)
+  return specs
 
 
 def traced(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec]) -> Any:

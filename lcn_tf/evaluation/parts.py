@@ -27,9 +27,10 @@ from absl import logging
 
 from lcn_tf import files, formats, processes
 from lcn_tf.data.read import dataset, diagnosis
-from lcn_tf.data.record_set import RecordSet, Shard, check_fingerprint, sha256
+from lcn_tf.data.record_set import RecordSet, Shard, check_fingerprint
 from lcn_tf.errors import DamagedError, UserError, one_line
 from lcn_tf.evaluation import predictions, scoring
+from lcn_tf.formats import sha256
 from lcn_tf.schema import DomainName
 
 FOLDER = "scored"  # in the folder of the results

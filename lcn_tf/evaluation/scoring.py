@@ -12,9 +12,10 @@ from absl import logging
 
 from lcn_tf import files, storage
 from lcn_tf.data.read import dataset, diagnosis
-from lcn_tf.data.record_set import RecordSet, check_fingerprint, sha256
+from lcn_tf.data.record_set import RecordSet, check_fingerprint
 from lcn_tf.errors import DamagedError, UserError, nearest, one_line
 from lcn_tf.evaluation import predictions
+from lcn_tf.formats import sha256
 from lcn_tf.schema import DomainName
 from lcn_tf.serving.export import DESCRIPTION, REMEDY, describe
 from lcn_tf.serving.versions import newest_version

@@ -16,7 +16,6 @@ from typing import IO
 
 from absl import logging
 
-import lcn_tf
 from lcn_tf import machine, processes
 from lcn_tf.errors import LostWorkerError, UserError
 from lcn_tf.launching.cluster import tf_config
@@ -83,9 +82,7 @@ class _Job:
     self._counted: int | None = None  # ends before the first of these signals
     count = len(files)
     addresses = [f"localhost:{port}" for port in _free_ports(count)]
-    root = str(pathlib.Path(lcn_tf.__file__).parents[1])
-    paths = {"PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
-    own = {**machine.threads(count), **os.environ, **paths, "PYTHONUNBUFFERED": "1", **environment}
+    own = {**machine.threads(count), **os.environ, **processes.python_path(), "PYTHONUNBUFFERED": "1", **environment}
     self._processes: dict[int, subprocess.Popen[bytes]] = {}
     for index, (file, share) in enumerate(zip(files, machine.shares(count), strict=True)):
       self._processes[index] = subprocess.Popen(

@@ -6,7 +6,6 @@ reader of the store meets nothing that a reader of the disk would not.
 """
 
 import contextlib
-import hashlib
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Literal
@@ -15,6 +14,7 @@ from absl import logging
 
 from lcn_tf import places
 from lcn_tf.errors import UserError
+from lcn_tf.formats import sha256
 from lcn_tf.remote import store
 from lcn_tf.remote.lease import Lease
 
@@ -203,8 +203,7 @@ def _names(folder: pathlib.Path) -> list[str]:
 
 def _fact(file: pathlib.Path) -> Fact:
   stat = file.stat()
-  with file.open("rb") as opened:
-    return stat.st_size, stat.st_mtime_ns, hashlib.file_digest(opened, "sha256").hexdigest()
+  return stat.st_size, stat.st_mtime_ns, sha256(file)
 
 
 def _last(name: str) -> str:

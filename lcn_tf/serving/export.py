@@ -13,8 +13,9 @@ from absl import logging
 from lcn_tf import files, formats, storage
 from lcn_tf.config import Experiment
 from lcn_tf.data.id_mapping import IdMapping, items_of, vocabularies_of
-from lcn_tf.data.record_set import RecordSet, sha256
+from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError
+from lcn_tf.formats import sha256
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import source
 from lcn_tf.serving import server_config, trial

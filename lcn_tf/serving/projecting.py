@@ -14,8 +14,9 @@ from absl import logging
 
 from lcn_tf import files, formats, storage
 from lcn_tf.data.id_mapping import items_of
-from lcn_tf.data.record_set import RecordSet, sha256
+from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
+from lcn_tf.formats import sha256
 from lcn_tf.serving.export import DESCRIPTION as EXPORT
 from lcn_tf.serving.export import describe
 from lcn_tf.serving.projection_store import DESCRIPTION, ids_file, table_file

@@ -12,8 +12,8 @@ from absl import logging
 
 from lcn_tf import formats
 from lcn_tf.data.build.values import id_of, whole_id_of
-from lcn_tf.data.record_set import sha256
 from lcn_tf.errors import DamagedError, UserError
+from lcn_tf.formats import sha256
 from lcn_tf.serving.versions import SAVED_MODEL, newest_version, weights_of
 
 DESCRIPTION = "store.json"

@@ -19,10 +19,6 @@ class Gauges:
 
   Args:
     slots: One slot of each weight, by optimizer. It names the weight on every replica.
-
-  Attributes:
-    specs: Shapes and types of a replica's batches, by the domain of their candidates. They are known when a step has
-      been traced.
   """
 
   def __init__(self, slots: Sequence[Sequence[tf.Variable]]):
@@ -32,7 +28,6 @@ class Gauges:
     self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
     self._widths: dict[tuple[DomainName, DomainName], tf.Variable] = {}
     self._clipped = False
-    self.specs: dict[DomainName, dict[str, tf.TensorSpec]] = {}
 
   def gradient(self, slot: tf.Variable, gradient: tf.Tensor) -> tf.Operation:
     """Notes the norm of a weight's gradient; within the update of the weight on a replica.
@@ -84,7 +79,6 @@ class Gauges:
       d: {name: strategy.experimental_local_results(tensor)[0] for name, tensor in batch.items()}
       for d, batch in batches.items()
     }
-    self.specs = {d: {n: tf.TensorSpec(x.shape, x.dtype) for n, x in batch.items()} for d, batch in first.items()}
     with tf.control_dependencies(tf.nest.flatten(first)):
       self._waited.assign_add(tf.timestamp() - began)
     for (of, d), width in self._widths.items():
@@ -107,6 +101,8 @@ class _Watched:
 class Measured(keras.optimizers.legacy.Optimizer):
   """A mixin for legacy optimizers: gauges see the gradients that are applied.
 
+  Whatever follows the update of a weight has its place in `_applied`.
+
   Attributes:
     gauges: Gauges; None = nothing is measured.
   """
@@ -114,14 +110,23 @@ class Measured(keras.optimizers.legacy.Optimizer):
   gauges: Gauges | None = None
 
   def _resource_apply_dense(self, grad: tf.Tensor, var: tf.Variable, apply_state: Any = None) -> tf.Operation:
-    return self._noted(super()._resource_apply_dense(grad, var, apply_state=apply_state), grad, var)
+    return self._applied(super()._resource_apply_dense(grad, var, apply_state=apply_state), grad, var, apply_state)
 
   def _resource_apply_sparse(
     self, grad: tf.Tensor, var: tf.Variable, indices: tf.Tensor, apply_state: Any = None
   ) -> tf.Operation:
-    return self._noted(super()._resource_apply_sparse(grad, var, indices, apply_state=apply_state), grad, var)
+    updated = super()._resource_apply_sparse(grad, var, indices, apply_state=apply_state)
+    return self._applied(updated, grad, var, apply_state)
 
-  def _noted(self, applied: tf.Operation, grad: tf.Tensor, var: tf.Variable) -> tf.Operation:
+  def _applied(self, applied: tf.Operation, grad: tf.Tensor, var: tf.Variable, apply_state: Any) -> tf.Operation:
+    """Goes on after the update of a weight.
+
+    Args:
+      applied: Update.
+      grad: Gradient, or its rows.
+      var: Weight.
+      apply_state: State of the step, as of `_prepare_local`.
+    """
     if self.gauges is None:
       return applied
     return tf.group(applied, self.gauges.gradient(self.get_slot(var, self.get_slot_names()[0]), grad))

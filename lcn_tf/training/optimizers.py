@@ -40,15 +40,8 @@ class DenseAdam(Measured, keras.optimizers.legacy.Adam):
     if self.ema_decay:
       apply_state[var_device, var_dtype]["follows"] = tf.cast(1 - decay_of(self.iterations, self.ema_decay), var_dtype)
 
-  def _resource_apply_dense(self, grad: tf.Tensor, var: tf.Variable, apply_state: Any = None) -> tf.Operation:
-    return self._followed(super()._resource_apply_dense(grad, var, apply_state=apply_state), var, apply_state)
-
-  def _resource_apply_sparse(
-    self, grad: tf.Tensor, var: tf.Variable, indices: tf.Tensor, apply_state: Any = None
-  ) -> tf.Operation:
-    return self._followed(super()._resource_apply_sparse(grad, var, indices, apply_state=apply_state), var, apply_state)
-
-  def _followed(self, applied: tf.Operation, var: tf.Variable, apply_state: Any) -> tf.Operation:
+  def _applied(self, applied: tf.Operation, grad: tf.Tensor, var: tf.Variable, apply_state: Any) -> tf.Operation:
+    applied = super()._applied(applied, grad, var, apply_state)
     if not self.ema_decay:
       return applied
     average = on_replica(self.get_slot(var, SLOT))
@@ -113,7 +106,7 @@ class RowwiseAdam(Measured, keras.optimizers.legacy.Adam):
       tf.raw_ops.ResourceScatterUpdate(resource=second.handle, indices=indices, updates=v),
       tf.raw_ops.ResourceScatterAdd(resource=var.handle, indices=indices, updates=-change),
     )
-    return self._noted(updated, grad, var)
+    return self._applied(updated, grad, var, apply_state)
 
   def _resource_apply_sparse_duplicate_indices(
     self, grad: tf.Tensor, handle: tf.Variable, indices: tf.Tensor, **kwargs: Any

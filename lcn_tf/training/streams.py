@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from lcn_tf.config import Train
-from lcn_tf.data.read.dataset import evaluation_batches, powers_of_two, steps_per_epoch, training_batches
+from lcn_tf.data.read.dataset import evaluation_batches, steps_per_epoch, training_batches
 from lcn_tf.data.read.diagnosis import guard
+from lcn_tf.data.read.widths import powers_of_two
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import SettingsError
 from lcn_tf.models.base import RequestModel

@@ -210,7 +210,7 @@ def _asked(
       rows = {d: count // replicas for d, count in counts}
 
       def flops(widths: Widths) -> float:
-        return replicas * of_step(model, rows, gauges.specs, widths)
+        return replicas * of_step(model, rows, widths)
 
       labels = {"experiment": experiment.name, "run": run.name}
       yield StepLog(run, gauges, config.log_every, size.candidates, first, flops, labels)

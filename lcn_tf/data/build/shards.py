@@ -14,8 +14,9 @@ import tqdm
 from lcn_tf import processes
 from lcn_tf.data.build.arrays import Mapped, slices
 from lcn_tf.data.build.requests import CandidateColumns, EventColumns, make_request
-from lcn_tf.data.record_set import Part, Shard, SplitName, ends, sha256
+from lcn_tf.data.record_set import Part, Shard, SplitName, ends
 from lcn_tf.data.records import encode, layout
+from lcn_tf.formats import sha256
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 _RELEASE = 100  # records, after which pages of mapped arrays are given back: a record touches a MB at most, mostly

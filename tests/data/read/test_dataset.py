@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from lcn_tf.data import records
 from lcn_tf.data.read import dataset, dealing, diagnosis
+from lcn_tf.data.read.widths import buckets, powers_of_two
 from lcn_tf.data.record_set import check_fingerprint
 from lcn_tf.errors import UserError
 from tests.support.record_sets import random_request, small_schema, write_record_set, write_shard
@@ -101,19 +102,19 @@ def test_a_batch_equals_parsing_its_records_at_full_width(small):
 
 
 def test_buckets_are_four_to_an_octave_up_to_the_capacity_or_what_the_user_says():
-  assert dataset.buckets(250) == [16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 250]
-  assert dataset.buckets(64) == [16, 24, 32, 40, 48, 56, 64]
-  assert dataset.buckets(5) == [5]
-  assert dataset.buckets(250, dataset.powers_of_two(250)) == [16, 32, 64, 128, 250]
-  assert dataset.buckets(64, dataset.powers_of_two(250)) == [16, 32, 64]
-  assert dataset.buckets(250, (200, 100, 300)) == [100, 200, 250]
+  assert buckets(250) == [16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 250]
+  assert buckets(64) == [16, 24, 32, 40, 48, 56, 64]
+  assert buckets(5) == [5]
+  assert buckets(250, powers_of_two(250)) == [16, 32, 64, 128, 250]
+  assert buckets(64, powers_of_two(250)) == [16, 32, 64]
+  assert buckets(250, (200, 100, 300)) == [100, 200, 250]
 
 
 def test_a_history_is_as_wide_as_the_smallest_bucket_that_holds_the_longest(small):
   seen = set()
   for batch in train(small, length_buckets=(3, 10, 20), requests=4):
     for d in ("target", "source"):
-      widths = dataset.buckets(small.record_schema.capacity(d), (3, 10, 20))
+      widths = buckets(small.record_schema.capacity(d), (3, 10, 20))
       longest = batch["target"][f"{d}_length"].numpy().max()
       assert batch["target"][f"{d}_items"].shape[1] == min(width for width in widths if width >= longest)
       seen.add(batch["target"][f"{d}_items"].shape[1])
