@@ -181,9 +181,12 @@ def replaced_by(path: pathlib.Path) -> list[pathlib.Path]:
   return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.{REPLACED}"))
 
 
-def claim(path: pathlib.Path, folder: bool) -> tuple[pathlib.Path, int]:
-  """A new file or folder beside `path`, and the descriptor by which it is held; dead ones of `path` are removed."""
-  sweep(path.parent, path.name)
+def claim(path: pathlib.Path, folder: bool, level: int = logging.INFO) -> tuple[pathlib.Path, int]:
+  """A new file or folder beside `path`, and the descriptor by which it is held.
+
+  Dead ones of `path` are removed, which the log tells at `level`.
+  """
+  sweep(path.parent, path.name, level)
   while True:
     # no process id: in containers each one has the same
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.{ASIDE}")
@@ -199,24 +202,25 @@ def claim(path: pathlib.Path, folder: bool) -> tuple[pathlib.Path, int]:
     os.close(lock)
 
 
-def sweep(folder: pathlib.Path, name: str | None = None) -> list[pathlib.Path]:
+def sweep(folder: pathlib.Path, name: str | None = None, level: int = logging.INFO) -> list[pathlib.Path]:
   """Removes what killed processes left aside in a folder: what nobody holds.
 
   Args:
     folder: Not those below it.
     name: Name of the file or folder that was to be written; None = any.
+    level: Level of absl at which the log tells what was removed.
 
   Returns:
     What is still there: somebody is at work on it, or the file system has no locks to tell by.
   """
   left = []
   for path in sorted(folder.glob(f".{glob.escape(name) if name else '*'}.*.{ASIDE}")):
-    if not _remove_if_dead(path):
+    if not _remove_if_dead(path, level):
       left.append(path)
   return left
 
 
-def _remove_if_dead(path: pathlib.Path) -> bool:
+def _remove_if_dead(path: pathlib.Path, level: int) -> bool:
   try:
     lock = os.open(path, os.O_RDONLY)
   except OSError:
@@ -228,7 +232,7 @@ def _remove_if_dead(path: pathlib.Path) -> bool:
       shutil.rmtree(path, ignore_errors=True)
     else:
       path.unlink(missing_ok=True)
-    logging.info("%s: removed; a process that was killed had left it", path)
+    logging.log(level, "%s: removed; a process that was killed had left it", path)
     return True
   except OSError:
     return False

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
+from absl import logging
+
 from lcn_tf import files
 from lcn_tf.errors import StorageError
 
@@ -173,7 +175,9 @@ def own_temporary_folder() -> None:
   above = os.environ.get("TMPDIR", "")
   try:
     above = above or tempfile.gettempdir()
-    folder, _ = files.claim(pathlib.Path(above).absolute() / f"lcn_tf-{os.getuid()}", folder=True)
+    # what others left there is no news of this command
+    path = pathlib.Path(above).absolute() / f"lcn_tf-{os.getuid()}"
+    folder, _ = files.claim(path, folder=True, level=logging.DEBUG)
     atexit.register(remove)
     _try(folder / "space")
   except OSError as error:

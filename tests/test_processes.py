@@ -173,7 +173,7 @@ def test_temporary_files_go_when_their_command_ends_and_those_of_a_killed_one_wh
   assert sorted(temporary.iterdir()) == sorted([left, held])
   children.kill(killed)
   assert left.exists()
-  assert children.ended(entry("pass", TMPDIR=temporary))[0] == 0
+  assert children.ended(entry("pass", TMPDIR=temporary)) == (0, "", ""), "what others left is no news of this command"
   assert list(temporary.iterdir()) == [held], "somebody is at work there"
   assert children.ended(other) == (0, "", "")
   assert list(temporary.iterdir()) == []
