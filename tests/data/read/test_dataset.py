@@ -13,7 +13,9 @@ from lcn_tf.data.read import dataset, dealing, diagnosis
 from lcn_tf.data.read.widths import buckets, powers_of_two
 from lcn_tf.data.record_set import check_fingerprint
 from lcn_tf.errors import UserError
-from tests.support.record_sets import random_request, small_schema, write_record_set, write_shard
+from lcn_tf.schema import DOMAINS
+from tests.support import record_sets
+from tests.support.record_sets import random_request, small_schema, tiny_schema, write_record_set, write_shard
 from tools import show_records
 
 TRAIN = 70
@@ -274,6 +276,33 @@ def test_workers_have_the_rows_of_the_shares_in_their_order(shares, workers):
   assert list(itertools.chain(*given)) == list(range(60))
   if workers == shares:
     assert [dealing.parts(w, rows, size) for w in range(workers)] == [{w: slice(0, size)} for w in range(workers)]
+
+
+def test_no_replica_waits_for_another_one_however_long_some_histories_are(tmp_path, monkeypatch):
+  """Lengths are lognormal. The replicas of a step are equally wide, and steps as wide as their own records need."""
+  schema, replicas, rows = tiny_schema(), 8, 8
+  schema = schema.model_copy(update={d: schema.domain(d).model_copy(update={"max_length": 2000}) for d in DOMAINS})
+  lengths = iter(np.random.default_rng(0).lognormal(4.0, 1.2, 768).astype(int).clip(1, 2000))
+
+  def of_random_length(*given, **more):
+    return random_request(*given, **more | {"lengths": {"target": next(lengths), "source": 0}})
+
+  monkeypatch.setattr(record_sets, "random_request", of_random_length)
+  record_set = write_record_set(tmp_path, schema, records={"train": 768}, domains=("target",), compression="none")
+
+  def steps(replicas):
+    """What a step costs each replica, and the longest history that it has: behaviours `[steps, replicas]`."""
+    batches = [one["target"] for one in train(record_set, requests=replicas * rows, replicas=replicas)]
+    cost = [[batch["target_items"].shape[1], batch["target_length"].numpy().max()] for batch in batches]
+    return np.moveaxis(np.array(cost, float).reshape(-1, replicas, 2), -1, 0)
+
+  cost, _ = steps(replicas)
+  assert cost.shape == (768 // (replicas * rows), replicas)
+  assert (cost.max(axis=-1) == cost.min(axis=-1)).all()
+  monkeypatch.setattr(dealing, "grouped", lambda serialized, rows, key, window: serialized.batch(rows))
+  cost_as_they_come, longest = steps(replicas)
+  assert (longest.max(axis=-1) / longest.mean(axis=-1)).mean() > 1.1, "what replicas would wait for"
+  assert cost.mean() < 0.6 * cost_as_they_come.mean()
 
 
 def test_a_worker_with_a_single_file_reads_it(small):
