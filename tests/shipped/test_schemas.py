@@ -88,11 +88,15 @@ SCORE = """
 
 
 def write_log(folder):
-  """A planted log with columns of every kind; the fields of a bare schema are those that it does not read."""
-  sizes = {"users": 80, "target_items": 40, "source_items": 40, "topics": 8, "interests": 3, "source_only": 1}
+  """A planted log with columns of every kind; the fields of a bare schema are those that it does not read.
+
+  Nobody meets an item twice: rounding would order the occurrences, and it differs between numbers of devices.
+  """
+  sizes = {"users": 80, "target_items": 150, "source_items": 150, "topics": 8, "interests": 3, "source_only": 1}
   tables = synthetic.generate(Synthetic(**sizes, target_only=1, target_length=30, source_length=40), seed=0)
   hour, page = pl.col("timestamp") // 3600 % 24, (pl.col("timestamp") % 3).cast(pl.String)
-  interactions = tables.interactions.with_columns(
+  interactions = tables.interactions.unique(["user_id", "item_id", "domain"], keep="first", maintain_order=True)
+  interactions = interactions.with_columns(
     hour=hour,
     page=page,
     action=pl.col("timestamp") % 5 < 2,
@@ -102,7 +106,7 @@ def write_log(folder):
   number = pl.col("item_id").rank("dense").cast(pl.Int64)
   genres = pl.concat_list((number % 7).cast(pl.String), (number % 3).cast(pl.String))
   shares = pl.concat_list(number % 4, pl.lit(0.5))
-  text, picture = ([[float(i % (k + 2)) for k in range(width)] for i in range(80)] for width in (6, 3))
+  text, picture = ([[float(i % (k + 2)) for k in range(width)] for i in range(300)] for width in (6, 3))
   vectors = [pl.Series("text", [None, *text[1:]], pl.List(pl.Float32)), pl.Series("picture", picture)]
   lists = {"genres": pl.when(number % 10 > 0).then(genres), "genre_weights": pl.when(number % 10 > 0).then(shares)}
   items = tables.items.with_columns(*vectors, **lists, pages=number % 13 * 1.5)
