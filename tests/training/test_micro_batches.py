@@ -10,6 +10,7 @@ from lcn_tf.models.micro_batches import split
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.streams import StepSize
 from tests.support.batches import batch_of, model_of
+from tests.support.layers import ops_without_gpu_kernel
 from tests.support.replicas import mirrored
 
 
@@ -39,6 +40,17 @@ def test_parts_of_a_batch_are_one_step_with_the_batch(preset):
   for name, value in weights.items():
     # Adam divides what rounding leaves of a gradient of 0 by its own size
     np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("preset", ["lcn", "twin"])
+def test_every_op_of_a_step_with_all_that_large_jobs_need_has_a_gpu_kernel(preset):
+  course = {"schedule": "cosine", "warmup_steps": 1, "decay_steps": 5, "clip_norm": 1.0, "ema_decay": 0.9}
+  model, config = model_of("average_pooling"), Train(preset=preset, micro_batches=2, log_every=2, **course)
+  model.micro_batches = config.micro_batches
+  model.compile(optimizer=make_optimizer(model, config))
+  assert model.optimizer.gauges
+  step = tf.function(lambda batch: model.train_step({"target": batch}), autograph=False)
+  assert ops_without_gpu_kernel(step.get_concrete_function(batch_of(6))) == set()
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
