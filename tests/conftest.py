@@ -1,11 +1,16 @@
 import ctypes
 import gc
+import hashlib
 import itertools
 import os
 import pathlib
+import subprocess
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 # glibc keeps what each of its arenas once had: few arenas, and what is large goes back at once.
 _libc = ctypes.CDLL(None)
@@ -87,15 +92,44 @@ def pytest_addoption(parser):
   parser.addoption(
     "--campaign", action="store_true", help="what is repeated, or tried on several devices, as often as it takes"
   )
+  parser.addoption(
+    "--budget", type=float, help="minutes after which no test marked config begins; each commit has an order of its own"
+  )
 
 
-def pytest_collection_modifyitems(items):
-  """What takes long begins first: several processes of a test run then end at about the same time."""
+_STARTED = time.monotonic()
 
-  def minutes(item):
-    return max((mark.kwargs.get("minutes", 0) for mark in item.iter_markers("config")), default=0)
 
-  items.sort(key=minutes, reverse=True)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  """Skips a test that --budget has no time for; a machine that is twice as fast runs twice as many."""
+  budget = item.config.getoption("--budget")
+  if budget is not None and item.get_closest_marker("config"):
+    left = budget - (time.monotonic() - _STARTED) / 60
+    if left < _minutes(item):
+      pytest.skip(f"the {budget:g} minutes of --budget are over, or too short: pytest -m config runs all")
+
+
+def _minutes(item):
+  """What a test takes, about."""
+  return max((mark.kwargs.get("minutes", 0) for mark in item.iter_markers("config")), default=0)
+
+
+def _commit():
+  found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+  return found.stdout.strip()
+
+
+def pytest_collection_modifyitems(config, items):
+  """What takes long begins first: several processes of a test run then end at about the same time.
+
+  With a budget the order is one of the commit, so that each commit tries other ones first.
+  """
+  if config.getoption("--budget") is None:
+    items.sort(key=_minutes, reverse=True)
+  else:
+    commit = _commit()
+    items.sort(key=lambda item: hashlib.sha256(f"{commit} {item.nodeid}".encode()).digest())
 
 
 @pytest.fixture(scope="session")

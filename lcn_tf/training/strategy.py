@@ -5,7 +5,9 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -13,6 +15,8 @@ from absl import logging
 
 from lcn_tf.config import Train
 from lcn_tf.errors import LostWorkerError, UserError, one_line
+
+_PATIENCE = 3600.0  # seconds that workers wait for the first one
 
 
 def make_strategy(config: Train) -> tf.distribute.Strategy:
@@ -102,6 +106,8 @@ def _multi_worker(config: Train, workers: list[str]) -> tf.distribute.Strategy:
     )
   if config.jit_compile and not gpus:
     raise UserError("train.jit_compile: XLA runs on one CPU device, and train.strategy is multi_worker")
+  if tasks()[1]:
+    _wait_for(workers[0])
   try:
     with _ended_at_once():
       return tf.distribute.MultiWorkerMirroredStrategy()
@@ -112,6 +118,20 @@ def _multi_worker(config: Train, workers: list[str]) -> tf.distribute.Strategy:
     ) from None
   except (RuntimeError, tf.errors.OpError) as error:
     raise UserError(f"train.strategy: the workers of TF_CONFIG cannot be connected: {one_line(error)}") from None
+
+
+def _wait_for(address: str) -> None:
+  """Waits for the first worker to listen, an hour at most: TensorFlow takes SIGTERM for itself while it waits."""
+  host, _, port = address.rpartition(":")
+  if not port.isdecimal() or int(port) >= 2**16:
+    return  # TensorFlow has a message for what is no address
+  end = time.monotonic() + _PATIENCE
+  while time.monotonic() < end:
+    try:
+      socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+      return
+    except OSError:
+      time.sleep(0.2)
 
 
 @contextlib.contextmanager

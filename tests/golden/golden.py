@@ -21,6 +21,7 @@ from tensorflow import keras
 from lcn_tf import config
 from lcn_tf.config import Experiment
 from lcn_tf.data.record_set import RecordSet
+from lcn_tf.data.sources import synthetic
 from lcn_tf.evaluation import evaluate
 from lcn_tf.training.export_run import export_run
 from lcn_tf.training.trainer import train
@@ -30,7 +31,7 @@ from tests.support.callbacks import Losses
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs" / "synthetic").glob("*.yaml"))
 FILE = pathlib.Path(__file__).with_name("golden.json")
 STEPS = 10
-LOG = {"users": 160, "target_items": 60, "source_items": 60, "topics": 8, "interests": 3, "source_only": 1}
+LOG = {"users": 160, "target_items": 200, "source_items": 200, "topics": 8, "interests": 3, "source_only": 1}
 LOG |= {"target_only": 1, "target_length": 40, "source_length": 60}
 RECORDS = [f"records.synthetic.{name}={value}" for name, value in LOG.items()]
 KILLED = 3  # the step whose checkpoint a killed job goes on from
@@ -39,9 +40,21 @@ TRAIN += [f"train.checkpoint_every={KILLED}"]
 
 
 def build(folder: pathlib.Path) -> RecordSet:
-  """Builds the records that every synthetic experiment reads."""
+  """Builds the records that every synthetic experiment reads.
+
+  Nobody meets an item twice: processors differ in the order of the occurrences, whose scores differ by rounding.
+  """
+  options = config.load(str(CONFIGS[0]), RECORDS).records
+  assert options.synthetic
+  log = synthetic.generate(options.synthetic, seed=options.seed)
+  once = log.interactions.unique(["user_id", "item_id", "domain"], keep="first", maintain_order=True)
+  files = []
+  for name, table in (("interactions", once), ("items", log.items), ("users", log.users)):
+    path = folder.with_name(f"{name}.parquet")
+    table.write_parquet(path)
+    files.append(f"--{name}={path}")
   sets = [f"--set={setting}" for setting in RECORDS]
-  build_records.main(["build_records", f"--config={CONFIGS[0]}", f"--output={folder}", *sets])
+  build_records.main(["build_records", f"--config={CONFIGS[0]}", f"--output={folder}", *files, *sets])
   return RecordSet.open(folder)
 
 

@@ -226,7 +226,7 @@ def request_of(schema, interactions, items):
 ODD = "lr=[0.01] *?\\ ü"
 
 
-@pytest.mark.config(minutes=3)
+@pytest.mark.config(minutes=6)
 @pytest.mark.parametrize(("schema", "ending"), [(BARE, ""), (EVERYTHING, ODD)], ids=["bare", "everything"])
 def test_a_schema_goes_through_everything(schema, ending, tmp_path):
   interactions, items = write_log(tmp_path)

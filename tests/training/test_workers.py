@@ -117,7 +117,7 @@ def test_a_job_that_loses_a_worker_ends_and_says_so(record_set, tmp_path):
 
 @pytest.mark.config
 def test_a_worker_that_waits_for_another_one_ends_at_sigterm(tiny_set, tmp_path):
-  """TensorFlow waits where Python sees no signal; before and after that Python has handlers, or has none yet."""
+  """TensorFlow would take the signal for itself while it waits; a process that loads TensorFlow has no handlers yet."""
   job = Job(tmp_path, tiny_experiment(strategy="multi_worker"), tiny_set.path, "--noevaluate")
   job.kill(0)
   time.sleep(10)
