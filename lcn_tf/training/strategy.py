@@ -16,7 +16,7 @@ from absl import logging
 from lcn_tf.config import Train
 from lcn_tf.errors import LostWorkerError, UserError, one_line
 
-_PATIENCE = 3600.0  # seconds that workers wait for the first one
+_PATIENCE, _TOLD_AFTER = 3600.0, 10.0  # seconds that workers wait for the first one
 
 
 def make_strategy(config: Train) -> tf.distribute.Strategy:
@@ -125,12 +125,16 @@ def _wait_for(address: str) -> None:
   host, _, port = address.rpartition(":")
   if not port.isdecimal() or int(port) >= 2**16:
     return  # TensorFlow has a message for what is no address
-  end = time.monotonic() + _PATIENCE
-  while time.monotonic() < end:
+  begun = time.monotonic()
+  told = False
+  while time.monotonic() - begun < _PATIENCE:
     try:
       socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
       return
     except OSError:
+      if not told and time.monotonic() - begun > _TOLD_AFTER:
+        logging.info("waiting for the first worker, %s", address)
+        told = True
       time.sleep(0.2)
 
 

@@ -1,6 +1,8 @@
 """Jobs of several processes, as several machines run them."""
 
 import json
+import socket
+import threading
 import time
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.errors import UserError
+from lcn_tf.training import strategy
 from lcn_tf.training.checkpoint_store import Store
 from lcn_tf.training.strategy import make_strategy, tasks
 from lcn_tf.training.trainer import train
@@ -147,6 +150,25 @@ def test_replicas_of_a_worker_are_its_gpus(monkeypatch):
     make_strategy(small_experiment(strategy="multi_worker", replicas=2).train)
   with pytest.raises(UserError, match=r"train\.jit_compile: XLA runs on one CPU device"):
     make_strategy(small_experiment(strategy="multi_worker", jit_compile=True).train)
+
+
+def test_a_worker_waits_until_the_first_one_listens():
+  with socket.create_server(("localhost", 0)) as server:
+    address = f"localhost:{server.getsockname()[1]}"
+  first = []
+
+  def listen():
+    time.sleep(0.5)
+    first.append(socket.create_server(("localhost", int(address.rpartition(":")[2]))))
+
+  thread = threading.Thread(target=listen)
+  thread.start()
+  strategy._wait_for(address)
+  assert first
+  thread.join()
+  first[0].close()
+  strategy._wait_for("no address")
+  strategy._wait_for("a:65536")
 
 
 def test_the_chief_comes_before_the_workers(monkeypatch):
