@@ -116,8 +116,11 @@ def _minutes(item):
 
 
 def _commit():
-  found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-  return found.stdout.strip()
+  """The commit that is tested; empty where git cannot tell."""
+  try:
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True, stderr=subprocess.DEVNULL)
+  except (OSError, subprocess.CalledProcessError):
+    return ""
 
 
 def pytest_collection_modifyitems(config, items):

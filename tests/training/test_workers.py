@@ -155,18 +155,20 @@ def test_replicas_of_a_worker_are_its_gpus(monkeypatch):
 def test_a_worker_waits_until_the_first_one_listens():
   with socket.create_server(("localhost", 0)) as server:
     address = f"localhost:{server.getsockname()[1]}"
-  first = []
+  begins, waited = threading.Event(), threading.Event()
 
   def listen():
     time.sleep(0.5)
-    first.append(socket.create_server(("localhost", int(address.rpartition(":")[2]))))
+    begins.set()
+    with socket.create_server(("localhost", int(address.rpartition(":")[2]))):
+      waited.wait()
 
   thread = threading.Thread(target=listen)
   thread.start()
   strategy._wait_for(address)
-  assert first
+  assert begins.is_set()
+  waited.set()
   thread.join()
-  first[0].close()
   strategy._wait_for("no address")
   strategy._wait_for("a:65536")
 
