@@ -1,6 +1,7 @@
 """How a command runs and ends: errors as one message, what it wrote put back, and an exit code that stands."""
 
 import logging as standard_logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   logging.set_verbosity(logging.INFO)
   # TensorFlow's own information is about its internals
   standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)
+  logging.get_absl_handler().addFilter(_not_of_tensorflow)
   logging.get_absl_handler().addFilter(_with_urls)
   processes.end_clean_at_sigterm()
   processes.end_with_parent()
@@ -61,6 +63,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       traceback.print_exc()
       processes.end_at_once(1)
     raise
+
+
+def _not_of_tensorflow(record: standard_logging.LogRecord) -> bool:
+  """Whether a line is more than information of TensorFlow, parts of which write it to the log of this program."""
+  return record.levelno > standard_logging.INFO or f"{os.sep}tensorflow{os.sep}" not in record.pathname
 
 
 def _with_urls(record: standard_logging.LogRecord) -> bool:

@@ -53,8 +53,14 @@ def main(argv: Sequence[str]) -> None:
   experiment = config.load(_CONFIG.value, _SET.value)
   with entry.loading():
     from lcn_tf.data.record_set import RecordSet
+    from lcn_tf.training.cluster import with_servers
     from lcn_tf.training.job import run_job
+    from lcn_tf.training.servers import serve
     from lcn_tf.training.trainer import train
+
+  if experiment.train.strategy == "parameter_server" and (cluster := with_servers()).kind != "chief":
+    serve(cluster)
+    return
 
   if not _EVALUATE.value:
     train(experiment, RecordSet.open(_RECORDS.value), _RUN_DIR.value)

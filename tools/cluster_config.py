@@ -1,4 +1,4 @@
-"""Makes the TF_CONFIG of a worker from what its scheduler tells it.
+"""Makes the TF_CONFIG of a process from what its scheduler tells it.
 
 --cluster slurm reads the variables that srun sets for each task. --cluster kubernetes reads JOB_COMPLETION_INDEX of a
 pod of an Indexed Job. --cluster hosts takes --hosts and --index.
@@ -40,6 +40,14 @@ _PORT = flags.DEFINE_integer(
   upper_bound=65535,
   flag_values=_FLAGS,
 )
+_SERVERS = flags.DEFINE_integer(
+  "servers",
+  0,
+  "Number of parameter servers. The first process is the chief then, the next ones are the servers, and the others the "
+  "workers.",
+  lower_bound=0,
+  flag_values=_FLAGS,
+)
 _NEEDS = {"slurm": (), "kubernetes": ("workers", "host"), "hosts": ("hosts", "index")}
 
 
@@ -59,10 +67,10 @@ def _made(kind: str) -> str:
     if given != (name in _NEEDS[kind]):
       raise UserError(f"--cluster {kind} {'takes no' if given else 'needs'} --{name}")
   if kind == "slurm":
-    return cluster.of_slurm(os.environ, _PORT.value)
+    return cluster.of_slurm(os.environ, _PORT.value, _SERVERS.value)
   if kind == "kubernetes":
-    return cluster.of_kubernetes(os.environ, _WORKERS.value or 0, _HOST.value or "", _PORT.value)
-  return cluster.of_hosts(_HOSTS.value, _INDEX.value or 0, _PORT.value)
+    return cluster.of_kubernetes(os.environ, _WORKERS.value or 0, _HOST.value or "", _PORT.value, _SERVERS.value)
+  return cluster.of_hosts(_HOSTS.value, _INDEX.value or 0, _PORT.value, _SERVERS.value)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ exit code is that of the first worker that failed, and 0 if all have finished.
 --restarts starts all workers again when one was ended by a signal, or has lost another one: the job goes on from its
 last checkpoint. Errors of the config, of the settings or of a full disk end the command.
 
-Example:
+--servers is for train.strategy parameter_server: a chief and the servers are started besides the workers.
+
+Examples:
 
     python -m tools.launch_local --workers 2 -- python -m pipelines.train --config configs/amazon/lcn.yaml --records my_records --run_dir my_run --set train.strategy=multi_worker
+    python -m tools.launch_local --workers 2 --servers 2 -- python -m pipelines.train --config configs/amazon/lcn.yaml --records my_records --run_dir my_run --set train.strategy=parameter_server
 """  # noqa: E501 (one line to copy)
 
 import pathlib
@@ -25,7 +28,14 @@ from lcn_tf.launching import commands, local
 
 _FLAGS = flags.FlagValues()
 _WORKERS = flags.DEFINE_integer(
-  "workers", None, "Processes of the job.", required=True, lower_bound=1, flag_values=_FLAGS
+  "workers", None, "Workers of the job.", required=True, lower_bound=1, flag_values=_FLAGS
+)
+_SERVERS = flags.DEFINE_integer(
+  "servers",
+  0,
+  "Parameter servers of the job, which has a chief besides then. 0 = none.",
+  lower_bound=0,
+  flag_values=_FLAGS,
 )
 _RESTARTS = flags.DEFINE_integer(
   "restarts",
@@ -43,7 +53,8 @@ def main(argv: Sequence[str]) -> None:
   own, command = commands.split(argv)
   entry.parse(_FLAGS, own)
   logs = pathlib.Path(_LOGS.value) if _LOGS.value else None
-  code = local.launch(commands.program(command), _WORKERS.value, _RESTARTS.value, logs)
+  program = commands.program(command)
+  code = local.launch(program, _WORKERS.value, _RESTARTS.value, logs, servers=_SERVERS.value)
   if code:
     sys.exit(code)
 

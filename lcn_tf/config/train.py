@@ -47,9 +47,12 @@ class Train(Strict):
   """Steps of an epoch; 0 = all training records."""
   steps_per_execution: Positive = 1
   """Steps per call into the graph; 1 with several replicas, which exchange other rows in every step."""
-  strategy: Literal["mirrored", "multi_worker"] = "mirrored"
+  strategy: Literal["mirrored", "multi_worker", "parameter_server"] = "mirrored"
   """Distribution: `mirrored`, all visible GPUs of one machine, or logical CPU devices where there is none;
-  `multi_worker`, the same command in every process that TF_CONFIG names, with one run folder that all of them see."""
+  `multi_worker`, the same command in every process that TF_CONFIG names, with one run folder that all of them see;
+  `parameter_server`, the same for a chief, workers and servers (`ps`), which hold the tables in parts."""
+  table_part_bytes: Positive = 2**20
+  """Smallest part of a table, in bytes, that a server holds by itself (`parameter_server`)."""
   replicas: Count = 0
   """GPUs or logical CPU devices; 0 = all GPUs, or one CPU device."""
   mixed_precision: bool = False
@@ -106,6 +109,23 @@ class Train(Strict):
       raise ValueError(
         f"row_decay {self.row_decay} is of preset 'lcn'; AdaGrad, the tables' optimizer of 'twin', has none"
       )
+    return self
+
+  @pydantic.model_validator(mode="after")
+  def _has_servers(self) -> "Train":
+    if self.strategy != "parameter_server":
+      return self
+    for name, value in (
+      ("replicas", self.replicas > 1),
+      ("micro_batches", self.micro_batches > 1),
+      ("steps_per_execution", self.steps_per_execution > 1),
+      ("jit_compile", self.jit_compile),
+      ("mixed_precision", self.mixed_precision),
+      ("profile", self.profile),
+      ("warm_start", self.warm_start),
+    ):
+      if value:
+        raise ValueError(f"{name} {getattr(self, name)!r} is not for strategy 'parameter_server'")
     return self
 
   @pydantic.field_validator("profile")

@@ -10,7 +10,7 @@ from lcn_tf.config import Model
 from lcn_tf.errors import positive
 from lcn_tf.interest.base import Extractor, SearchLevel, constant, every_bucket, in_float32, kept_rows, static_rows
 from lcn_tf.layers.pooling import attend_and_pool
-from lcn_tf.layers.replicas import on_replica
+from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.union_walk import union_walk, walk_order
 from lcn_tf.schema import DomainName, Schema
@@ -294,7 +294,7 @@ class TWIN(Extractor):
     if projected is None and self.cached is None:
       return static_rows(behaviours)
     if projected is None:
-      projected = tf.gather(on_replica(self.cached), tf.cast(behaviours.items, tf.int64))
+      projected = gather_rows(self.cached, tf.cast(behaviours.items, tf.int64))
     projected = tf.cast(projected, behaviours.embedding.dtype)
     keys_BLHE = tf.reshape(projected, tf.concat([tf.shape(projected)[:2], [self.num_heads, self.head_dim]], axis=0))
     if self._biased and self._side_width:

@@ -11,36 +11,61 @@ _STEP = ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID", "SL
 _INDEX = "JOB_COMPLETION_INDEX"
 
 
-def tf_config(addresses: Sequence[str], index: int) -> str:
-  """TF_CONFIG of a worker, JSON.
+def members(count: int, servers: int = 0) -> list[tuple[str, int]]:
+  """The kind and the index of each process of a job: workers alone, or a chief, servers (`ps`) and workers.
 
   Args:
-    addresses: `host:port` of all workers.
-    index: Index of this worker.
+    count: Number of processes.
+    servers: Number of parameter servers; 0 = the job has none, and no chief.
 
   Raises:
-    UserError: There is no such worker, or two have the same address.
+    UserError: No process is left for a worker.
   """
+  if not servers:
+    return [("worker", index) for index in range(count)]
+  workers = count - 1 - servers
+  if workers < 1:
+    raise UserError(f"{count} processes are too few for a chief, {servers} servers and a worker")
+  return [("chief", 0), *(("ps", index) for index in range(servers)), *(("worker", index) for index in range(workers))]
+
+
+def tf_config(addresses: Sequence[str], index: int, servers: int = 0) -> str:
+  """TF_CONFIG of a process, JSON.
+
+  Args:
+    addresses: `host:port` of all processes, in the order of `members`.
+    index: Index of this one among them.
+    servers: Number of parameter servers.
+
+  Raises:
+    UserError: There is no such process, or two have the same address, or none is left for a worker.
+  """
+  kinds = members(len(addresses), servers)
   if not 0 <= index < len(addresses):
     raise UserError(f"this is worker {index}, and the workers are 0 to {len(addresses) - 1}")
   if twice := sorted({one for one in addresses if addresses.count(one) > 1}):
     raise UserError(f"several workers have the same address: {', '.join(twice)}")
-  return json.dumps({"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": index}})
+  cluster: dict[str, list[str]] = {}
+  for (kind, _), address in zip(kinds, addresses, strict=True):
+    cluster.setdefault(kind, []).append(address)
+  kind, own = kinds[index]
+  return json.dumps({"cluster": cluster, "task": {"type": kind, "index": own}})
 
 
-def of_hosts(hosts: Sequence[str], index: int, port: int) -> str:
-  """TF_CONFIG of a worker by a list of hosts, each `host` or `host:port`; arguments and errors as of `tf_config`."""
-  return tf_config([host if ":" in host else f"{host}:{port}" for host in hosts], index)
+def of_hosts(hosts: Sequence[str], index: int, port: int, servers: int = 0) -> str:
+  """TF_CONFIG of a process by a list of hosts, each `host` or `host:port`; arguments and errors as of `tf_config`."""
+  return tf_config([host if ":" in host else f"{host}:{port}" for host in hosts], index, servers)
 
 
-def of_kubernetes(environment: Mapping[str, str], workers: int, host: str, port: int) -> str:
+def of_kubernetes(environment: Mapping[str, str], workers: int, host: str, port: int, servers: int = 0) -> str:
   """TF_CONFIG of a pod of an Indexed Job, whose pods have stable names in a headless service.
 
   Args:
     environment: Environment variables.
-    workers: Number of workers, `completions` of the Job.
+    workers: Number of pods, `completions` of the Job.
     host: Name of a pod, with `{}` in the place of its index: `JOB-{}.SERVICE`.
-    port: Port of every worker.
+    port: Port of every pod.
+    servers: Number of parameter servers among them.
 
   Raises:
     UserError: The environment is not that of such a pod, or `host` has no `{}`.
@@ -48,15 +73,17 @@ def of_kubernetes(environment: Mapping[str, str], workers: int, host: str, port:
   if host.count("{}") != 1:
     raise UserError(f"--host {host}: expected the name of a pod with {{}} in the place of its index, JOB-{{}}.SERVICE")
   index = _variables(environment, (_INDEX,), "a pod of an Indexed Job")[_INDEX]
-  return tf_config([f"{host.replace('{}', str(i))}:{port}" for i in range(workers)], _number(_INDEX, index))
+  addresses = [f"{host.replace('{}', str(i))}:{port}" for i in range(workers)]
+  return tf_config(addresses, _number(_INDEX, index), servers)
 
 
-def of_slurm(environment: Mapping[str, str], port: int) -> str:
+def of_slurm(environment: Mapping[str, str], port: int, servers: int = 0) -> str:
   """TF_CONFIG of a task of a Slurm step.
 
   Args:
     environment: Environment variables.
     port: Port of the first task of each node; the others of the node have the next ones.
+    servers: Number of parameter servers among the tasks.
 
   Raises:
     UserError: The environment is not that of a task of `srun`, or the tasks are not dealt to the nodes in blocks.
@@ -72,7 +99,7 @@ def of_slurm(environment: Mapping[str, str], port: int) -> str:
     raise UserError(
       f"task {rank} is number {local} of its node: the tasks are not dealt in blocks, as srun --distribution=block does"
     )
-  return tf_config(addresses, index)
+  return tf_config(addresses, index, servers)
 
 
 def _variables(environment: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from absl import logging
 
 from lcn_tf import machine, processes
 from lcn_tf.errors import LostWorkerError, UserError
-from lcn_tf.launching.cluster import tf_config
+from lcn_tf.launching.cluster import members, tf_config
 
 LOST = LostWorkerError.exit_code
 _TICK = 0.1  # seconds between two looks at the workers
@@ -28,7 +28,12 @@ _BLOCK = 2**16  # bytes of a log that are read at a time
 
 
 def launch(
-  command: Sequence[str], workers: int, restarts: int = 0, logs: pathlib.Path | None = None, out: IO[str] = sys.stdout
+  command: Sequence[str],
+  workers: int,
+  restarts: int = 0,
+  logs: pathlib.Path | None = None,
+  out: IO[str] = sys.stdout,
+  servers: int = 0,
 ) -> int:
   """Runs a command in several processes, each with its TF_CONFIG, to the end of all of them.
 
@@ -37,11 +42,12 @@ def launch(
 
   Args:
     command: Program and arguments.
-    workers: Number of processes.
+    workers: Number of workers.
     restarts: Number of times that all of them are started again when one was lost: ended by a signal, or for want of
       another one.
-    logs: Folder for a log of each worker, `worker_0.log` and so on, to which another call appends; None = no files.
-    out: Receiver of the workers' lines, each with its worker in front.
+    logs: Folder for a log of each process, `worker_0.log` and so on, to which another call appends; None = no files.
+    out: Receiver of the processes' lines, each with its process in front.
+    servers: Number of parameter servers. There is a chief besides then. The others end when it has.
 
   Returns:
     0 if all have ended with 0; else the exit code of the first one that failed. That of a process that was ended by a
@@ -53,13 +59,14 @@ def launch(
   gpus = machine.gpus()
   if gpus and len(gpus) < workers:
     raise UserError(f"{workers} workers need a GPU each, and there are {len(gpus)}; CUDA_VISIBLE_DEVICES=-1 hides them")
+  kinds = members(workers + servers + 1 if servers else workers, servers)
   with _signals() as asked, contextlib.ExitStack() as stack:
     environment, line = stack.enter_context(processes.lifeline())
-    files = [stack.enter_context(_log(logs, index)) for index in range(workers)]
+    files = [stack.enter_context(_log(logs, one)) for one in _names(kinds)]
     for again in range(restarts + 1):
       if again:
         logging.warning("all %d workers are started again, for time %d of %d", workers, again, restarts)
-      job = _Job(command, files, environment, line, out)
+      job = _Job(command, kinds, files, environment, line, out)
       code = job.run(asked)
       if asked or not job.lost(code):
         break
@@ -70,8 +77,16 @@ class _Job:
   """The processes of one start."""
 
   def __init__(
-    self, command: Sequence[str], files: Sequence[IO[bytes]], environment: Mapping[str, str], line: int, out: IO[str]
+    self,
+    command: Sequence[str],
+    members: Sequence[tuple[str, int]],
+    files: Sequence[IO[bytes]],
+    environment: Mapping[str, str],
+    line: int,
+    out: IO[str],
   ):
+    self._members = members
+    self._names = _names(members)
     self._files = files
     self._out = out
     self._read = [os.fstat(file.fileno()).st_size for file in files]
@@ -84,13 +99,16 @@ class _Job:
     addresses = [f"localhost:{port}" for port in _free_ports(count)]
     own = {**machine.threads(count), **os.environ, **processes.python_path(), "PYTHONUNBUFFERED": "1", **environment}
     self._processes: dict[int, subprocess.Popen[bytes]] = {}
-    for index, (file, share) in enumerate(zip(files, machine.shares(count), strict=True)):
+    servers = sum(kind == "ps" for kind, _ in members)
+    shares = iter(machine.shares(sum(kind == "worker" for kind, _ in members)))
+    for index, ((kind, _), file) in enumerate(zip(members, files, strict=True)):
+      share = next(shares) if kind == "worker" else {"CUDA_VISIBLE_DEVICES": "-1"}
       self._processes[index] = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=file,
         stderr=subprocess.STDOUT,
-        env={**own, **share, "TF_CONFIG": tf_config(addresses, index)},
+        env={**own, **share, "TF_CONFIG": tf_config(addresses, index, servers)},
         pass_fds=[line],
         # a signal to the whole group, Ctrl-C among them, reaches it once, from here
         start_new_session=True,
@@ -136,10 +154,12 @@ class _Job:
         continue
       del self._processes[index]
       self._ends.append((index, code if code >= 0 else 128 - code))
-      if code:
+      if code or self._members[index][0] == "chief":
         self._failed_at = min(self._failed_at, time.monotonic())
+      if code:
         how = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        logging.warning("worker %d of %d: %s", index, len(self._files), how)
+        kind = self._members[index][0]
+        logging.warning("%s of %d: %s", self._names[index], sum(one == kind for one, _ in self._members), how)
 
   def _forward(self) -> None:
     """Writes the workers' new lines to the receiver; the last one of a worker that has ended may have no end."""
@@ -155,7 +175,7 @@ class _Job:
           break
         self._read[index] += end
         for line in block[:end].decode(errors="replace").splitlines():
-          self._out.write(f"[worker {index}] {line}\n")
+          self._out.write(f"[{self._names[index]}] {line}\n")
     self._out.flush()
 
 
@@ -175,12 +195,17 @@ def _signals() -> Iterator[list[int]]:
       signal.signal(number, handler)
 
 
-def _log(logs: pathlib.Path | None, index: int) -> IO[bytes]:
+def _names(members: Sequence[tuple[str, int]]) -> list[str]:
+  """Names of processes for people: `worker 0`, `server 1`, `chief`."""
+  return ["chief" if kind == "chief" else f"{'server' if kind == 'ps' else kind} {index}" for kind, index in members]
+
+
+def _log(logs: pathlib.Path | None, name: str) -> IO[bytes]:
   """A file that a worker appends to. Not a pipe: the worker goes on writing when its launcher is killed."""
   if logs is None:
     return tempfile.TemporaryFile("a+b")
   logs.mkdir(parents=True, exist_ok=True)
-  return (logs / f"worker_{index}.log").open("a+b")
+  return (logs / f"{name.replace(' ', '_')}.log").open("a+b")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,5 +1,7 @@
 """Exchange between the replicas of a strategy."""
 
+from typing import Any
+
 import tensorflow as tf
 
 
@@ -25,6 +27,19 @@ def on_replica(variable: tf.Variable) -> tf.Variable:
   except ValueError:  # outside of a replica and of an optimizer's update, all copies are equal
     return copies[0]
   return next(copy for copy in copies if copy.handle is handle)
+
+
+def gather_rows(variable: Any, indices: tf.Tensor) -> tf.Tensor:
+  """Rows of a variable, `[..., width]`: of this replica's copy, or of the servers that hold its parts.
+
+  Args:
+    variable: Variable, or one in parts that `ParameterServerStrategy` has made.
+    indices: Rows, `[...]` int64.
+  """
+  if isinstance(variable, tf.__internal__.distribute.ShardedVariable):
+    rows = tf.nn.embedding_lookup(list(variable.variables), tf.reshape(indices, [-1]))
+    return tf.reshape(rows, tf.concat([tf.shape(indices), variable.shape[1:]], axis=0))
+  return tf.gather(on_replica(variable), indices)
 
 
 def global_rows(rows: tf.Tensor) -> tf.Tensor:

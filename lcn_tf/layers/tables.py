@@ -11,7 +11,7 @@ from tensorflow import keras
 
 from lcn_tf.layers.masked import repeat_rows
 from lcn_tf.layers.narrow import Dtype, from_int8, stored
-from lcn_tf.layers.replicas import on_replica
+from lcn_tf.layers.replicas import gather_rows
 
 
 class EmbeddingTables(keras.layers.Layer):
@@ -123,7 +123,7 @@ class EmbeddingTables(keras.layers.Layer):
 
   def _rows(self, name: str, indices: tf.Tensor) -> tf.Tensor:
     parts = self.narrow.get(name, [self.tables[name]])
-    rows, *scales = (tf.gather(on_replica(part), indices) for part in parts)
+    rows, *scales = (gather_rows(part, indices) for part in parts)
     return tf.cast(from_int8(rows, *scales) if scales else rows, self.compute_dtype)
 
 
@@ -135,11 +135,13 @@ def initial_limit(init: str, size: int, width: int, scale: float = 1.0) -> float
 def _initial(
   first: int, limit: float, start: np.ndarray | None, shape: Sequence[int], dtype: Any = None, **kwargs: Any
 ) -> tf.Tensor:
-  """Uniform values in [-limit, limit] from row `first` on, zeros before; or the values of `start`."""
+  """Uniform values in [-limit, limit] from row `first` on, zeros before; or those of `start`; or a part of the rows."""
   rows = keras.initializers.RandomUniform(-limit, limit)(shape, dtype, **kwargs)
+  before = kwargs.get("partition_offset", [0])[0]  # rows of the parts before
   if start is not None:  # after the draw: whatever is drawn next does not depend on it
-    return tf.constant(start, dtype or tf.float32, shape)
-  return tf.concat([tf.zeros_like(rows[:first]), rows[first:]], axis=0)
+    return tf.constant(start[before : before + len(rows)], dtype or tf.float32)
+  zeros = max(0, first - before)
+  return tf.concat([tf.zeros_like(rows[:zeros]), rows[zeros:]], axis=0)
 
 
 def _given(values: Any, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:

@@ -11,7 +11,7 @@ from lcn_tf.config import Embedding
 from lcn_tf.data.records import visibility
 from lcn_tf.errors import UserError
 from lcn_tf.layers.masked import repeat_rows
-from lcn_tf.layers.replicas import on_replica
+from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.models.field_values import field_lookups, item_values, projected_users, slopes, user_projections
@@ -202,12 +202,12 @@ class RequestEmbedding(keras.layers.Layer):
       index = None
       if self.deduplicate:
         flat, index = tf.unique(flat, out_idx=tf.int64)
-      fields = tf.gather(on_replica(self.catalogues[d]), flat)
+      fields = gather_rows(self.catalogues[d], flat)
       features = self.schema.catalogue_features(d)
-      values = tf.gather(on_replica(self.item_values[d]), flat) if d in self.item_values else None
+      values = gather_rows(self.item_values[d], flat) if d in self.item_values else None
       handles = plan.add(features, fields, values), plan.add(features, fields, values, _KEY) if self.key_dim else []
       if self.clusters:
-        fields = tf.concat([fields, tf.gather(on_replica(self.clusters[d]), flat)], axis=-1)
+        fields = tf.concat([fields, gather_rows(self.clusters[d], flat)], axis=-1)
       item_parts[d] = (index, fields, self._content(d, flat), handles)
     batch_parts = []
     for _, batch in batches:
@@ -317,7 +317,7 @@ class RequestEmbedding(keras.layers.Layer):
   def _content(self, domain: DomainName, items: tf.Tensor) -> list[tf.Tensor]:
     """Projections of the frozen vectors of distinct catalogue rows, `[rows, width]` each."""
     return [
-      self.content_projections[name](tf.cast(tf.gather(on_replica(content), items), self.compute_dtype))
+      self.content_projections[name](tf.cast(gather_rows(content, items), self.compute_dtype))
       for name, content in self.contents[domain].items()
     ]
 
@@ -325,7 +325,7 @@ class RequestEmbedding(keras.layers.Layer):
     """Frozen vectors of catalogue rows, `[..., P]`; P = 0 if there are none."""
     if not self.vectors:
       return nothing(items)
-    return tf.gather(on_replica(self.vectors[domain]), tf.cast(items, tf.int64))
+    return gather_rows(self.vectors[domain], tf.cast(items, tf.int64))
 
   def _recency(self, domain: DomainName) -> tf.Tensor:
     table = self.recency[domain] if self.recency else tf.zeros([0, self.config.cross_dim])

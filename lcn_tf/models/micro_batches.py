@@ -49,7 +49,7 @@ def split(inputs: Inputs, count: int) -> list[tuple[dict[DomainName, Batch], Mic
     inputs: Batches by the domain of their candidates. Their numbers of requests are multiples of `count`.
     count: Number of parts.
   """
-  weights = {d: [_weight(_part(batch, i, count)) for i in range(count)] for d, batch in inputs.items()}
+  weights = {d: [weight(_part(batch, i, count)) for i in range(count)] for d, batch in inputs.items()}
   sums = {d: global_sum(tf.stack(parts)) for d, parts in weights.items()}
   shares = {d: tf.unstack(each / tf.maximum(tf.reduce_sum(each), 1e-9), count) for d, each in sums.items()}
   return [
@@ -67,7 +67,8 @@ def _part(batch: Batch, number: int, count: int) -> Batch:
   return {name: tf.cast(tensor[number::count], batch[name].dtype) for name, tensor in wide.items()}
 
 
-def _weight(batch: Batch) -> tf.Tensor:
+def weight(batch: Batch) -> tf.Tensor:
+  """The weight of all candidates of a batch, a scalar."""
   return tf.reduce_sum(batch["weight"] * tf.cast(batch["candidate_mask"], tf.float32))
 
 
@@ -94,7 +95,7 @@ def in_turn(
       whole = [gradient for gradient, is_rows in zip(gradients, sparse, strict=True) if not is_rows]
       dense = [_plus(one, other) for one, other in zip(dense, whole, strict=True)] if dense else whole
     before = [tensor for tensor in dense if tensor is not None] + [one.values for one in rows[-1]]
-  joined = iter([_joined(one) for one in zip(*rows, strict=True)])
+  joined = iter([joined(one) for one in zip(*rows, strict=True)])
   summed = iter(dense)
   gradients = [next(joined) if is_rows else next(summed) for is_rows in sparse]
   return {name: tf.add_n([found[name] for found in losses]) for name in losses[0]}, gradients
@@ -104,7 +105,7 @@ def _plus(one: tf.Tensor | None, other: tf.Tensor | None) -> tf.Tensor | None:
   return None if one is None else one + other
 
 
-def _joined(parts: Sequence[tf.IndexedSlices]) -> tf.IndexedSlices:
+def joined(parts: Sequence[tf.IndexedSlices]) -> tf.IndexedSlices:
   """The sum of gradients of rows; rows of several parts are there several times."""
   values, indices = (tf.concat([getattr(part, name) for part in parts], axis=0) for name in ("values", "indices"))
   return tf.IndexedSlices(values, indices, parts[0].dense_shape)

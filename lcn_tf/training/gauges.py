@@ -108,6 +108,17 @@ class Measured(keras.optimizers.legacy.Optimizer):
   """
 
   gauges: Gauges | None = None
+  _whole: dict[tuple[int, str], Any] | None = None
+
+  def get_slot(self, var: tf.Variable, slot_name: str) -> tf.Variable:
+    """The slot of a variable. That of one in parts is the same object always, as checkpoints need it."""
+    if not isinstance(var, tf.__internal__.distribute.ShardedVariable):
+      return super().get_slot(var, slot_name)
+    self._whole = self._whole or {}
+    key = (id(var), slot_name)
+    if key not in self._whole:
+      self._whole[key] = super().get_slot(var, slot_name)
+    return self._whole[key]
 
   def _resource_apply_dense(self, grad: tf.Tensor, var: tf.Variable, apply_state: Any = None) -> tf.Operation:
     return self._applied(super()._resource_apply_dense(grad, var, apply_state=apply_state), grad, var, apply_state)

@@ -33,7 +33,14 @@ _Read = TypeVar("_Read")
 EXPERIMENT = "experiment.yaml"
 SHARES = "shares.json"
 # of `train`: settings that a job may have changed when it goes on
-_NOT_LEARNED = (*config_lib.LENGTHS, "replicas", "steps_per_execution", *config_lib.NOT_RESULTS)
+_NOT_LEARNED = (
+  *config_lib.LENGTHS,
+  "replicas",
+  "strategy",
+  "table_part_bytes",
+  "steps_per_execution",
+  *config_lib.NOT_RESULTS,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +233,7 @@ def open_run(
   with storage.storing("the experiment and the id mapping", run, needs=record_set.id_mapping_bytes(), intact=intact):
     record_set.copy_id_mapping(run)
     samples.keep(record_set, run)
-    if experiment.train.strategy == "multi_worker" and not (run / SHARES).exists():
+    if experiment.train.strategy != "mirrored" and not (run / SHARES).exists():
       formats.write_sealed(run / SHARES, {"shares": workers})
     formats.write_checked(file, config_lib.dump(experiment))
   return run

@@ -1,13 +1,9 @@
 """The devices of a job."""
 
 import contextlib
-import json
-import os
 import pathlib
 import signal
-import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -15,8 +11,8 @@ from absl import logging
 
 from lcn_tf.config import Train
 from lcn_tf.errors import LostWorkerError, UserError, one_line
-
-_PATIENCE, _TOLD_AFTER = 3600.0, 10.0  # seconds that workers wait for the first one
+from lcn_tf.training.cluster import tasks, wait_for, with_servers
+from lcn_tf.training.servers import parameter_server
 
 
 def make_strategy(config: Train) -> tf.distribute.Strategy:
@@ -24,13 +20,16 @@ def make_strategy(config: Train) -> tf.distribute.Strategy:
 
   `mirrored` is one process with `config.replicas` GPUs (all visible ones if 0), or logical CPU devices (one if 0).
   `multi_worker` is the same job in every process that TF_CONFIG names. Each has all GPUs that it sees, or one CPU
-  device.
+  device. `parameter_server` is the job of the chief that TF_CONFIG names, with workers and servers.
 
   Raises:
     UserError: There are fewer GPUs than replicas. Or TensorFlow has started with fewer CPU devices, or before the
       workers could be connected. Or several CPU devices are to use XLA. Or TF_CONFIG has several tasks for a `mirrored`
-      job, or no tasks, or tasks that are no workers, for a `multi_worker` one.
+      job, or no tasks, or tasks that are no workers, for a `multi_worker` one, or no chief, workers or servers for a
+      `parameter_server` one.
   """
+  if config.strategy == "parameter_server":
+    return parameter_server(config, with_servers())
   workers, _ = tasks()
   if config.strategy == "multi_worker":
     return _multi_worker(config, workers)
@@ -70,29 +69,11 @@ def input_options(strategy: tf.distribute.Strategy) -> tf.distribute.InputOption
 
 
 def device_names(strategy: tf.distribute.Strategy) -> str:
-  """The devices of the replicas: `GPU:0, GPU:1`."""
+  """The devices of the replicas: `GPU:0, GPU:1`; or the workers and servers."""
+  if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+    cluster = with_servers()
+    return f"workers {len(cluster.workers)}, servers {len(cluster.servers)}"
   return ", ".join(device.partition("device:")[2] or device for device in strategy.extended.worker_devices)
-
-
-def tasks() -> tuple[list[str], int]:
-  """The processes of a job by TF_CONFIG, `chief` before `worker`, and the one that this is; none without TF_CONFIG.
-
-  Raises:
-    UserError: TF_CONFIG is no description of a cluster, or has tasks of other types.
-  """
-  try:
-    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
-    cluster = {kind: list(addresses) for kind, addresses in config.get("cluster", {}).items()}
-    named = [(kind, number) for kind in ("chief", "worker") for number in range(len(cluster.get(kind, [])))]
-    task = config.get("task", {})
-    index = named.index((task["type"], int(task["index"]))) if named else 0
-  except (ValueError, AttributeError, TypeError, KeyError):
-    raise UserError(
-      f"TF_CONFIG is no description of a cluster as TensorFlow has it: {os.environ['TF_CONFIG']}"
-    ) from None
-  if others := set(cluster) - {"chief", "worker"}:
-    raise UserError(f"TF_CONFIG names tasks that no job here has: {', '.join(sorted(others))}")
-  return [cluster[kind][number] for kind, number in named], index
 
 
 def _multi_worker(config: Train, workers: list[str]) -> tf.distribute.Strategy:
@@ -107,7 +88,7 @@ def _multi_worker(config: Train, workers: list[str]) -> tf.distribute.Strategy:
   if config.jit_compile and not gpus:
     raise UserError("train.jit_compile: XLA runs on one CPU device, and train.strategy is multi_worker")
   if tasks()[1]:
-    _wait_for(workers[0])
+    wait_for(workers[0], "the first worker")
   try:
     with _ended_at_once():
       return tf.distribute.MultiWorkerMirroredStrategy()
@@ -118,24 +99,6 @@ def _multi_worker(config: Train, workers: list[str]) -> tf.distribute.Strategy:
     ) from None
   except (RuntimeError, tf.errors.OpError) as error:
     raise UserError(f"train.strategy: the workers of TF_CONFIG cannot be connected: {one_line(error)}") from None
-
-
-def _wait_for(address: str) -> None:
-  """Waits for the first worker to listen, an hour at most: TensorFlow takes SIGTERM for itself while it waits."""
-  host, _, port = address.rpartition(":")
-  if not port.isdecimal() or int(port) >= 2**16:
-    return  # TensorFlow has a message for what is no address
-  begun = time.monotonic()
-  told = False
-  while time.monotonic() - begun < _PATIENCE:
-    try:
-      socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-      return
-    except OSError:
-      if not told and time.monotonic() - begun > _TOLD_AFTER:
-        logging.info("waiting for the first worker, %s", address)
-        told = True
-      time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -82,29 +82,59 @@ def training_stream(
   progress: Progress,
 ) -> tf.distribute.DistributedDataset:
   """Endless training batches from the position of the job on, dealt to the replicas."""
+
+  def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    replicas = strategy.num_replicas_in_sync // context.num_input_pipelines
+    shares = worker_streams(record_set, config, size, model, context.num_input_pipelines, progress, replicas)
+    return shares(context.input_pipeline_id)
+
+  return strategy.distribute_datasets_from_function(share, input_options(strategy))
+
+
+def worker_streams(
+  record_set: RecordSet,
+  config: Train,
+  size: StepSize,
+  model: RequestModel,
+  workers: int,
+  progress: Progress,
+  replicas: int = 1,
+) -> Callable[[int], tf.data.Dataset]:
+  """A function that returns a worker's part of the endless training batches from the position of the job on.
+
+  Args:
+    record_set: Records.
+    config: Section `train`.
+    size: Size of a step.
+    model: Model that is trained.
+    workers: Number of workers.
+    progress: Position of the job.
+    replicas: Replicas of each worker.
+  """
   widths = config.length_buckets
   if config.jit_compile and not widths:
     schema = record_set.record_schema
     widths = powers_of_two(max(schema.capacity(d) for d in DOMAINS))
+  skip = int(progress.epoch) * size.steps + int(progress.step)
 
-  def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
+  def share(worker: int) -> tf.data.Dataset:
     return training_batches(
       record_set,
       domains=model.domains,
       requests=size.requests,
       second_requests=size.second_requests,
-      replicas=strategy.num_replicas_in_sync // context.num_input_pipelines,
+      replicas=replicas,
       seed=config.seed,
-      skip=int(progress.epoch) * size.steps + int(progress.step),
+      skip=skip,
       length_buckets=widths,
       shuffle_buffer=config.shuffle_buffer,
       on_corrupt=config.on_corrupt,
-      workers=context.num_input_pipelines,
-      worker=context.input_pipeline_id,
+      workers=workers,
+      worker=worker,
       shares=size.shares,
     )
 
-  return strategy.distribute_datasets_from_function(share, input_options(strategy))
+  return share
 
 
 def validation_stream(

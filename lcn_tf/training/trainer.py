@@ -34,9 +34,10 @@ from lcn_tf.training.projections import RefreshProjections
 from lcn_tf.training.putting_back import PutBack
 from lcn_tf.training.run_folder import open_run, shares
 from lcn_tf.training.schedules import count_from
+from lcn_tf.training.servers import Steps, lost
 from lcn_tf.training.step_log import StepLog
 from lcn_tf.training.strategy import device_names, make_strategy
-from lcn_tf.training.streams import StepSize, training_stream, validation_stream
+from lcn_tf.training.streams import StepSize, training_stream, validation_stream, worker_streams
 from lcn_tf.training.warm_start import WarmStart, earlier_run
 from lcn_tf.training.workers import Workers
 
@@ -72,7 +73,8 @@ def train(
   """Trains `experiment` on the `train` split. The same call again takes up where the last one stopped.
 
   With `train.strategy: multi_worker` every process that TF_CONFIG names calls it. The chief alone writes `run_dir`,
-  and all of them read an interrupted job's files from there.
+  and all of them read an interrupted job's files from there. With `parameter_server` the chief alone calls it, and the
+  others `lcn_tf.training.servers.serve`.
 
   Args:
     experiment: The effective experiment.
@@ -97,7 +99,7 @@ def train(
   # the checkpoints of a job that was begun hold all that it goes on with
   warm = earlier_run(experiment, record_set) if experiment.train.warm_start and not begun(run_dir) else None
   run = files.local(run_dir)
-  if experiment.train.strategy == "multi_worker" and places.stands_for(run):
+  if experiment.train.strategy != "mirrored" and places.stands_for(run):
     raise UserError(f"{run}: several machines share a run folder on a mount that all see; --records may be a URL")
   workers = Workers(make_strategy(experiment.train))
   with workers.together(), _held(run, workers) as own:
@@ -129,7 +131,7 @@ def _train(
 ) -> Job:
   config, strategy = experiment.train, workers.strategy
   keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
-  size = StepSize.of(config, record_set, strategy.num_replicas_in_sync, shares(run, workers.count))
+  size = StepSize.of(config, record_set, workers.replicas, shares(run, workers.readers))
   restored = warm is not None or begun(run)
   pretrained = _begin(experiment, record_set, workers, run, restored, warm)
   with strategy.scope():
@@ -228,7 +230,7 @@ def _begin(
   with workers.chief_first():
     # a wrong experiment is refused before the folder holds it
     if workers.chief:
-      open_run(experiment, record_set, run, workers.count)
+      open_run(experiment, record_set, run, workers.readers)
       if warm:
         warm.hand_on_vectors(experiment, run / "pretrained")
     if kinds := needs_pretrained(experiment.model, restored):
@@ -298,12 +300,18 @@ def _fit(
   The rest of an epoch is a `fit` of its own: Keras knows one length of epochs.
   """
   config, epoch, within = experiment.train, int(progress.epoch), int(progress.step)
+  epochs, steps = epoch + 1 if within else config.epochs, size.steps - within
+  if config.strategy == "parameter_server":
+    with lost(), guard(record_set, "train", model.domains):
+      streams = worker_streams(record_set, config, size, model, workers.readers, progress)
+      Steps(model, workers.readers, streams).fit(epoch, epochs, steps, callbacks)
+    return
   with guard(record_set, "train", model.domains):
     model.fit(
       training_stream(record_set, config, size, model, workers.strategy, progress),
       initial_epoch=epoch,
-      epochs=epoch + 1 if within else config.epochs,
-      steps_per_epoch=size.steps - within,
+      epochs=epochs,
+      steps_per_epoch=steps,
       verbose=1 if sys.stderr.isatty() else 2,
       callbacks=callbacks,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from lcn_tf.errors import LostWorkerError
-from lcn_tf.training.strategy import tasks
+from lcn_tf.training.cluster import tasks, with_servers
 
 
 class Workers:
@@ -21,13 +21,18 @@ class Workers:
     strategy: Strategy of the job.
     count: Number of workers.
     index: Index of this worker. Worker 0 is the chief, who alone writes the run folder.
+    readers: Number of processes that read records: all workers, or those of a chief that reads none.
+    replicas: Number of parts of a step, each of which one device computes.
   """
 
   def __init__(self, strategy: tf.distribute.Strategy):
-    named, index = tasks()
     together = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    self.count, self.index = (len(named), index) if together else (1, 0)
+    named, index = tasks() if together else ([""], 0)
+    self.count, self.index = len(named), index
     self.strategy = strategy
+    led = isinstance(strategy, tf.distribute.ParameterServerStrategy)
+    self.readers = len(with_servers().workers) if led else self.count
+    self.replicas = self.readers if led else strategy.num_replicas_in_sync
     self._each = strategy.num_replicas_in_sync // self.count
 
   @property

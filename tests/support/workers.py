@@ -1,6 +1,5 @@
 """Jobs of several processes, as several machines run them."""
 
-import json
 import os
 import pathlib
 import signal
@@ -11,6 +10,7 @@ import time
 
 from lcn_tf import config
 from lcn_tf.config import Experiment
+from lcn_tf.launching.cluster import members, tf_config
 
 _SECONDS = 600  # far more than a job takes
 
@@ -24,29 +24,35 @@ class Job:
     records: Their record set.
     flags: More arguments of all.
     count: Number of processes.
+    servers: Number of parameter servers among them; the first process is the chief then.
   """
 
   def __init__(
-    self, folder: pathlib.Path, experiment: Experiment, records: str | pathlib.Path, *flags: str, count: int = 2
+    self,
+    folder: pathlib.Path,
+    experiment: Experiment,
+    records: str | pathlib.Path,
+    *flags: str,
+    count: int = 2,
+    servers: int = 0,
   ):
-    servers = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    addresses = [f"localhost:{server.getsockname()[1]}" for server in servers]
-    for server in servers:
-      server.close()
+    ports = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    addresses = [f"localhost:{port.getsockname()[1]}" for port in ports]
+    for port in ports:
+      port.close()
     folder.mkdir(exist_ok=True)
     file = folder / "experiment.yaml"
     file.write_text(config.dump(experiment))
     self.run = folder / "run"
     command = [sys.executable, "-m", "pipelines.train", "--config", file, "--records", records, "--run_dir", self.run]
-    self._logs = [folder / f"worker_{index}.txt" for index in range(count)]
+    self._logs = [folder / f"{kind}_{index}.txt" for kind, index in members(count, servers)]
     self._processes = []
     for index, log in enumerate(self._logs):
-      there = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
       with log.open("w") as output:
         self._processes.append(
           subprocess.Popen(
             [*map(str, command), *flags],
-            env=os.environ | {"TF_CONFIG": json.dumps(there)},
+            env=os.environ | {"TF_CONFIG": tf_config(addresses, index, servers)},
             stdout=output,
             stderr=subprocess.STDOUT,
           )
@@ -62,13 +68,17 @@ class Job:
         process.kill()
 
   def wait_for(self, file):
+    self.wait_until((self.run / file).exists)
+
+  def wait_until(self, holds):
+    """Waits while the first process is at work, whichever of the others are."""
     end = time.monotonic() + _SECONDS
-    while not (self.run / file).exists() and time.monotonic() < end and all(p.poll() is None for p in self._processes):
+    while not holds() and time.monotonic() < end and self._processes[0].poll() is None:
       time.sleep(0.2)
-    assert (self.run / file).exists(), self.logs()
+    assert holds(), self.logs()
 
   def logs(self):
-    return "\n".join(log.read_text()[-4000:] for log in self._logs)
+    return "\n".join(log.read_text()[-8000:] for log in self._logs)
 
   def preempt(self, index):
     self._processes[index].send_signal(signal.SIGTERM)

@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.errors import UserError
-from lcn_tf.training import strategy
+from lcn_tf.training import cluster as clusters
 from lcn_tf.training.checkpoint_store import Store
-from lcn_tf.training.strategy import make_strategy, tasks
+from lcn_tf.training.cluster import tasks
+from lcn_tf.training.strategy import make_strategy
 from lcn_tf.training.trainer import train
 from tests.support.experiments import small_experiment, tiny_experiment
 from tests.support.record_sets import small_schema, write_record_set
@@ -133,7 +134,13 @@ def test_a_worker_that_waits_for_another_one_ends_at_sigterm(tiny_set, tmp_path)
   [
     ({"worker": ["a:1", "b:1"]}, "mirrored", r"TF_CONFIG names 2 tasks, but a mirrored job runs on one machine"),
     ({}, "multi_worker", r"train\.strategy is multi_worker, but TF_CONFIG names no workers"),
-    ({"worker": ["a:1"], "ps": ["b:1"]}, "multi_worker", r"TF_CONFIG names tasks that no job here has: ps"),
+    (
+      {"worker": ["a:1"], "ps": ["b:1"]},
+      "multi_worker",
+      r"TF_CONFIG names servers \(ps\), which a job of train\.strategy",
+    ),
+    ({"worker": ["a:1"], "evaluator": ["b:1"]}, "multi_worker", r"names tasks that no job here has: evaluator"),
+    ({"worker": ["a:1"]}, "parameter_server", r"TF_CONFIG names 0 chief, 1 worker and 0 ps\. Expected one chief"),
     ([], "multi_worker", r"TF_CONFIG is no description of a cluster"),
   ],
 )
@@ -165,12 +172,12 @@ def test_a_worker_waits_until_the_first_one_listens():
 
   thread = threading.Thread(target=listen)
   thread.start()
-  strategy._wait_for(address)
+  clusters.wait_for(address, "the first worker")
   assert begins.is_set()
   waited.set()
   thread.join()
-  strategy._wait_for("no address")
-  strategy._wait_for("a:65536")
+  clusters.wait_for("no address", "nobody")
+  clusters.wait_for("a:65536", "nobody")
 
 
 def test_the_chief_comes_before_the_workers(monkeypatch):

@@ -1,0 +1,223 @@
+"""Training with parameter servers: the servers hold the tables in parts, the workers share each step.
+
+TF_CONFIG names one `chief`, `worker`s, and servers, which TensorFlow calls `ps`. The chief has the job: it runs the
+steps, validates and saves. Workers and servers do what the chief's TensorFlow asks of theirs.
+
+Steps are synchronous, unlike those of TensorFlow's coordinator: with gradients that are one step old LCN learns nothing
+of clicks on the synthetic log, at the learning rate at which it does otherwise.
+"""
+
+import contextlib
+import math
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+from tensorflow import keras
+
+from lcn_tf.config import Train
+from lcn_tf.errors import LostWorkerError, UserError, one_line
+from lcn_tf.models.base import RequestModel
+from lcn_tf.models.micro_batches import Batch, MicroBatch, joined, weight
+from lcn_tf.schema import DomainName
+from lcn_tf.training.cluster import Cluster, wait_for
+
+_TALL = 10  # rows per column of what is a table, and not a dense layer
+_LOOK = 1.0  # seconds between two looks for the chief
+_GONE = 5  # looks in a row that do not find it
+_PATIENCE = 3600.0  # seconds that a server or a worker waits for the chief
+
+
+def parameter_server(config: Train, cluster: Cluster) -> tf.distribute.Strategy:
+  """The strategy of the chief, once all workers and servers are there.
+
+  Raises:
+    UserError: The workers have several GPUs each, or the cluster cannot be connected.
+    LostWorkerError: A worker or a server was lost meanwhile.
+  """
+  for what, addresses in (("server", cluster.servers), ("worker", cluster.workers)):
+    for index, address in enumerate(addresses):
+      wait_for(address, f"{what} {index}")
+  resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver(rpc_layer="grpc")
+  parts = partitioner(len(cluster.servers), config.table_part_bytes)
+  try:
+    strategy = tf.distribute.ParameterServerStrategy(resolver, parts)
+  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+    raise LostWorkerError(
+      f"a worker or a server was lost at the start: {one_line(error)}. Start all of them again."
+    ) from None
+  except (RuntimeError, ValueError, tf.errors.OpError) as error:
+    raise UserError(f"train.strategy: the cluster of TF_CONFIG cannot be connected: {one_line(error)}") from None
+  if strategy.num_replicas_in_sync > 1:
+    raise UserError(
+      f"train.strategy parameter_server: a worker has {strategy.num_replicas_in_sync} GPUs. Expected one worker per "
+      "GPU, with CUDA_VISIBLE_DEVICES"
+    )
+  return strategy
+
+
+def partitioner(servers: int, part_bytes: int) -> Callable[..., list[int]]:
+  """A function that says in how many parts of rows the servers hold a variable.
+
+  Args:
+    servers: Number of servers.
+    part_bytes: Smallest size of a part.
+  """
+
+  def parts(shape: tf.TensorShape, dtype: tf.DType, **_: Any) -> list[int]:
+    if shape.rank != 2 or shape[0] < _TALL * shape[1]:
+      return [1] * shape.rank
+    return [max(1, min(servers, shape[0], math.prod(shape) * dtype.size // part_bytes)), 1]
+
+  return parts
+
+
+def serve(cluster: Cluster) -> None:
+  """Works for the chief, as a worker or a server, until the chief's process has ended.
+
+  Raises:
+    UserError: The address of this process cannot be taken.
+    LostWorkerError: The chief was not there within an hour.
+  """
+  if cluster.kind == "ps":
+    tf.config.set_visible_devices([], "GPU")
+  own, chief = cluster.addresses(cluster.kind)[cluster.index], cluster.addresses("chief")[0]
+  try:
+    server = tf.distribute.Server(
+      tf.train.ClusterSpec(cluster.described), job_name=cluster.kind, task_index=cluster.index, protocol="grpc"
+    )
+  except tf.errors.OpError as error:
+    raise UserError(f"TF_CONFIG: {own}, the address of this process, cannot be taken: {one_line(error)}") from None
+  logging.info("%s is at work for %s, at %s", cluster.name, chief, server.target)
+  began, missed = time.monotonic(), -1  # -1: it has not been seen
+  while missed < _GONE:
+    time.sleep(_LOOK)
+    if _listens(chief):
+      missed = 0
+    elif missed >= 0:
+      missed += 1
+    elif time.monotonic() - began > _PATIENCE:
+      raise LostWorkerError(f"{cluster.name}: the chief, {chief}, was not there within an hour. Start all again.")
+  logging.info("%s: the chief has ended", cluster.name)
+  # TensorFlow's server cannot be stopped
+  sys.stdout.flush()
+  sys.stderr.flush()
+
+
+def _listens(address: str) -> bool:
+  host, _, port = address.rpartition(":")
+  try:
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    return True
+  except OSError:
+    return False
+
+
+class Steps:
+  """The training steps of a model, each of which all workers share.
+
+  A step is one graph over all processes. Each worker reads its part of the batch, looks the rows up that it needs, and
+  has the gradients of its part; the servers add them up and apply them. Parts are micro-batches
+  (`lcn_tf.models.micro_batches`): losses are of the whole batch, but CRP's are means over the parts.
+
+  Args:
+    model: Compiled model.
+    workers: Number of workers.
+    share: Function that returns the endless batches of a worker by its index.
+  """
+
+  def __init__(self, model: RequestModel, workers: int, share: Callable[[int], tf.data.Dataset]):
+    self._model = model
+    self._devices = [f"/job:worker/replica:0/task:{index}" for index in range(workers)]
+    self._batches = [self._on_worker(index, share) for index in range(workers)]
+    self._gradients = tf.function(self._of_part, autograph=False, reduce_retracing=True)
+    self._step = tf.function(self._of_all, autograph=False, reduce_retracing=True)
+
+  def _on_worker(self, index: int, share: Callable[[int], tf.data.Dataset]) -> Iterator[Any]:
+    made = tf.function(lambda: share(index), autograph=False).get_concrete_function()
+    with tf.device(self._devices[index]):
+      return iter(made())
+
+  def _of_part(
+    self, inputs: dict[DomainName, Batch], number: tf.Tensor, shares: dict[DomainName, tf.Tensor]
+  ) -> tuple[Any, list[Any]]:
+    part = MicroBatch(number, len(self._devices), shares)
+    losses, gradients = self._model._gradients(inputs, self._model.trainable_variables, part)
+    self._trained = [gradient is not None for gradient in gradients]
+    return losses, [gradient for gradient in gradients if gradient is not None]
+
+  def _of_all(self, iterators: Sequence[Iterator[Any]]) -> dict[str, tf.Tensor]:
+    model, inputs, weights = self._model, [], []
+    for device, iterator in zip(self._devices, iterators, strict=True):
+      with tf.device(device):
+        inputs.append(next(iterator))
+        weights.append({d: weight(batch) for d, batch in inputs[-1].items()})
+    sums = {d: tf.maximum(tf.add_n([one[d] for one in weights]), 1e-9) for d in weights[0]}
+    found = []
+    for i, device in enumerate(self._devices):
+      with tf.device(device):
+        found.append(self._gradients(inputs[i], tf.constant(i), {d: weights[i][d] / sums[d] for d in sums}))
+    trained = [v for v, is_trained in zip(model.trainable_variables, self._trained, strict=True) if is_trained]
+    gradients = zip(*(of_part for _, of_part in found), strict=True)
+    model.optimizer.apply_gradients([(_sum(parts, v), v) for parts, v in zip(gradients, trained, strict=True)])
+    for name, tracker in model.trackers.items():
+      tracker.update_state(tf.add_n([losses[name] for losses, _ in found]))
+    return {name: tracker.result() for name, tracker in model.trackers.items()}
+
+  def fit(self, first: int, epochs: int, steps: int, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Trains as `keras.Model.fit` does.
+
+    Args:
+      first: Index of the first epoch.
+      epochs: Index behind the last epoch.
+      steps: Steps of each epoch.
+      callbacks: Callbacks.
+    """
+    model = self._model
+    listening = keras.callbacks.CallbackList(
+      list(callbacks), add_progbar=True, model=model, epochs=epochs, steps=steps, verbose=2
+    )
+    model.stop_training = False
+    listening.on_train_begin()
+    for epoch in range(first, epochs):
+      model.reset_metrics()
+      listening.on_epoch_begin(epoch)
+      logs: dict[str, Any] = {}
+      for step in range(steps):
+        listening.on_train_batch_begin(step)
+        logs = {name: float(value) for name, value in self._step(self._batches).items()}
+        listening.on_train_batch_end(step, logs)
+        if model.stop_training:
+          break
+      listening.on_epoch_end(epoch, logs)
+      if model.stop_training:
+        break
+    listening.on_train_end()
+
+
+def _sum(parts: Sequence[Any], variable: tf.Variable) -> Any:
+  """The sum of the gradients of parts of a batch, where the variable is."""
+  with tf.device(variable.device):
+    if isinstance(parts[0], tf.IndexedSlices):
+      return joined(parts)
+    return tf.add_n(list(parts))
+
+
+@contextlib.contextmanager
+def lost() -> Iterator[None]:
+  """Names the end of a worker or a server within the block as the cause of the chief's error.
+
+  Raises:
+    LostWorkerError: One of them has ended.
+  """
+  try:
+    yield
+  except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+    raise LostWorkerError(
+      f"a worker or a server was lost, whose log says why ({one_line(error)[:200]}). Start all of them again: the job "
+      "goes on from its last checkpoint."
+    ) from error

@@ -1,0 +1,161 @@
+"""Jobs with parameter servers, each process one of its own, as several machines run them."""
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import tensorflow as tf
+
+from lcn_tf.errors import UserError
+from lcn_tf.layers.replicas import gather_rows
+from lcn_tf.layers.tables import _initial
+from lcn_tf.training.checkpoint_store import Store
+from lcn_tf.training.servers import partitioner
+from lcn_tf.training.trainer import train
+from tests.support.experiments import small_experiment, tiny_experiment
+from tests.support.record_sets import small_schema, write_record_set
+from tests.support.workers import Job
+
+PARTS = {"strategy": "parameter_server", "table_part_bytes": 64}
+
+
+def tensors(run):
+  last = Store(run, "last")
+  reader = tf.train.load_checkpoint(last.path(last.newest()))
+  return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name.startswith("model/")}
+
+
+def in_parts(values, sizes):
+  ends = np.cumsum(sizes)
+  parts = [tf.Variable(values[end - size : end], name=f"part_{end}") for end, size in zip(ends, sizes, strict=True)]
+  return tf.__internal__.distribute.ShardedVariable(parts)
+
+
+@pytest.mark.parametrize("shape", [[], [0], [5], [2, 3]])
+def test_rows_of_a_table_in_parts_are_those_of_the_whole(shape):
+  values = np.arange(21, dtype=np.float32).reshape(7, 3)
+  table, whole = in_parts(values, [3, 2, 2]), tf.Variable(values)
+  indices = tf.constant(np.random.default_rng(0).integers(7, size=shape))
+
+  @tf.function(autograph=False)
+  def rows(weights):
+    return gather_rows(weights, indices)
+
+  with tf.GradientTape(persistent=True) as tape:
+    found, expected = rows(table), rows(whole)
+    losses = [tf.reduce_sum(one * one) for one in (found, expected)]
+  np.testing.assert_array_equal(found, expected)
+  gradients = [tf.convert_to_tensor(one) for one in tape.gradient(losses[0], table.variables)]
+  np.testing.assert_array_equal(tf.concat(gradients, 0), tf.convert_to_tensor(tape.gradient(losses[1], whole)))
+  ops = {op.type for op in rows.get_concrete_function(table).graph.get_operations()}
+  assert "ResourceGather" in ops
+  assert "ReadVariableOp" not in ops  # no part crosses the network whole
+
+
+def test_tall_variables_alone_are_in_parts():
+  parts = partitioner(servers=3, part_bytes=1024)
+  assert parts(tf.TensorShape([1000, 8]), tf.float32) == [3, 1]
+  assert parts(tf.TensorShape([100, 8]), tf.float32) == [3, 1]
+  assert parts(tf.TensorShape([80, 8]), tf.float32) == [2, 1]
+  assert parts(tf.TensorShape([80, 2]), tf.float32) == [1, 1]
+  assert parts(tf.TensorShape([700, 256]), tf.float32) == [1, 1]  # of a dense layer
+  assert parts(tf.TensorShape([1000]), tf.float32) == [1]
+  assert parts(tf.TensorShape([]), tf.int64) == []
+  assert parts(tf.TensorShape([1000, 0]), tf.float32) == [1, 1]
+
+
+@pytest.mark.parametrize("sizes", [[7], [3, 4], [1, 1, 5], [2, 5]])
+def test_the_parts_of_a_new_table_begin_as_the_whole_does(sizes):
+  offset = 0
+  for size in sizes:
+    part = _initial(2, 0.5, None, [7, 3], tf.float32, partition_shape=(size, 3), partition_offset=(offset, 0)).numpy()
+    assert part.shape == (size, 3)
+    for row, values in enumerate(part, offset):
+      assert np.all(values == 0) if row < 2 else np.all(np.abs(values) <= 0.5) and np.all(values != 0)
+    offset += size
+  start = np.arange(21.0).reshape(7, 3)
+  part = _initial(2, 0.5, start, [7, 3], tf.float32, partition_shape=(2, 3), partition_offset=(4, 0))
+  np.testing.assert_array_equal(part, start[4:6])
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"replicas": 2}, "replicas 2 is not for strategy 'parameter_server'"),
+    ({"micro_batches": 2}, "micro_batches 2 is not for"),
+    ({"steps_per_execution": 2}, "steps_per_execution 2 is not for"),
+    ({"jit_compile": True}, "jit_compile True is not for"),
+    ({"mixed_precision": True}, "mixed_precision True is not for"),
+    ({"profile": [1, 2]}, "profile .* is not for"),
+    ({"warm_start": "run"}, "warm_start 'run' is not for"),
+  ],
+)
+def test_settings_that_servers_do_not_have_are_refused(options, message):
+  with pytest.raises(UserError, match=message):
+    tiny_experiment(strategy="parameter_server", **options)
+
+
+@pytest.mark.config(minutes=2)
+@pytest.mark.parametrize(("extractor", "crp", "workers"), [("lap", True, 1), ("twin", False, 2)])
+def test_a_job_goes_on_with_servers_as_one_process_does(extractor, crp, workers, tmp_path):
+  """A step reads all of the records, so nothing changes but the place of the tables, and of the parts of a batch.
+
+  Histories are short enough that every search keeps all of them: rounding has no behaviours to choose from.
+  """
+  sizes = {"train": 32, "validation": 16, "test": 16}
+  lengths = {"target": 4, "source": 4}
+  record_set = write_record_set(tmp_path / "records", small_schema(), records=sizes, lengths=lengths, unique_users=True)
+  alike = {"crp": crp, "global_batch_size": 128, "learning_rate": 0.01, "early_stopping": 0}
+  begun = tmp_path / "here"
+  train(small_experiment(extractor, epochs=1, **alike), record_set, begun)
+  folder = tmp_path / "job"
+  folder.mkdir()
+  shutil.copytree(begun, folder / "run")
+  train(small_experiment(extractor, epochs=4, **alike), record_set, begun)
+  experiment = small_experiment(extractor, epochs=4, **alike, **PARTS)
+  job = Job(folder, experiment, record_set.path, count=3 + workers, servers=2)
+  assert job.wait() == [0] * (3 + workers), job.logs()
+  assert "resumed from step 1" in job.logs()
+  assert "Traceback" not in job.logs()
+  one, other = (pl.read_csv(run / "history.csv") for run in (begun, job.run))
+  assert len(one) == 4
+  np.testing.assert_allclose(other.to_numpy(), one.to_numpy(), rtol=1e-4)
+  found, expected = tensors(job.run), tensors(begun)
+  assert found.keys() == expected.keys()
+  assert any("/.OPTIMIZER_SLOT/" in name for name in found)
+  for name, value in expected.items():
+    if np.issubdtype(np.asarray(value).dtype, np.floating):
+      np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+  assert (job.run / "metrics.json").is_file()
+
+
+@pytest.mark.config(minutes=2)
+@pytest.mark.parametrize("lost", [2, 3], ids=["server", "worker"])
+def test_a_lost_process_ends_the_job_which_goes_on_from_its_last_checkpoint(lost, record_set, tmp_path):
+  options = {"epochs": 1000, "early_stopping": 0, "checkpoint_every": 1, **PARTS}
+  job = Job(tmp_path, small_experiment(crp=True, **options), record_set.path, "--noevaluate", count=5, servers=2)
+  job.wait_for("checkpoints/best/checkpoint")
+  job.kill(lost)
+  codes = job.wait()
+  assert codes == [75] + [-9 if index == lost else 0 for index in range(1, 5)], job.logs()
+  assert "error: a worker or a server was lost, whose log says why" in job.logs()
+  assert "Traceback" not in job.logs()
+  done = Store(job.run, "last").newest()
+  epochs = json.loads((job.run / "training.json").read_text())["epochs"] + 1
+  shorter = small_experiment(crp=True, **(options | {"epochs": epochs}))
+  again = Job(tmp_path, shorter, record_set.path, "--noevaluate", count=5, servers=2)
+  assert again.wait() == [0] * 5, again.logs()
+  assert Store(job.run, "last").newest() > done
+  assert json.loads((job.run / "training.json").read_text())["finished"]
+
+
+@pytest.mark.config(minutes=1)
+def test_sigterm_to_the_chief_saves_and_ends_all(record_set, tmp_path):
+  options = {"epochs": 1000, "early_stopping": 0, **PARTS}
+  job = Job(tmp_path, small_experiment(crp=True, **options), record_set.path, "--noevaluate", count=4, servers=2)
+  job.wait_for("checkpoints/best/checkpoint")
+  job.preempt(0)
+  assert job.wait() == [143, 0, 0, 0], job.logs()
+  assert "SIGTERM: stopped at step" in job.logs()
