@@ -2,6 +2,8 @@
 
 import setuptools
 
+SPARK = "pyspark>=4,<5"  # for build_records --engine spark, which needs Java 17 as well
+
 setuptools.setup(
   name="lcn_tf",
   version="0.1.0",
@@ -36,9 +38,9 @@ setuptools.setup(
       "import-linter>=2.3,<3",
       "moto[server]>=5,<6",
       "tensorflow-serving-api>=2.16,<2.17",
+      SPARK,
     ],
     "gpu": ["tensorflow[and-cuda]>=2.16.2,<2.17"],
-    "kafka": ["confluent-kafka>=2.4"],
-    "beam": ["apache-beam[tfrecord]>=2.60,<3"],
+    "spark": [SPARK],
   },
 )

@@ -32,6 +32,11 @@ A log that does not fit in memory is built with --memory, which gives the same b
     python -m pipelines.build_records --config my_config.yaml --output records --memory 2GB \
       --interactions log --items items.parquet
 
+Spark builds the same records on the machines of a cluster, which share the folder of --output and the log:
+
+    python -m pipelines.build_records --config my_config.yaml --output records --engine spark --master "local[2]" \
+      --interactions log --items items.parquet
+
 A trained model can be tested on a later part of its log. Pass its records as --like and the whole log, since the older
 part is the users' past. With --set 'records.split.boundaries=[0,T]', candidates from second T on are the test split and
 the older ones the validation split.
@@ -42,6 +47,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from lcn_tf import config, entry
+from lcn_tf.data.build import engines
+from lcn_tf.data.build.spark import Spark
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.data.sources import log
 from lcn_tf.errors import UserError
@@ -72,6 +79,21 @@ _EXTEND = entry.define_path(
   "records",
 )
 _MEMORY = entry.define_memory(_FLAGS)
+_ENGINE = flags.DEFINE_enum(
+  "engine",
+  "processes",
+  ["processes", "spark"],
+  "Engine of the build. processes = this machine, spark = a Spark cluster, each task of which has the memory that "
+  "--memory says, or 1GB. The records are the same.",
+  flag_values=_FLAGS,
+)
+_MASTER = flags.DEFINE_string(
+  "master",
+  None,
+  "Cluster of --engine spark, as in spark-submit's --master, such as local[2] or spark://host:7077. Without the flag "
+  "it is the one of spark-submit, or all cores of this machine.",
+  flag_values=_FLAGS,
+)
 _SET = entry.define_set(_FLAGS)
 
 
@@ -80,9 +102,14 @@ def main(argv: Sequence[str]) -> None:
   experiment = config.load(_CONFIG.value, _SET.value)
   if _LIKE.value and _EXTEND.value:
     raise UserError("--like and --extend exclude each other: --extend takes the id mapping over, too")
-  memory = entry.memory_of(_MEMORY)
-  if memory and _EXTEND.value:
-    raise UserError("--memory and --extend exclude each other: an extension reads the new part of a log alone")
+  memory, spark = entry.memory_of(_MEMORY), _ENGINE.value == "spark"
+  for flag, given in (("--memory", memory), ("--engine spark", spark)):
+    if given and _EXTEND.value:
+      raise UserError(f"{flag} and --extend exclude each other: an extension reads the new part of a log alone")
+  if _MASTER.value is not None and not spark:
+    raise UserError(f"--master {_MASTER.value}: only --engine spark has a master")
+  engine: engines.Engine = Spark(_MASTER.value) if spark else engines.Processes()
+  memory = memory or engine.memory
   like, extend = (RecordSet.open(flag.value) if flag.value else None for flag in (_LIKE, _EXTEND))
   made = log.read(experiment.records, _INTERACTIONS.value, _ITEMS.value, _USERS.value, not _EXTEND.value, memory)
   with entry.loading():
@@ -90,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
     from lcn_tf.data.build import builder
 
   page = records_page.render
-  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like, page, extend, memory)
+  builder.build(experiment, made, _OUTPUT.value, _STRICT.value, _OVERWRITE.value, like, page, extend, memory, engine)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import dataclasses
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
@@ -29,16 +29,18 @@ from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.candidates import Past, plan_records, user_log
 from lcn_tf.data.build.checks import check_known, check_negatives, check_profiles, check_split
 from lcn_tf.data.build.counting import Counts, count, with_fields
+from lcn_tf.data.build.engines import Engine, Processes
 from lcn_tf.data.build.extension import Earlier, add_counts, grow, join, past, renumbered
 from lcn_tf.data.build.indexing import Indexed, index, new_mapping, number_users
 from lcn_tf.data.build.out_of_core import Buckets
+from lcn_tf.data.build.output import finish, folder_of, log_summary, write_tables
 from lcn_tf.data.build.shards import Plan, UserLog, write_parts
 from lcn_tf.data.build.splits import Divided, divide
 from lcn_tf.data.build.state import Last, State, next_state, write_state
 from lcn_tf.data.build.statistics import statistics
 from lcn_tf.data.id_mapping import IdMapping, fingerprint, id_mapping_of
 from lcn_tf.data.record_set import Part, RecordSet, SplitName, check_schema
-from lcn_tf.data.statistics import FILE, Statistics
+from lcn_tf.data.statistics import Statistics
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Schema, with_sizes
 
@@ -57,6 +59,7 @@ def build(
   page: Callable[[RecordSet, Statistics], str] | None = None,
   extend: RecordSet | None = None,
   memory: int | None = None,
+  engine: Engine | None = None,
 ) -> RecordSet:
   """Builds the record set `output`.
 
@@ -77,27 +80,31 @@ def build(
       `lcn_tf.data.build.out_of_core`; None = all of them are in memory. The records are the same.
     extend: Record set whose log the tables continue. Candidates are those of the tables alone, histories reach back
       into that log, and its id mapping goes on: see `lcn_tf.data.build.extension`. None = the log begins.
+    engine: Engine that the tasks of a build with `memory` run on, and that writes the records; None = `Processes`.
 
   Raises:
-    UserError: The input is wrong, `output` exists, `like` or `extend` has another schema, or both `memory` and
-      `extend` are given.
+    UserError: The input is wrong, `output` exists, `like` or `extend` has another schema, or `extend` is given with
+      `memory` or with an engine that needs it.
   """
   started = time.monotonic()
   schema, records = experiment.record_schema, experiment.records
   if other := like or extend:
     check_schema(schema, other)
+  engine = engine or Processes()
+  memory = memory or engine.memory
   if extend and memory:
     raise UserError("--memory and --extend exclude each other: an extension reads the new part of a log alone")
   earlier = Earlier.open(extend, records) if extend else None
   target, made = files.local(output), _Made()
   with (
-    _aside(target, overwrite) as folder,
+    folder_of(target, overwrite) as folder,
     storage.storing("a record set", target, needs=lambda: made.needs(folder, records.shards), intact=_INTACT),
   ):
     with contextlib.ExitStack() as stack:
       if memory:
-        aside = stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="buckets-"))
-        made.buckets = Buckets(tables, schema, records, pathlib.Path(aside), memory)
+        aside = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="buckets-")))
+        stack.enter_context(engine.started(aside))
+        made.buckets = Buckets(tables, schema, records, aside, memory, engine)
       part = _numbered(tables, schema, records, strict, like, earlier, made.buckets)
       indexed = part.indexed
       if tables.users is not None:
@@ -109,11 +116,11 @@ def build(
       made.plans = plan_records(log, splits, schema)
       check_split(made.plans, part.divided, records, alone=bool(other))
 
-      built = _write(folder, experiment, tables, part, log, made.plans, shortage, other)
+      built = _write(folder, experiment, tables, part, log, made.plans, shortage, other, engine)
       found = statistics(indexed, part.checked, log, made.plans, splits, schema)
-    _finish(built, found, page)
+    finish(built, found, page)
   result = RecordSet.open(output)
-  _log_summary(result, len(indexed.active), time.monotonic() - started)
+  log_summary(result, len(indexed.active), time.monotonic() - started)
   return result
 
 
@@ -126,15 +133,16 @@ def _write(
   plans: list[Plan],
   shortage: int,
   other: RecordSet | None,
+  engine: Engine,
 ) -> RecordSet:
   """Writes records, tables and state to `folder`; `other` has the ids that these take over."""
   schema, records, indexed = experiment.record_schema, experiment.records, part.indexed
   sized = _sized(schema, indexed.mapping)
   parts = write_parts(
-    folder, log, plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2])
+    folder, log, plans, sized, records.shards, records.compression, np.random.default_rng([records.seed, 2]), engine
   )
   _warn_of_splits(parts)
-  _write_tables(folder, indexed, part.checked.rejected)
+  write_tables(folder, indexed, part.checked.rejected)
   if records.state and part.counts:
     state = next_state(indexed, part.checked, part.counts, part.totals, log, schema, part.last, part.earlier)
     write_state(state, indexed.mapping, folder)
@@ -281,68 +289,3 @@ def _warn_of_splits(parts: dict[SplitName, dict[DomainName, Part]]) -> None:
   for split in ("validation", "test"):
     if reason := parts[split]["target"].undefined() if split in parts else "":
       logging.warning("the %s split: %s", split, reason)
-
-
-def _write_tables(folder: pathlib.Path, indexed: Indexed, rejected: pl.DataFrame) -> None:
-  for name in ("vocabularies", "catalogue", "items"):
-    (folder / name).mkdir()
-  for name, vocabulary in indexed.mapping.vocabularies.items():
-    vocabulary.frame().write_parquet(folder / "vocabularies" / f"{name}.parquet")
-  for d in DOMAINS:
-    np.save(folder / "catalogue" / f"{d}.npy", indexed.mapping.catalogues[d])
-    if indexed.mapping.item_values[d].shape[1]:
-      np.save(folder / "catalogue" / f"{d}_values.npy", indexed.mapping.item_values[d])
-    for name, vectors in indexed.mapping.vectors[d].items():
-      np.save(folder / "catalogue" / f"{d}.{name}.npy", vectors)
-    indexed.mapping.items[d].write_parquet(folder / "items" / f"{d}.parquet")
-  indexed.users.write_parquet(folder / "users.parquet")
-  rejected.rechunk().write_parquet(folder / "rejected.parquet")
-
-
-def _finish(built: RecordSet, found: Statistics, page: Callable[[RecordSet, Statistics], str] | None) -> None:
-  (built.path / FILE).write_text(f"{found.model_dump_json()}\n", encoding="utf-8")
-  if page:
-    (built.path / "report").mkdir()
-    (built.path / "report" / "index.html").write_text(page(built, found), encoding="utf-8")
-  built.with_tables().save(built.path)
-
-
-@contextlib.contextmanager
-def _aside(output: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
-  """A folder beside `output` that takes its place at the end, and is removed after a failure."""
-  exists = UserError(f"{output}: exists. Choose another --output, or replace it with --overwrite")
-  output = output.resolve()  # beside what a link points to
-  if output.is_mount():
-    raise UserError(f"{output}: something is mounted there, which no folder can take the place of. Give a folder in it")
-  files.put_back(output)
-  if output.exists() and (not output.is_dir() or any(output.iterdir())):
-    if not overwrite:
-      raise exists
-    if not (output / "dataset.json").is_file():
-      raise UserError(f"{output}: exists and is not a record set (no dataset.json), so --overwrite leaves it alone")
-    for name, what in (("experiment.yaml", "a training run"), ("comparison.yaml", "a comparison")):
-      if (output / name).exists():
-        raise UserError(f"{output}: holds {what} ({name}), so --overwrite leaves it alone")
-  with files.replacing_folder(output, overwrite, exists) as folder:
-    yield folder
-
-
-def _log_summary(records: RecordSet, users: int, seconds: float) -> None:
-  lines = []
-  for split, parts in records.splits.items():
-    for d, part in parts.items():
-      share = 100 * part.positives / part.candidates
-      lines.append(
-        f"\n  {split:<10} {d}: {part.records} records, {part.candidates} candidates, {part.positives} positives "
-        f"({share:.1f} %), {part.users} users"
-      )
-  rejected = sum(records.rejected.values())
-  logging.info(
-    "%s: %d users, %d rows rejected, fingerprint %s, %.1f seconds%s",
-    records.path,
-    users,
-    rejected,
-    records.fingerprint,
-    seconds,
-    "".join(lines),
-  )

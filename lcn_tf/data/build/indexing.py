@@ -195,7 +195,7 @@ def index(
     users: Everybody's index, see `number_users`.
     mapping: Id mapping; items that it does not have become the unknown item.
   """
-  numbered = Numbering(users, mapping, interactions.schema["item_id"]).rows(interactions)
+  numbered = Numbering(mapping, interactions.schema["item_id"]).rows(interactions, users)
   met, unknown = {}, {}
   for d in DOMAINS:
     rows = numbered.filter(pl.col("domain") == d)
@@ -206,16 +206,14 @@ def index(
 
 
 class Numbering:
-  """The numbers of users and items.
+  """The numbers of items, and of interactions by those of their users.
 
   Args:
-    users: Index of the users, `user`, `user_id`.
     mapping: Id mapping; items that it does not have become the unknown item.
     item_id: Type of the ids of items.
   """
 
-  def __init__(self, users: pl.DataFrame, mapping: IdMapping, item_id: pl.DataType):
-    self._users = users
+  def __init__(self, mapping: IdMapping, item_id: pl.DataType):
     rows = pl.concat(
       mapping.items[d].select(pl.lit(d).alias("domain"), "item_id", pl.col("row").alias("item")) for d in DOMAINS
     )
@@ -231,10 +229,10 @@ class Numbering:
     )
     return found.drop("key").with_columns(pl.col("item").fill_null(UNKNOWN_ITEM))
 
-  def rows(self, interactions: pl.DataFrame) -> pl.DataFrame:
-    """Interactions with `user` and `item`, by time, then position in the input."""
+  def rows(self, interactions: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
+    """Interactions with `user` and `item`, by time, then position in the input; `users` is the index of their users."""
     ordered = interactions.sort("timestamp", raw.ROW)
-    return self.items(ordered.join(self._users, on="user_id", how="left", maintain_order="left"))
+    return self.items(ordered.join(users, on="user_id", how="left", maintain_order="left"))
 
 
 def index_users(

@@ -3,6 +3,7 @@
 A bucket has all interactions of its users, and the buckets follow one another in the order of the users. So what is
 made of the users of one bucket after another, by the functions that a log in memory goes through, is what would be made
 of all users at once. What all users share (vocabularies, counts of items, moments of the split) are sums over buckets.
+What is done to one bucket is a task (`bucket_tasks`), which an engine runs; what all buckets share is made here.
 
 Each bucket is looked at several times:
 
@@ -13,12 +14,13 @@ Each bucket is looked at several times:
 5. Behaviours and candidates, as arrays in files, from which records and statistics are made.
 
 The memory has room for a bucket in work, for the items, the users, the values of vocabularies and the rejected rows,
-and for the positions of records.
+and for the positions of records. A process of tasks has room for a bucket, for the items, for the ids of the users
+and for the vocabularies.
 """
 
+import collections
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -26,25 +28,25 @@ from absl import logging
 
 from lcn_tf import storage
 from lcn_tf.config import Records
+from lcn_tf.data.build import bucket_tasks as tasks
 from lcn_tf.data.build import shards
 from lcn_tf.data.build import tables as raw
 from lcn_tf.data.build.arrays import Appended, Mapped, order_statistic
-from lcn_tf.data.build.candidates import DomainLog, domain_log, known_items, negatives, no_negatives, shown_rows
-from lcn_tf.data.build.counting import Counts, count_rows, counted, sum_of, summed
+from lcn_tf.data.build.candidates import DomainLog, known_items, negatives
+from lcn_tf.data.build.counting import Counts, sum_of, summed
+from lcn_tf.data.build.engines import Engine, Shared
 from lcn_tf.data.build.indexing import Indexed, Numbering, index_users
 from lcn_tf.data.build.negatives import ItemLog
 from lcn_tf.data.build.raw_table import ROW
 from lcn_tf.data.build.shards import UserLog
 from lcn_tf.data.build.splits import Divided, Dividing, Moments, dividing, ranks
 from lcn_tf.data.build.state import Last
-from lcn_tf.data.build.stream import of_frame, piece_rows
+from lcn_tf.data.build.stream import Piece, of_frame, piece_rows
 from lcn_tf.data.id_mapping import IdMapping
-from lcn_tf.data.record_set import SPLITS
 from lcn_tf.schema import DOMAINS, UNKNOWN_ITEM, DomainName, Schema
 
 # bytes of a row while its bucket is in work: copies of the row, and numbers, texts and keys beside it
 COPIES, BESIDE = 8, 400
-_TRAIN = SPLITS.index("train")
 
 
 class Buckets:
@@ -56,18 +58,28 @@ class Buckets:
     records: Rules.
     folder: Empty folder for the buckets.
     memory: Bytes that a bucket in work takes, about.
+    engine: Engine that runs the tasks, started in this folder.
 
   Raises:
     UserError: A column is missing or of a wrong type.
   """
 
-  def __init__(self, tables: raw.RawTables, schema: Schema, records: Records, folder: pathlib.Path, memory: int):
-    self._stream = tables.stream or of_frame(tables.interactions, tables.names[0], tables.sources.get("interactions"))
+  def __init__(
+    self,
+    tables: raw.RawTables,
+    schema: Schema,
+    records: Records,
+    folder: pathlib.Path,
+    memory: int,
+    engine: Engine,
+  ):
+    stream = tables.stream or of_frame(tables.interactions, tables.names[0], tables.sources.get("interactions"))
     self._schema, self._records, self._folder, self._memory = schema, records, folder, memory
-    source = self._stream.source
+    self._stream, self._engine, source = stream, engine, stream.source
     empty = dataclasses.replace(tables, interactions=source.frame, sources=tables.sources | {"interactions": source})
-    self._checking = raw.Checking(empty, schema, records.labels, records.split, whole=self._stream.whole)
-    self._buckets: list[pathlib.Path] = []
+    self._checking = raw.Checking(empty, schema, records.labels, records.split, whole=stream.whole)
+    self._log = engine.share("log", tasks.Log(stream, self._checking.rows))
+    self._buckets: list[tasks.Bucket] = []
     self._users: list[pl.Series] = []
     self._last: Last | None = None
     self._rule: Dividing
@@ -96,65 +108,56 @@ class Buckets:
     Raises:
       UserError: No row is left.
     """
-    good = None
+    good, first_user = None, 1
     with Appended(self._folder) as times:
-      for bucket in self._dealt():
-        frame = pl.concat([pl.read_ipc(file) for file in sorted(bucket.iterdir())])
-        for file in bucket.iterdir():
+      checking = [tasks.CheckTask(self._log, files) for files in self._dealt()]
+      for task, found in zip(checking, self._engine.map(tasks.check, checking), strict=True):
+        for file in task.files:
           file.unlink()
-        name = frame.columns[0]
-        good = self._checking.rows(self._checking.read(frame.drop(name), frame[name]))
-        if good.is_empty():
+        self._checking.note(found.part)
+        good = found.part.good
+        if not found.last:
           continue
-        good.write_ipc(bucket / "good.arrow", compression="lz4")
-        self._buckets.append(bucket / "good.arrow")
-        times.append("times", good["timestamp"].to_numpy())
-        self._users.append(good["user_id"].unique().sort())
-        last = Last.of(good)
-        self._last = self._last + last if self._last else last
+        self._buckets.append(tasks.Bucket(task.files[0].with_name(tasks.GOOD), first_user))
+        first_user += len(found.users)
+        times.append("times", found.times)
+        self._users.append(found.users)
+        self._last = self._last + found.last if self._last else found.last
     if good is None:  # the log has no rows at all
-      good = self._checking.rows(self._checking.interactions)
-    return self._checking.result(good.clear())
+      part = self._checking.rows.sort_out(self._checking.interactions)
+      self._checking.note(part)
+      good = part.good
+    return self._checking.result(good)
 
-  def _dealt(self) -> list[pathlib.Path]:
-    """Deals the interactions to the buckets: folders, in the order of the users. Rows without one are in others."""
-    stream = self._stream
-    rows = piece_rows(self._memory, stream.row_bytes)
-    numbers = self._numbers(rows)
-    for number, (first, piece) in enumerate(stream.pieces(rows)):
-      position, bucket = _free("row", piece.columns), _free("bucket", piece.columns)
-      ids = pl.DataFrame({"user_id": self._checking.user_ids(piece)})
-      of_row = ids.join(numbers, on="user_id", how="left", maintain_order="left")["bucket"]
-      piece = piece.insert_column(
-        0, pl.int_range(first, first + len(piece), dtype=pl.Int64, eager=True).alias(position)
-      )
-      parts = piece.with_columns(of_row.alias(bucket)).partition_by(bucket, as_dict=True, include_key=False)
-      for (own,), part in parts.items():
-        folder = self._folder / (f"none-{number:09d}" if own is None else f"users-{own:09d}")
-        folder.mkdir(exist_ok=True)
-        part.write_ipc(folder / f"{number:09d}.arrow", compression="lz4")
-    found = sorted(self._folder.iterdir(), key=lambda folder: (folder.name.startswith("none"), folder.name))
+  def _dealt(self) -> list[tuple[pathlib.Path, ...]]:
+    """Deals the interactions to the buckets, and gives the files of each, in the order of the users.
+
+    Rows without a user are in buckets of their own, which come last.
+    """
+    pieces = list(self._stream.pieces(piece_rows(self._memory, self._stream.row_bytes)))
+    numbers = self._engine.share("numbers", self._numbers(pieces))
+    dealing = [tasks.DealTask(self._log, numbers, piece, i, self._folder) for i, piece in enumerate(pieces)]
+    of_bucket = collections.defaultdict[str, list[pathlib.Path]](list)
+    for files in self._engine.map(tasks.deal, dealing):
+      for file in files:
+        of_bucket[file.parent.name].append(file)
+    found = sorted(of_bucket, key=lambda name: (name.startswith("none"), name))
     logging.info(
       "%d interactions in %d buckets of about %s in work",
-      *(stream.rows, len(found), storage.readable(self._memory / 2)),
+      *(self._stream.rows, len(found), storage.readable(self._memory / 2)),
     )
-    return found
+    return [tuple(of_bucket[name]) for name in found]
 
-  def _numbers(self, rows: int) -> pl.DataFrame:
+  def _numbers(self, pieces: list[Piece]) -> pl.DataFrame:
     """The bucket of each user: `user_id`, `bucket`."""
-    parts = []
-    for _, piece in self._stream.pieces(rows, ["user_id"]):
-      parts.append(counted(pl.DataFrame({"user_id": self._checking.user_ids(piece)}), "user_id"))
-      if len(parts) > 1:
-        parts = [summed(parts, "user_id")]
-    if not parts:
+    users = None
+    for counted in self._engine.map(tasks.count_users, [tasks.PieceTask(self._log, piece) for piece in pieces]):
+      users = counted if users is None else summed([users, counted], "user_id")
+    if users is None:
       return pl.DataFrame(schema={"user_id": pl.Int64, "bucket": pl.Int64})
     size = max(int(self._memory / 2 / (COPIES * self._stream.row_bytes + BESIDE)), 1)
-    users = parts[0].drop_nulls().sort("user_id")
+    users = users.drop_nulls().sort("user_id")
     return users.select("user_id", bucket=(pl.col("count").cum_sum() - pl.col("count")) // size)
-
-  def _good(self) -> Iterator[pl.DataFrame]:
-    return (pl.read_ipc(bucket) for bucket in self._buckets)
 
   def divide(self) -> Divided:
     """`splits.divide` of the log, but that the interactions it has are none; counts the training interactions.
@@ -163,21 +166,22 @@ class Buckets:
       UserError: As of `splits.divide`.
     """
     self._rule = dividing(self._records.labels, self._records.split, self._moments())
-    counts: list[Counts] = []
-    met: dict[DomainName, list[pl.DataFrame]] = {d: [] for d in DOMAINS}
-    part = None
-    for good in self._good():
-      part = self._rule.part(good)
-      counts.append(count_rows(part, self._schema))
-      if len(counts) > 1:
-        counts = [sum_of(counts, self._schema)]
-      for d in DOMAINS:
-        met[d].append(counted(part.filter(pl.col("domain") == d), "item_id"))
-        if len(met[d]) > 1:
-          met[d] = [summed(met[d], "item_id")]
-    assert part is not None
-    self.counts, self._met = counts[0], {d: met[d][0] for d in DOMAINS}
-    return self._rule.divided(part.clear())
+    shared = self._engine.share("rule", (self._rule, self._schema))
+    dividing_ = [tasks.DivideTask(shared, bucket.good) for bucket in self._buckets]
+    total = None
+    for found in self._engine.map(tasks.divide, dividing_):
+      if total is None:
+        total = found
+        continue
+      total = tasks.CountedBucket(
+        found.none,
+        total.tally + found.tally,
+        sum_of([total.counts, found.counts], self._schema),
+        {d: summed([total.met[d], found.met[d]], "item_id") for d in DOMAINS},
+      )
+    assert total
+    self.counts, self._met = total.counts, total.met
+    return self._rule.divided(total.none, total.tally)
 
   def _moments(self) -> Moments:
     times, split = Mapped(self._folder)("times"), self._records.split
@@ -191,77 +195,79 @@ class Buckets:
 
   def index(self, divided: Divided, checked: raw.Checked, users: pl.DataFrame, mapping: IdMapping) -> Indexed:
     """`indexing.index` of the log, but that the interactions it has are none."""
-    numbering = Numbering(users, mapping, divided.interactions.schema["item_id"])
+    numbering = Numbering(mapping, divided.interactions.schema["item_id"])
     met, unknown = {}, {}
     for d in DOMAINS:
       items = numbering.items(self._met[d].select(pl.lit(d).alias("domain"), "item_id", "count"))
       met[d] = np.zeros(len(mapping.catalogues[d]), np.int64)
       np.add.at(met[d], items["item"].to_numpy(), items["count"].to_numpy())
       unknown[d] = int((items["item"] == UNKNOWN_ITEM).sum())
-    none = numbering.rows(divided.interactions)
+    none = numbering.rows(divided.interactions, users)
     return index_users(none, users, checked, self._schema, users, mapping, unknown, met)
 
   def user_log(self, indexed: Indexed) -> tuple[UserLog, dict[DomainName, np.ndarray], int]:
     """`candidates.user_log` of the log, with its arrays mapped from files."""
-    item_id = indexed.interactions.schema["item_id"]
-    numbering = Numbering(indexed.users, indexed.mapping, item_id)
-    known = {d: self._known(d, numbering, indexed.mapping) for d in DOMAINS}
-    drawn: dict[DomainName, np.ndarray] | None = None
+    mapping = indexed.mapping
+    numbering = Numbering(mapping, indexed.interactions.schema["item_id"])
+    known = {d: self._known(d, numbering, mapping) for d in DOMAINS}
+    numbers = self._engine.share(
+      "indices", tasks.Numbers(self._rule, numbering, known, mapping.vocabularies, self._schema, self._records)
+    )
+    drawn, firsts = None, [dict.fromkeys(DOMAINS, 0)] * len(self._buckets)
     if self._records.labels.kind == "sampled":
-      drawn = self._drawn(numbering, known)
+      drawn, firsts = self._drawn(numbers, known)
     folder = self._folder / "arrays"
     folder.mkdir()
-    everybody = len(indexed.users) + 1
-    owned = {(d, kind): np.zeros(everybody, np.int64) for d in DOMAINS for kind in ("behaviours", "candidates")}
-    positives = dict.fromkeys(DOMAINS, 0)
+    ends = [bucket.first_user for bucket in self._buckets[1:]] + [len(indexed.users) + 1]
+    owned = {(d, kind): np.zeros(ends[-1], np.int64) for d in DOMAINS for kind in ("behaviours", "candidates")}
+    making = [tasks.LogTask(numbers, bucket, drawn, first) for bucket, first in zip(self._buckets, firsts, strict=True)]
     shortage = 0
     with Appended(folder) as written:
       written.append("fields", indexed.user_fields)
       written.append("values", indexed.user_values)
-      for good in self._good():
-        rows = numbering.rows(self._rule.part(good))
-        for d in DOMAINS:
-          own = rows.filter(pl.col("domain") == d)
-          shown = shown_rows(d, own, self._records, known[d])
-          first = positives[d]
-          positives[d] += len(shown)
-          of_rows = no_negatives(len(shown)) if drawn is None else drawn[d][first : positives[d]]
-          shortage += int((of_rows == 0).sum())
-          log = domain_log(d, own, shown, of_rows, indexed.mapping.vocabularies, self._schema, self._records.labels)
+      made = self._engine.map(tasks.user_log, making)
+      for bucket, end, (logs, lacking) in zip(self._buckets, ends, made, strict=True):
+        shortage += lacking
+        own = slice(bucket.first_user, end)
+        for d, log in logs.items():
           _append(written, d, log)
-          owned[d, "behaviours"] += np.bincount(log.owners, minlength=everybody)
-          owned[d, "candidates"] += np.bincount(log.candidate_owners, minlength=everybody)
+          for kind, owners in (("behaviours", log.owners), ("candidates", log.candidate_owners)):
+            owned[d, kind][own] = np.bincount(owners - own.start, minlength=own.stop - own.start)
       for (d, kind), of_user in owned.items():
         written.append(f"{d}.{kind}", np.append(0, np.cumsum(of_user)))
     for bucket in self._buckets:
-      bucket.unlink()
+      bucket.good.unlink()
     return *_mapped(folder, self._schema), shortage
 
   def _known(self, d: DomainName, numbering: Numbering, mapping: IdMapping) -> np.ndarray:
     trained = numbering.items(self.counts.items[d].select(pl.lit(d).alias("domain"), "item_id"))
     return known_items(d, mapping, self._records.labels, trained["item"].to_numpy())
 
-  def _drawn(self, numbering: Numbering, known: dict[DomainName, np.ndarray]) -> dict[DomainName, np.ndarray]:
-    """Negatives of all positives, of one bucket after another: they are drawn from the interactions of all users."""
+  def _drawn(
+    self, numbers: Shared[tasks.Numbers], known: dict[DomainName, np.ndarray]
+  ) -> tuple[pathlib.Path, list[dict[DomainName, int]]]:
+    """Draws the negatives of all positives: the folder with them, and where those of each bucket begin.
+
+    Those of one bucket come after those of another; they are drawn from the interactions of all users.
+    """
     folder = self._folder / "drawn"
     folder.mkdir()
-    rows_before = dict.fromkeys(DOMAINS, 0)
+    rows, positives, firsts = dict.fromkeys(DOMAINS, 0), dict.fromkeys(DOMAINS, 0), []
+    numbering = [tasks.NumberTask(numbers, bucket) for bucket in self._buckets]
     with Appended(folder) as written:
-      for good in self._good():
-        rows = numbering.rows(self._rule.part(good))
-        for d in DOMAINS:
-          own = rows.filter(pl.col("domain") == d)
-          for name in ("user", "item", "timestamp", ROW, "training"):
-            written.append(f"{d}.{name}", own[name].to_numpy())
-          shown = shown_rows(d, own, self._records, known[d])
-          split = own["split"].fill_null(len(SPLITS)).to_numpy()
-          written.append(f"{d}.shown", rows_before[d] + shown)
-          written.append(f"{d}.trains", split[shown] == _TRAIN)
-          rows_before[d] += len(own)
-    return {d: self._drawn_of(d, Mapped(folder), known[d]) for d in DOMAINS}
+      for found in self._engine.map(tasks.number, numbering):
+        firsts.append(positives.copy())
+        for d, columns in found.items():
+          for name, column in columns.items():
+            written.append(f"{d}.{name}", rows[d] + column if name == "shown" else column)
+          rows[d] += len(columns["user"])
+          positives[d] += len(columns["shown"])
+    for d in DOMAINS:
+      self._draw(d, Mapped(folder), known[d])
+    return folder, firsts
 
-  def _drawn_of(self, d: DomainName, mapped: Mapped, known: np.ndarray) -> np.ndarray:
-    """Negatives of the positives of a domain, mapped."""
+  def _draw(self, d: DomainName, mapped: Mapped, known: np.ndarray) -> None:
+    """Draws the negatives of the positives of a domain."""
     order = np.lexsort((mapped(f"{d}.{ROW}"), mapped(f"{d}.timestamp")))
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))
@@ -273,14 +279,6 @@ class Buckets:
     log = ItemLog(users, items, times, len(known))
     drawn = negatives(d, log, shown, mapped(f"{d}.trains"), training, self._records, known)
     np.save(mapped.folder / f"{d}.drawn.npy", drawn)
-    return mapped(f"{d}.drawn")
-
-
-def _free(name: str, columns: list[str]) -> str:
-  """The name, longer if columns of the log have it."""
-  while name in columns:
-    name += "_"
-  return name
 
 
 def _append(written: Appended, d: DomainName, log: DomainLog) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import polars as pl
 from absl import logging
@@ -240,7 +240,7 @@ def types_apart(schemas: Sequence[pl.Schema], names: Sequence[pathlib.Path]) -> 
 
 
 def with_texts(
-  frame: pl.DataFrame, as_texts: set[str], file: pathlib.Path, whole: Mapping[str, bool] | None = None
+  frame: pl.DataFrame, as_texts: Set[str], file: pathlib.Path, whole: Mapping[str, bool] | None = None
 ) -> tuple[pl.DataFrame, dict[str, str]]:
   """The rows of a file with the columns `as_texts` as texts, and why some cannot be; `whole` as in `plain`."""
   texts, apart = [], {}

@@ -1,4 +1,4 @@
-"""From one user's events to records: the function that the builder calls for every user, and that Beam would call."""
+"""From one user's events to records: the function that the builder calls for every user, on every engine."""
 
 import dataclasses
 from collections.abc import Mapping

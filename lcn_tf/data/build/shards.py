@@ -2,17 +2,19 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
-from lcn_tf import processes
 from lcn_tf.data.build.arrays import Mapped, slices
+from lcn_tf.data.build.engines import Engine, Processes, Shared, Value
 from lcn_tf.data.build.requests import CandidateColumns, EventColumns, make_request
 from lcn_tf.data.record_set import Part, Shard, SplitName, ends
 from lcn_tf.data.records import encode, layout
@@ -79,7 +81,25 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
+class ShardTask:
+  """A shard, see `write_shard`.
+
+  Attributes:
+    folder: Folder in which the record set is being built.
+    aside: Folder in which the shard is until it is whole; None = in its place.
+    log: Behaviours and candidates of all users.
+    schema: Schema of the records.
+    compression: `gzip` or `none`.
+    split, domain: Those of the records.
+    file: Name in the record set.
+    spans: Records as in `Plan.spans`.
+  """
+
+  folder: pathlib.Path
+  aside: pathlib.Path | None
+  log: Shared[UserLog]
+  schema: Schema
+  compression: str
   split: SplitName
   domain: DomainName
   file: str
@@ -94,6 +114,7 @@ def write_parts(
   shards: int,
   compression: str,
   rng: np.random.Generator,
+  engine: Engine | None = None,
   workers: int | None = None,
 ) -> dict[SplitName, dict[DomainName, Part]]:
   """Writes all records, in random order over and within the shards (at most `shards` per plan, none empty).
@@ -106,26 +127,27 @@ def write_parts(
     shards: Files per split and domain.
     compression: `gzip` or `none`.
     rng: Decides the order; the bytes depend on nothing else.
+    engine: Engine that writes the shards; None = `Processes`.
     workers: Processes that write; None: as many as there are processors, if there is enough to write.
   """
-  jobs = []
-  for plan in plans:
-    order = rng.permutation(len(plan.spans))
-    pieces = np.array_split(plan.spans[order], min(shards, len(order)))
-    suffix = "tfrecord.gz" if compression == "gzip" else "tfrecord"
-    for i, piece in enumerate(pieces):
-      name = f"{plan.split}/{plan.domain}/part-{i:05d}-of-{len(pieces):05d}.{suffix}"
-      (folder / name).parent.mkdir(parents=True, exist_ok=True)
-      jobs.append(_Job(plan.split, plan.domain, name, piece))
-  total = sum(len(job.spans) for job in jobs)
+  engine = engine or Processes()
+  total = sum(len(plan.spans) for plan in plans)
   if workers is None:
-    workers = min(len(os.sched_getaffinity(0)), len(jobs)) if total >= PARALLEL_FROM else 1
-  written = []
-  with (
-    tqdm.tqdm(total=total, unit=" records", desc="writing", disable=None) as progress,
-    _map(folder, log, schema, compression, workers) as run,
-  ):
-    for job, shard in zip(jobs, run(jobs), strict=True):
+    files = sum(min(shards, len(plan.spans)) for plan in plans)
+    workers = min(len(os.sched_getaffinity(0)), files) if total >= PARALLEL_FROM else 1
+  with contextlib.ExitStack() as stack:
+    progress = stack.enter_context(tqdm.tqdm(total=total, unit=" records", desc="writing", disable=None))
+    shared, aside = stack.enter_context(_shared(log, folder, alone=workers <= 1 and not engine.apart))
+    jobs = [
+      ShardTask(folder, aside, shared, schema, compression, plan.split, plan.domain, name, spans)
+      for plan in plans
+      for name, spans in _cut(plan, shards, compression, rng)
+    ]
+    for job in jobs:
+      (folder / job.file).parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    running = stack.enter_context(contextlib.closing(engine.map(write_shard, jobs, workers)))
+    for job, shard in zip(jobs, running, strict=True):
       progress.update(len(job.spans))
       written.append(shard)
   parts: dict[SplitName, dict[DomainName, Part]] = {}
@@ -135,6 +157,16 @@ def write_parts(
     ]
     parts.setdefault(plan.split, {})[plan.domain] = _part(plan, log.candidates[plan.domain], own)
   return parts
+
+
+def _cut(plan: Plan, shards: int, compression: str, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
+  """Names and records of the shards of a plan."""
+  order = rng.permutation(len(plan.spans))
+  pieces = np.array_split(plan.spans[order], min(shards, len(order)))
+  suffix = "tfrecord.gz" if compression == "gzip" else "tfrecord"
+  return [
+    (f"{plan.split}/{plan.domain}/part-{i:05d}-of-{len(pieces):05d}.{suffix}", piece) for i, piece in enumerate(pieces)
+  ]
 
 
 def _part(plan: Plan, candidates: CandidateColumns, shards: list[Shard]) -> Part:
@@ -170,21 +202,25 @@ def _sums_before(
   return found
 
 
-def _write(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str, job: _Job) -> Shard:
+def write_shard(task: ShardTask) -> Shard:
+  """Writes a shard."""
   # Level 1: six times as fast as zlib's default for files that are a few per cent larger.
-  options = tf.io.TFRecordOptions("GZIP", compression_level=1) if compression == "gzip" else None
-  candidates = log.candidates[job.domain]
-  path = folder / job.file
-  stored = layout(schema)
-  with tf.io.TFRecordWriter(str(path), options) as writer:
-    for number, (user, start, stop) in enumerate(job.spans.tolist()):
+  options = tf.io.TFRecordOptions("GZIP", compression_level=1) if task.compression == "gzip" else None
+  log, schema, stored = task.log.get(), task.schema, layout(task.schema)
+  candidates = log.candidates[task.domain]
+  path = task.folder / task.file
+  # twice the same task at a time, as engines may have it, writes twice the same file
+  aside = task.aside / f"{uuid.uuid4().hex}.tfrecord" if task.aside else path
+  with tf.io.TFRecordWriter(str(aside), options) as writer:
+    for number, (user, start, stop) in enumerate(task.spans.tolist()):
       if number % _RELEASE == 0:
         log.release()
       own = candidates[start:stop]
       request = make_request(user, log.fields[user], log.of_user(user), own, schema, log.values[user])
       writer.write(encode(request, schema, stored))
-  counted = int((job.spans[:, 2] - job.spans[:, 1]).sum())
-  return describe(path, job.file, len(job.spans), counted)
+  os.replace(aside, path)
+  counted = int((task.spans[:, 2] - task.spans[:, 1]).sum())
+  return describe(path, task.file, len(task.spans), counted)
 
 
 def describe(path: pathlib.Path, file: str, records: int, candidates: int) -> Shard:
@@ -193,33 +229,35 @@ def describe(path: pathlib.Path, file: str, records: int, candidates: int) -> Sh
   return Shard(file=file, records=records, candidates=candidates, sha256=sha256(path), size=size, ends=ends(path))
 
 
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+  """A log whose arrays are in a folder."""
+
+  folder: pathlib.Path
+
+  def get(self) -> UserLog:
+    return _loaded(self.folder)
+
+
+@functools.lru_cache(1)
+def _loaded(folder: pathlib.Path) -> UserLog:
+  return load(folder)
+
+
 @contextlib.contextmanager
-def _map(folder: pathlib.Path, log: UserLog, schema: Schema, compression: str, workers: int) -> Iterator:
-  """Gives a function that writes jobs and yields their shards in the same order."""
-  if workers <= 1:
-    yield lambda jobs: (_write(folder, log, schema, compression, job) for job in jobs)
-    return
-  # the arrays go through mapped files, once for all processes
-  if log.mapped:
-    with processes.pool(workers, _start_worker, folder, log.mapped.folder, schema, compression) as pool:
-      yield lambda jobs: pool.map(_work, jobs)
-    return
-  with tempfile.TemporaryDirectory(dir=folder, prefix="arrays-") as arrays:
-    _save(pathlib.Path(arrays), log)
-    with processes.pool(workers, _start_worker, folder, pathlib.Path(arrays), schema, compression) as pool:
-      yield lambda jobs: pool.map(_work, jobs)
+def _shared(log: UserLog, folder: pathlib.Path, alone: bool) -> Iterator[tuple[Shared[UserLog], pathlib.Path | None]]:
+  """The log for tasks, and a folder for what is not whole yet.
 
-
-_worker: tuple[pathlib.Path, UserLog, Schema, str]
-
-
-def _start_worker(folder: pathlib.Path, arrays: pathlib.Path, schema: Schema, compression: str) -> None:
-  global _worker
-  _worker = (folder, load(arrays), schema, compression)
-
-
-def _work(job: _Job) -> Shard:
-  return _write(*_worker, job)
+  The log is as it is if this process is `alone`, else mapped from files, once for all processes.
+  """
+  if alone:
+    yield Value(log), None
+  elif log.mapped:
+    yield Arrays(log.mapped.folder), log.mapped.folder
+  else:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="arrays-") as arrays:
+      _save(pathlib.Path(arrays), log)
+      yield Arrays(pathlib.Path(arrays)), pathlib.Path(arrays)
 
 
 def _save(folder: pathlib.Path, log: UserLog) -> None:

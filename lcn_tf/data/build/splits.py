@@ -91,16 +91,43 @@ def divide(interactions: pl.DataFrame, labels: Labels, split: Split) -> Divided:
     UserError: No user has enough candidates to keep some for training.
   """
   rule = dividing(labels, split, Moments.of(interactions["timestamp"], split))
-  return rule.divided(rule.part(interactions))
+  return rule.divided(*rule.part(interactions))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+  """What rules count in parts of the interactions.
+
+  Attributes:
+    users, enough: Users with candidates, and those of them who have enough to keep some for training.
+    most: Candidates of the user with most of them.
+    late: Training candidates later than a test candidate of the same user.
+    candidates: Candidates of each of `SPLITS`.
+  """
+
+  users: int = 0
+  enough: int = 0
+  most: int = 0
+  late: int = 0
+  candidates: tuple[int, ...] = (0,) * len(SPLITS)
+
+  def __add__(self, other: "Tally") -> "Tally":
+    return Tally(
+      self.users + other.users,
+      self.enough + other.enough,
+      max(self.most, other.most),
+      self.late + other.late,
+      tuple(mine + theirs for mine, theirs in zip(self.candidates, other.candidates, strict=True)),
+    )
 
 
 class Dividing(Protocol):
   """A rule that splits interactions which come in parts, with all of a user in one part."""
 
-  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
-    """The rows of a part with `split` and `training`, which are counted."""
+  def part(self, interactions: pl.DataFrame) -> tuple[pl.DataFrame, Tally]:
+    """The rows of a part with `split` and `training`, and what they count."""
 
-  def divided(self, interactions: pl.DataFrame) -> Divided:
+  def divided(self, interactions: pl.DataFrame, tally: Tally) -> Divided:
     """What is told of all parts, with `interactions`. Errors as of `divide`."""
 
 
@@ -123,11 +150,12 @@ class _ByTime:
   def __init__(self, moments: Moments):
     self._moments = moments
 
-  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
+  def part(self, interactions: pl.DataFrame) -> tuple[pl.DataFrame, Tally]:
     later = [pl.col("timestamp") >= end for end in (self._moments.train_end, self._moments.validation_end)]
-    return _with_training(interactions.with_columns(split=later[0].cast(pl.Int8) + later[1].cast(pl.Int8)))
+    split = later[0].cast(pl.Int8) + later[1].cast(pl.Int8)
+    return _with_training(interactions.with_columns(split=split)), Tally()
 
-  def divided(self, interactions: pl.DataFrame) -> Divided:
+  def divided(self, interactions: pl.DataFrame, tally: Tally) -> Divided:
     moments = self._moments
     return Divided(
       interactions,
@@ -141,9 +169,8 @@ class _ByTime:
 class _ByUser:
   def __init__(self, labels: Labels, split: Split):
     self._labels, self._split = labels, split
-    self._users = self._enough = self._most = 0
 
-  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
+  def part(self, interactions: pl.DataFrame) -> tuple[pl.DataFrame, Tally]:
     split = self._split
     users = (
       interactions.filter((pl.col("domain") == "target") & _may_be_candidates(self._labels))
@@ -159,30 +186,26 @@ class _ByUser:
       .with_columns(enough=(pl.col("held") < pl.col("total")) & (pl.col("first") < pl.col("validation_start")))
     )
     enough = users.filter("enough")
-    self._users += len(users)
-    self._enough += len(enough)
-    self._most = max(self._most, max(users["total"], default=0))
+    tally = Tally(len(users), len(enough), max(users["total"], default=0))
     cuts = enough.select("user_id", "validation_start", "test_start")
     time = pl.col("timestamp")
     part = (time >= pl.col("validation_start")).cast(pl.Int8) + (time >= pl.col("test_start")).cast(pl.Int8)
-    return _with_training(
-      interactions.join(cuts, on="user_id", how="left", maintain_order="left")
-      .with_columns(split=part.fill_null(_TRAIN))
-      .drop("validation_start", "test_start")
-    )
+    divided = interactions.join(cuts, on="user_id", how="left", maintain_order="left")
+    divided = divided.with_columns(split=part.fill_null(_TRAIN)).drop("validation_start", "test_start")
+    return _with_training(divided), tally
 
-  def divided(self, interactions: pl.DataFrame) -> Divided:
+  def divided(self, interactions: pl.DataFrame, tally: Tally) -> Divided:
     asked = f"validation {self._split.validation:g} and test {self._split.test:g}"
-    if not self._enough:
+    if not tally.enough:
       raise UserError(
         f"records.split: {asked} leave no user an earlier candidate to train on. The user with most target-domain "
-        f"candidates has {self._most}"
+        f"candidates has {tally.most}"
       )
-    short = self._users - self._enough
+    short = tally.users - tally.enough
     if short:
       logging.info(
         "records.split: %d of %d users with candidates have too few moments for %s: all of theirs train",
-        *(short, self._users, asked),
+        *(short, tally.users, asked),
       )
     logging.warning(
       "records.split: per_user cuts each user's own time, not the log's: clicks of other users that the model learns "
@@ -191,8 +214,8 @@ class _ByUser:
     return Divided(
       interactions,
       {"users_train_only": short},
-      f"{asked[0].upper()}{asked[1:]} of each user's last target-domain candidates are asked for; {self._enough} of "
-      f"{self._users} users have enough.",
+      f"{asked[0].upper()}{asked[1:]} of each user's last target-domain candidates are asked for; {tally.enough} of "
+      f"{tally.users} users have enough.",
     )
 
 
@@ -210,10 +233,8 @@ def _may_be_candidates(labels: Labels) -> pl.Expr:
 class _ByColumn:
   def __init__(self, labels: Labels, split: Split):
     self._labels, self._column = labels, split.column
-    self._late = 0
-    self._candidates = [0] * len(SPLITS)
 
-  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
+  def part(self, interactions: pl.DataFrame) -> tuple[pl.DataFrame, Tally]:
     numbers = pl.col("split").replace_strict(list(SPLITS), range(len(SPLITS)), return_dtype=pl.Int8)
     divided = interactions.with_columns(split=numbers)
     newest = pl.col("timestamp").filter(pl.col("split") == _TRAIN).max().over("user_id")
@@ -221,31 +242,30 @@ class _ByColumn:
     divided = _with_training(divided, seen_in_training)
     candidates = divided.filter((pl.col("domain") == "target") & _may_be_candidates(self._labels))
     first_test = pl.col("timestamp").filter(pl.col("split") == _TEST).min().over("user_id")
-    self._late += len(candidates.filter((pl.col("split") == _TRAIN) & (pl.col("timestamp") > first_test)))
-    for number in range(len(SPLITS)):
-      self._candidates[number] += int((candidates["split"] == number).sum())
-    return divided
+    late = len(candidates.filter((pl.col("split") == _TRAIN) & (pl.col("timestamp") > first_test)))
+    of_split = tuple(int((candidates["split"] == number).sum()) for number in range(len(SPLITS)))
+    return divided, Tally(late=late, candidates=of_split)
 
-  def divided(self, interactions: pl.DataFrame) -> Divided:
-    if self._late:
+  def divided(self, interactions: pl.DataFrame, tally: Tally) -> Divided:
+    if tally.late:
       logging.warning(
         "records.split: column %r has %d of %d training interactions of the target domain later than a test "
         "interaction of the same user: their histories hold what is tested",
-        *(self._column, self._late, self._candidates[_TRAIN]),
+        *(self._column, tally.late, tally.candidates[_TRAIN]),
       )
-    counted = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, self._candidates, strict=True))
+    counted = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, tally.candidates, strict=True))
     return Divided(
       interactions,
-      {"train_after_test": self._late},
+      {"train_after_test": tally.late},
       f"Column {self._column!r} has, of interactions that may be target-domain candidates: {counted}.",
     )
 
 
 class _AllTrain:
-  def part(self, interactions: pl.DataFrame) -> pl.DataFrame:
-    return _with_training(interactions.with_columns(split=pl.lit(_TRAIN, pl.Int8)))
+  def part(self, interactions: pl.DataFrame) -> tuple[pl.DataFrame, Tally]:
+    return _with_training(interactions.with_columns(split=pl.lit(_TRAIN, pl.Int8))), Tally()
 
-  def divided(self, interactions: pl.DataFrame) -> Divided:
+  def divided(self, interactions: pl.DataFrame, tally: Tally) -> Divided:
     return Divided(interactions, {}, "All candidates train.")
 
 

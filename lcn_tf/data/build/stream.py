@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 
 import polars as pl
 
@@ -15,6 +15,23 @@ _SAMPLE = 1000  # rows that say how large a row is
 
 
 @dataclasses.dataclass(frozen=True)
+class Piece:
+  """Where a piece of a table is.
+
+  Attributes:
+    first: Position of its first row in the table.
+    file: Number of the file.
+    start: Position of its first row in the file.
+    rows: Number of rows.
+  """
+
+  first: int
+  file: int
+  start: int
+  rows: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Stream:
   """A table in pieces, in the types of all its files.
 
@@ -23,22 +40,21 @@ class Stream:
     whole: Columns of floats, or lists of them -> whether all are whole numbers.
     rows: Number of rows.
     row_bytes: Bytes of a row in memory, about.
-    piece: Function that reads rows of a file: its number, the first row, their number and the columns (None = all).
+    read: Function that reads the given columns of a piece (None = all); it can be pickled.
   """
 
   source: parquet.Source
   whole: dict[str, bool]
   rows: int
   row_bytes: float
-  piece: Callable[[int, int, int, Sequence[str] | None], pl.DataFrame]
+  read: Callable[[Piece, Sequence[str] | None], pl.DataFrame]
 
-  def pieces(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The position of the first row, and at most `rows` rows, of all."""
+  def pieces(self, rows: int) -> Iterator[Piece]:
+    """Pieces of at most `rows` rows, of all."""
     first = 0
     for number, (_, count) in enumerate(self.source.files):
       for start in range(0, count, rows):
-        found = self.piece(number, start, min(rows, count - start), columns)
-        yield first + start, found
+        yield Piece(first + start, number, start, min(rows, count - start))
       first += count
 
 
@@ -57,16 +73,19 @@ def of_frame(frame: pl.DataFrame, name: str, source: parquet.Source | None) -> S
     for column, kind in frame.schema.items()
     if element(kind).is_float()
   }
-  ends = [0]
-  for _, count in source.files:
-    ends.append(ends[-1] + count)
-
-  def piece(file: int, start: int, rows: int, columns: Sequence[str] | None) -> pl.DataFrame:
-    found = frame.slice(ends[file] + start, rows)
-    return found.select(columns) if columns else found
-
   size = frame.estimated_size() / max(len(frame), 1)
-  return Stream(dataclasses.replace(source, frame=frame.clear()), whole, len(frame), size, piece)
+  return Stream(dataclasses.replace(source, frame=frame.clear()), whole, len(frame), size, _Frame(frame))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+  """`Stream.read` of rows that are in memory."""
+
+  frame: pl.DataFrame
+
+  def __call__(self, piece: Piece, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    found = self.frame.slice(piece.first, piece.rows)
+    return found.select(columns) if columns else found
 
 
 def read(path: str, memory: int) -> Stream:
@@ -98,15 +117,10 @@ def read(path: str, memory: int) -> Stream:
     apart |= file.converted(file.empty, as_texts)[1]
   empty = parquet.stacked([file.converted(file.empty, as_texts)[0] for file in files], apart)
 
-  def piece(number: int, start: int, rows: int, columns: Sequence[str] | None) -> pl.DataFrame:
-    file, asked = files[number], empty.select(columns) if columns else empty
-    frame, _ = file.converted(file.read(start, rows, asked.columns), as_texts)
-    known = frame.select(name for name in frame.columns if name in asked.columns)
-    return parquet.stacked([asked, known], {})
-
   counts = [file.rows for file in files]
   source = parquet.source_of(empty, path, top, found, counts, unclear, unreadable | apart)
-  return Stream(source, _whole(empty, files), sum(counts), size, piece)
+  reader = _Files(tuple(files), empty, frozenset(as_texts))
+  return Stream(source, _whole(empty, files), sum(counts), size, reader)
 
 
 def piece_rows(memory: int, row_bytes: float) -> int:
@@ -130,7 +144,8 @@ class _File:
   """A file of the table.
 
   Attributes:
-    path: The file.
+    path: The file, as it was given.
+    place: The file, from whatever folder it is read.
     rows: Number of rows.
     columns: Names of its own columns that can be read.
     partitions: Columns that its folders say.
@@ -140,6 +155,7 @@ class _File:
   """
 
   path: pathlib.Path
+  place: pathlib.Path
   rows: int
   columns: tuple[str, ...]
   partitions: dict[str, pl.Expr]
@@ -158,7 +174,7 @@ class _File:
       sample = formats.parquet(path, remedy=parquet.REMEDY, part=(0, 0))
     sample = sample.with_columns(**partitions)
     size = sample.estimated_size() / max(len(sample), 1)
-    return cls(path, rows, columns, partitions, sample.clear(), size)
+    return cls(path, path.absolute(), rows, columns, partitions, sample.clear(), size)
 
   def looked_at(self, floats: set[str], rows: int) -> tuple["_File", dict[str, str]]:
     """The file, without the columns that cannot be read, and why they cannot; all of it is read."""
@@ -191,11 +207,32 @@ class _File:
   def read(self, start: int, rows: int, columns: Sequence[str]) -> pl.DataFrame:
     """Some rows, of at least the columns asked for that there are."""
     own = [name for name in self.columns if name in columns]
-    frame = formats.parquet(self.path, own or self.columns, remedy=parquet.REMEDY, part=(start, rows))
+    frame = formats.parquet(self.place, own or self.columns, remedy=parquet.REMEDY, part=(start, rows))
     return frame.with_columns(**self.partitions)
 
-  def converted(self, frame: pl.DataFrame, as_texts: set[str]) -> tuple[pl.DataFrame, dict[str, str]]:
+  def converted(self, frame: pl.DataFrame, as_texts: Set[str]) -> tuple[pl.DataFrame, dict[str, str]]:
     """`parquet.with_texts` of rows of this file."""
     kinds = {name: element(kind) for name, kind in self.empty.schema.items()}
     whole = {name: one.fit(kinds[name]) for name, one in self.numbers.items() if kinds[name].is_float()}
     return parquet.with_texts(frame, as_texts, self.path, whole)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+  """`Stream.read` of files.
+
+  Attributes:
+    files: The files.
+    empty: No rows, with the columns and types of all of them.
+    as_texts: Columns that are read as texts.
+  """
+
+  files: tuple[_File, ...]
+  empty: pl.DataFrame
+  as_texts: frozenset[str]
+
+  def __call__(self, piece: Piece, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    file, asked = self.files[piece.file], self.empty.select(columns) if columns else self.empty
+    frame, _ = file.converted(file.read(piece.start, piece.rows, asked.columns), self.as_texts)
+    known = frame.select(name for name in frame.columns if name in asked.columns)
+    return parquet.stacked([asked, known], {})

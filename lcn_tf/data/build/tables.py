@@ -2,26 +2,22 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 import polars as pl
 from absl import logging
 
 from lcn_tf.config import Labels, Split
 from lcn_tf.data.build import parquet
-from lcn_tf.data.build.columns import read_columns, read_interactions
+from lcn_tf.data.build.columns import read_columns
 from lcn_tf.data.build.raw_table import ROW, RawTable
+from lcn_tf.data.build.row_checks import HAS_DOMAIN, NO_DOMAIN, Met, RowChecks, SortedOut
 from lcn_tf.data.build.stream import Stream
 from lcn_tf.data.build.stream import read as streamed
-from lcn_tf.data.build.values import MILLISECONDS
 from lcn_tf.data.record_set import SPLITS
 from lcn_tf.errors import UserError
 from lcn_tf.schema import DOMAINS, DomainName, Schema
 
 BY_TIME = Split()
-_HAS_DOMAIN = pl.col("domain").is_in(DOMAINS).fill_null(False)
-_NO_DOMAIN = f"domain is not one of {', '.join(DOMAINS)}"
 MANY = 0.2  # share of what matches nothing from which on it is told
 
 
@@ -123,13 +119,15 @@ def check(
     UserError: A column is missing or of a wrong type, or no row is left.
   """
   checking = Checking(tables, schema, labels, split, known)
-  return checking.result(checking.rows(checking.interactions))
+  part = checking.rows.sort_out(checking.interactions)
+  checking.note(part)
+  return checking.result(part.good)
 
 
 class Checking:
-  """`check` of interactions that come in parts: `read` and `rows` for each part, then `result`.
+  """`check` of interactions that come in parts: `rows` says what is done to each, then `note` for each, then `result`.
 
-  Rows of one user are in one part. Arguments and errors of the constructor are those of `check`, but that there may be
+  Arguments and errors of the constructor are those of `check`, but that there may be
   no rows among the interactions of `tables` yet, which say the columns.
 
   Args:
@@ -148,10 +146,8 @@ class Checking:
     in_interactions, in_items, in_users = tables.names
     if tables.items is None:
       raise UserError("items: a log that begins needs them")
-    self._tables, self._schema, self._labels, self._split, self._whole = tables, schema, labels, split, whole
-    interactions = RawTable(
-      tables.interactions, in_interactions, "interactions", tables.sources.get("interactions"), whole
-    )
+    self._names, source = tables.names, tables.sources.get("interactions")
+    interactions = RawTable(tables.interactions, in_interactions, "interactions", source, whole)
     items = RawTable(tables.items, in_items, "items", tables.sources.get("items"))
     users = None
     if tables.users is not None:
@@ -160,7 +156,7 @@ class Checking:
     if split.kind == "column":
       interactions.text(split.column, "split", "records.split.kind is column", SPLITS)
     items.reject(pl.col("item_id").is_null(), "null item_id")
-    items.reject(~_HAS_DOMAIN, _NO_DOMAIN)
+    items.reject(~HAS_DOMAIN, NO_DOMAIN)
     items.reject(pl.struct("domain", "item_id").is_first_distinct().not_(), "repeated item_id (the first row is kept)")
     items.reject_unfit(schema)
     self._items = items.good().drop(ROW)
@@ -171,67 +167,21 @@ class Checking:
     self.interactions = interactions
     self._references = [table for table in (items, users) if table is not None]
     self._users = users
-    self._catalogue = _catalogue(self._items, interactions, known).with_columns(known_item=pl.lit(True))
+    catalogue = _catalogue(self._items, interactions, known).with_columns(known_item=pl.lit(True))
     self._ids = {name: interactions.frame.schema[name] for name in ("user_id", "item_id")}
+    self.rows = RowChecks(
+      in_interactions, source, whole, schema, labels, split, users is not None, catalogue, self._ids
+    )
     self._rejected: list[pl.DataFrame] = []
-    self._met = {d: _Met() for d in DOMAINS}
+    self._met = {d: Met() for d in DOMAINS}
     self._good = 0
 
-  def _part(self, frame: pl.DataFrame, rows: pl.Series) -> RawTable:
-    name, source = self._tables.names[0], self._tables.sources.get("interactions")
-    return RawTable(frame, name, "interactions", source, self._whole, rows)
-
-  def user_ids(self, frame: pl.DataFrame) -> pl.Series:
-    """The user ids of rows of the input, as `Checked` has them."""
-    table = self._part(frame, pl.int_range(len(frame), dtype=pl.Int64, eager=True))
-    table.identifier("user_id")
-    return table.frame["user_id"].cast(self._ids["user_id"])
-
-  def read(self, frame: pl.DataFrame, rows: pl.Series) -> RawTable:
-    """A part of the interactions: rows of the input, and their positions there."""
-    table = self._part(frame, rows)
-    table.identifier("item_id")
-    table.text("domain", "domain", "every row of the interactions has one", DOMAINS)
-    table.identifier("user_id")
-    table.frame = table.frame.cast(self._ids)  # type: ignore[arg-type]
-    read_interactions(table, self._schema, self._labels)
-    if self._users is None:
-      for feature in self._schema.user_fields:
-        table.field(feature, "a user field of the schema")
-        table.field_values(feature)
-    if self._split.kind == "column":
-      table.text(self._split.column, "split", "records.split.kind is column", SPLITS)
-    return table
-
-  def rows(self, table: RawTable) -> pl.DataFrame:
-    """The good interactions of a part; the others are noted."""
-    labels, split = self._labels, self._split
-    table.reject(pl.col("user_id").is_null(), "null user_id")
-    table.reject(pl.col("item_id").is_null(), "null item_id")
-    table.reject(~_HAS_DOMAIN, _NO_DOMAIN)
-    table.reject(pl.col("timestamp").is_null(), "timestamp is null or not a number")
-    table.reject(pl.col("timestamp") < 0, "negative timestamp")
-    table.reject(pl.col("timestamp") >= MILLISECONDS, "timestamp is of the year 5138 or later: milliseconds?")
-    if labels.kind == "given":
-      table.reject(~pl.col("label").is_in([0.0, 1.0]), f"{labels.column} is neither 0 nor 1")
-    elif labels.kind == "threshold":
-      table.reject(pl.col("label").is_nan(), f"{labels.column} is not a number")
-    if split.kind == "column":
-      table.reject(~pl.col("split").is_in(SPLITS), f"{split.column} is not one of {', '.join(SPLITS)}")
-    weight = pl.col("weight")
-    table.reject(~(weight.is_finite() & (weight >= 0)), "weight is not a number of at least 0")
-    table.reject(weight > float(np.finfo(np.float32).max), "weight is too large for a 32-bit float")
-    table.reject_unfit(self._schema)
-    table.frame = table.frame.join(self._catalogue, on=["domain", "item_id"], how="left", maintain_order="left")
-    table.reject(pl.col("known_item").is_null(), "item is not in the items file")
-    table.add("repeated", _repeated(table.raw))
-    table.reject(pl.col("repeated"), "repeated row (the first is kept)")
+  def note(self, part: SortedOut) -> None:
+    """Counts a part in."""
+    self._rejected.append(part.rejected)
+    self._good += part.rows
     for d in DOMAINS:
-      self._met[d].add(table.frame.filter((pl.col("domain") == d) & pl.col("item_id").is_not_null()))
-    self._rejected.append(table.rejected())
-    good = table.good().drop("known_item", "repeated")
-    self._good += len(good)
-    return good
+      self._met[d] += part.met[d]
 
   def result(self, good: pl.DataFrame) -> Checked:
     """The input without its bad rows.
@@ -242,12 +192,12 @@ class Checking:
     Raises:
       UserError: No row is left.
     """
-    in_interactions, in_items, _ = self._tables.names
+    in_interactions, in_items, _ = self._names
     bad = self._rejected if len(self._rejected) == 1 else [pl.concat(self._rejected).sort(ROW)]
     rejected = pl.concat([*bad, *(table.rejected() for table in self._references)], how="diagonal")
     profiles = self._users.good().drop(ROW) if self._users else pl.DataFrame(schema={"user_id": self._ids["user_id"]})
     result = Checked(good, self._items, profiles, rejected)
-    missing = _missing_items(self._met, in_interactions, in_items, self._catalogue)
+    missing = _missing_items(self._met, in_interactions, in_items, self.rows.catalogue)
     if not self._good:
       reasons = "; ".join(f"{reason}: {count}" for reason, count in result.reasons().items()) or "the file is empty"
       raise UserError(". ".join([f"{in_interactions}: no usable interaction. {reasons}", *missing]))
@@ -256,22 +206,6 @@ class Checking:
         raise UserError(told)
       logging.warning("%s", told)
     return result
-
-
-class _Met:
-  """Counts the interactions of a domain, and those on items that the items file lacks."""
-
-  def __init__(self) -> None:
-    self.rows = self.missing = 0
-    self.first: tuple[int, Any] | None = None  # position and item of the first one of them
-
-  def add(self, rows: pl.DataFrame) -> None:
-    missing = rows.filter(pl.col("known_item").is_null())
-    self.rows += len(rows)
-    self.missing += len(missing)
-    if len(missing):
-      first = missing.select(ROW, "item_id").row(0)
-      self.first = first if self.first is None else min(self.first, first)
 
 
 def _catalogue(items: pl.DataFrame, interactions: RawTable, known: pl.DataFrame | None) -> pl.DataFrame:
@@ -287,7 +221,7 @@ def _catalogue(items: pl.DataFrame, interactions: RawTable, known: pl.DataFrame 
 
 
 def _missing_items(
-  met: dict[DomainName, _Met], in_interactions: str, in_items: str, items: pl.DataFrame
+  met: dict[DomainName, Met], in_interactions: str, in_items: str, items: pl.DataFrame
 ) -> dict[str, bool]:
   """What to tell of each domain many of whose interactions are on items that the items file lacks, and whether all."""
   found = {}
@@ -303,10 +237,3 @@ def _missing_items(
       told += ". Ids compare as texts where one of the files has texts: 7 is '7', and not '007'"
     found[told] = own.missing == own.rows
   return found
-
-
-def _repeated(frame: pl.DataFrame) -> pl.Series:
-  """Whether each row repeats an earlier one in every column."""
-  rows = frame.select(pl.all().name.prefix("column:")).with_row_index(ROW)
-  first = rows.unique(subset=rows.columns[1:], keep="first")[ROW]
-  return pl.Series(np.isin(np.arange(len(rows)), first.to_numpy(), invert=True))

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from lcn_tf import storage
-from lcn_tf.data.build import arrays, builder, out_of_core, parquet, stream, tables
+from lcn_tf.data.build import arrays, builder, out_of_core, parquet, row_checks, stream, tables
 from lcn_tf.data.build.tallies import sum_of_repeated
 from lcn_tf.errors import StorageError, UserError
 from pipelines import build_records
@@ -236,13 +236,13 @@ def test_no_more_is_in_work_than_the_memory_allows(tmp_path, monkeypatch):
   """A bucket has more rows than its share only by those of one user."""
   log = random_log(size=2000)
   write(tmp_path, log, logs.items(12))
-  met, read = [], tables.Checking.read
+  met, read = [], row_checks.RowChecks.read
 
   def recorded(self, frame, rows):
     met.append(len(frame))
     return read(self, frame, rows)
 
-  monkeypatch.setattr(tables.Checking, "read", recorded)
+  monkeypatch.setattr(row_checks.RowChecks, "read", recorded)
   build(tmp_path, 4 * MEMORY)
   size = stream.read(str(tmp_path / "log"), MEMORY).row_bytes
   most = int(2 * MEMORY / (out_of_core.COPIES * size + out_of_core.BESIDE))
@@ -259,10 +259,11 @@ def test_pieces_of_files_are_the_rows_of_all_of_them(tmp_path):
   found = stream.read(str(tmp_path), 1)
   whole = parquet.read(str(tmp_path))
   pieces = list(found.pieces(2))
-  assert [first for first, _ in pieces] == [0, 2, 3, 4]
-  assert [len(piece) for _, piece in pieces] == [2, 1, 1, 1]
-  assert pl.concat([piece for _, piece in pieces]).equals(whole.frame)
-  assert [piece.columns for _, piece in found.pieces(2, ["b"])] == [["b"]] * 4
+  rows = [found.read(piece, None) for piece in pieces]
+  assert [piece.first for piece in pieces] == [0, 2, 3, 4]
+  assert [piece.rows for piece in pieces] == list(map(len, rows)) == [2, 1, 1, 1]
+  assert pl.concat(rows).equals(whole.frame)
+  assert [found.read(piece, ["b"]).columns for piece in pieces] == [["b"]] * 4
   assert (found.source.files, found.source.size, found.whole) == (whole.files, whole.size, {"a": False})
 
 
