@@ -73,7 +73,8 @@ class Spark:
       self._check()
       yield
     finally:
-      self._context.stop()
+      with contextlib.suppress(Exception):  # its Java may have ended
+        self._context.stop()
 
   def _check(self) -> None:
     """Runs a task that looks for the folder."""
@@ -99,7 +100,7 @@ class Spark:
     try:
       results = self._context.parallelize(arguments, len(arguments)).map(run).collect()
     except Exception as error:
-      if not hasattr(error, "java_exception"):
+      if not isinstance(error, ConnectionError) and not type(error).__module__.startswith("py4j"):
         raise
       raise LostWorkerError(f"--engine spark: Spark gave a task up ({task.__name__}). {_reason(error)}") from None
     yield from (result(path) for path in results)
@@ -178,7 +179,7 @@ def _start(master: str | None) -> Any:
 
   # tasks need the Python that has this package, where nobody says another one
   os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-  logging.getLogger("py4j").setLevel(logging.WARNING)
+  logging.getLogger("py4j").setLevel(logging.CRITICAL)  # its errors are told here
   settings = dict(_SETTINGS)
   for name, value in (processes.python_path() | {"TF_CPP_MIN_LOG_LEVEL": "3"}).items():
     settings[f"spark.executorEnv.{name}"] = value
