@@ -34,7 +34,7 @@ class Log:
 
   Attributes:
     stream: Its interactions.
-    checks: What is checked of them.
+    checks: Checks of them.
   """
 
   stream: Stream

@@ -208,7 +208,7 @@ SPARK = '--engine spark --master "local[2]"'
 def planted(tmp_path_factory):
   """The folder of a synthetic log in several files, and the flags that name them."""
   folder = tmp_path_factory.mktemp("planted")
-  small = {"users": 150, "target_items": 60, "source_items": 60, "topics": 8}
+  small = {"users": 300, "target_items": 60, "source_items": 60, "topics": 8}
   small |= {"interests": 3, "source_only": 1, "target_only": 1}
   made = synthetic.generate(Synthetic(**small), seed=0)
   write(folder, made.interactions, made.items, made.users)
