@@ -16,7 +16,7 @@ from lcn_tf import storage
 from lcn_tf.config import Synthetic
 from lcn_tf.data.build import bucket_tasks, engines, shards, spark
 from lcn_tf.data.sources import synthetic
-from lcn_tf.errors import StorageError, UserError
+from lcn_tf.errors import LostWorkerError, StorageError, UserError
 from pipelines import build_records
 from tests.data import logs, value_logs, vector_logs
 from tests.data.build.test_out_of_core import MEMORY, SAMPLED, SCHEMA, bad_log, build, random_log, write
@@ -198,6 +198,98 @@ def test_what_spark_lacks_is_told_before_anything_is_read(tmp_path, monkeypatch)
   with pytest.raises(UserError, match=re.escape("pip install 'lcn_tf[spark]'")):
     build_records.main(arguments)
   assert list(tmp_path.iterdir()) == []
+
+
+class Context:
+  """A Spark whose tasks run here, or fail with an error."""
+
+  def __init__(self, error=None):
+    self.error, self.stopped, self.cut = error, False, []
+
+  def parallelize(self, arguments, partitions):
+    self.arguments = list(arguments)
+    self.cut.append((len(self.arguments), partitions))
+    return self
+
+  def map(self, task):
+    self.task = task
+    return self
+
+  def collect(self):
+    if self.error:
+      raise self.error
+    return [self.task(argument) for argument in self.arguments]
+
+  def stop(self):
+    self.stopped = True
+    raise ConnectionError("its Java has ended")
+
+
+@pytest.fixture
+def engine(monkeypatch):
+  """Spark without Java, on the context that a test gives."""
+  monkeypatch.setattr(spark.shutil, "which", lambda name, path: name)
+
+  def on(context):
+    monkeypatch.setattr(spark, "_start", lambda master: context)
+    return spark.Spark("local[2]")
+
+  return on
+
+
+def java(text):
+  """An error as py4j has it."""
+  error = type("Py4JJavaError", (Exception,), {"__module__": "py4j.protocol"})("An error occurred while calling o1")
+  error.java_exception = type("Java", (), {"getMessage": lambda self: text})()
+  return error
+
+
+def test_spark_has_a_partition_for_each_task_and_stops_after_an_error(tmp_path, engine):
+  context = Context()
+  started = engine(context)
+  with started.started(tmp_path):
+    assert list(started.map(broken, [])) == []
+    assert list(started.map(broken, list("abc"))) == list("abc")
+    assert started.share("value", [1]).get() == [1]
+    assert not context.stopped
+  with pytest.raises(UserError, match="not there"), started.started(tmp_path):
+    list(started.map(broken, ["a", "user"]))
+  assert context.stopped
+  assert context.cut == [(1, 1), (3, 3), (1, 1), (2, 2)]
+
+
+def test_a_folder_that_spark_does_not_see_is_told(tmp_path, engine):
+  context = Context()
+  with (
+    pytest.raises(UserError, match=rf"^{tmp_path}: the machines of Spark do not see this folder\. Give an --output on"),
+    engine(context).started(tmp_path / "aside" / "buckets"),
+  ):
+    raise AssertionError("it goes on")
+  assert context.stopped
+
+
+def test_what_spark_says_is_told_on_one_line(tmp_path, engine):
+  python = (
+    "Job aborted due to stage failure: Task 0 failed 4 times: PythonException: Traceback (most recent call last):\n"
+    "  File \"worker.py\", line 1, in main\nModuleNotFoundError: No module named 'lcn_tf'\n\n"
+    "\tat org.apache.spark.api.python.BasePythonRunner.read(PythonRunner.scala:1)\nDriver stacktrace:"
+  )
+  said = "no task can run. ModuleNotFoundError: No module named 'lcn_tf'"
+  with pytest.raises(UserError, match=rf"{re.escape(said)}$"), engine(Context(java(python))).started(tmp_path):
+    raise AssertionError("it goes on")
+  context = Context()
+  started = engine(context)
+  lost = "Job aborted: ExecutorLostFailure (executor 1 exited)\nReason: killed\nDriver stacktrace:\n\tat org.x.Y(Z:1)"
+  with started.started(tmp_path):
+    for error, reason in ((java(lost), "(executor 1 exited) Reason: killed"), (ConnectionError("refused"), "refused")):
+      context.error = error
+      with pytest.raises(
+        LostWorkerError, match=rf"^--engine spark: Spark gave a task up \(broken\)\. .*{re.escape(reason)}$"
+      ):
+        list(started.map(broken, ["a"]))
+    context.error = pickle.PicklingError("a mistake of ours")
+    with pytest.raises(pickle.PicklingError):
+      list(started.map(broken, ["a"]))
 
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java, and there is none")
