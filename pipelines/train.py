@@ -23,8 +23,8 @@ Example:
     python -m pipelines.train --config configs/amazon/lcn.yaml --records my_records --run_dir my_run
 
 Several machines share a job with --set train.strategy=multi_worker. Run the same command on each, with the TF_CONFIG
-that describes the cluster to TensorFlow and a --run_dir that all machines see. With train.strategy=parameter_server some
-of the processes are servers, which hold the tables in parts.
+that describes the cluster to TensorFlow and a --run_dir that all machines see. With train.strategy=parameter_server
+some of the processes are servers, which hold the tables in parts.
 """
 
 from collections.abc import Sequence

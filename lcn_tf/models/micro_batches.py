@@ -95,9 +95,9 @@ def in_turn(
       whole = [gradient for gradient, is_rows in zip(gradients, sparse, strict=True) if not is_rows]
       dense = [_plus(one, other) for one, other in zip(dense, whole, strict=True)] if dense else whole
     before = [tensor for tensor in dense if tensor is not None] + [one.values for one in rows[-1]]
-  joined = iter([joined(one) for one in zip(*rows, strict=True)])
+  sums_of_rows = iter([joined(one) for one in zip(*rows, strict=True)])
   summed = iter(dense)
-  gradients = [next(joined) if is_rows else next(summed) for is_rows in sparse]
+  gradients = [next(sums_of_rows) if is_rows else next(summed) for is_rows in sparse]
   return {name: tf.add_n([found[name] for found in losses]) for name in losses[0]}, gradients
 
 

@@ -19,12 +19,14 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
+from lcn_tf import processes
 from lcn_tf.config import Train
 from lcn_tf.errors import LostWorkerError, UserError, one_line
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.micro_batches import Batch, MicroBatch, joined, weight
 from lcn_tf.schema import DomainName
 from lcn_tf.training.cluster import Cluster, wait_for
+from lcn_tf.training.preemption import at_sigterm
 
 _TALL = 10  # rows per column of what is a table, and not a dense layer
 _LOOK = 1.0  # seconds between two looks for the chief
@@ -79,6 +81,8 @@ def partitioner(servers: int, part_bytes: int) -> Callable[..., list[int]]:
 def serve(cluster: Cluster) -> None:
   """Works for the chief, as a worker or a server, until the chief's process has ended.
 
+  At SIGTERM it goes on, and ends with the exit code of the signal when the chief has; a second one ends it at once.
+
   Raises:
     UserError: The address of this process cannot be taken.
     LostWorkerError: The chief was not there within an hour.
@@ -93,6 +97,16 @@ def serve(cluster: Cluster) -> None:
   except tf.errors.OpError as error:
     raise UserError(f"TF_CONFIG: {own}, the address of this process, cannot be taken: {one_line(error)}") from None
   logging.info("%s is at work for %s, at %s", cluster.name, chief, server.target)
+  asked: list[bool] = []
+  # whoever ends all processes ends this one, too, while the chief still saves
+  with at_sigterm(lambda: asked.append(True)):
+    _until_gone(chief, cluster.name)
+  if asked:
+    sys.exit(processes.TERMINATED)
+
+
+def _until_gone(chief: str, name: str) -> None:
+  """Waits until the chief was there, and is no more."""
   began, missed = time.monotonic(), -1  # -1: it has not been seen
   while missed < _GONE:
     time.sleep(_LOOK)
@@ -101,11 +115,8 @@ def serve(cluster: Cluster) -> None:
     elif missed >= 0:
       missed += 1
     elif time.monotonic() - began > _PATIENCE:
-      raise LostWorkerError(f"{cluster.name}: the chief, {chief}, was not there within an hour. Start all again.")
-  logging.info("%s: the chief has ended", cluster.name)
-  # TensorFlow's server cannot be stopped
-  sys.stdout.flush()
-  sys.stderr.flush()
+      raise LostWorkerError(f"{name}: the chief, {chief}, was not there within an hour. Start all again.")
+  logging.info("%s: the chief has ended", name)
 
 
 def _listens(address: str) -> bool:

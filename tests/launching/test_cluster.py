@@ -5,7 +5,7 @@ import pytest
 
 from lcn_tf.errors import UserError
 from lcn_tf.launching import cluster
-from lcn_tf.training.strategy import tasks
+from lcn_tf.training.cluster import tasks, with_servers
 
 
 def slurm(nodes, tasks, rank, local="0"):
@@ -35,6 +35,25 @@ def test_a_pod_finds_the_others_by_their_names(monkeypatch):
   assert tasks() == (["lcn-0.lcn:2222", "lcn-1.lcn:2222", "lcn-2.lcn:2222"], 1)
 
 
+@pytest.mark.parametrize(
+  ("index", "kind", "own"), [(0, "chief", 0), (1, "ps", 0), (2, "ps", 1), (3, "worker", 0), (4, "worker", 1)]
+)
+def test_a_chief_and_servers_come_before_the_workers(index, kind, own, monkeypatch):
+  hosts = ["a", "b", "c", "d", "e"]
+  pods = cluster.of_kubernetes({"JOB_COMPLETION_INDEX": str(index)}, 5, "{}", 1, servers=2)
+  tasks_of = cluster.of_slurm(slurm("a,b,c,d,e", "1(x5)", str(index)), 1, servers=2)
+  for made, names in (
+    (cluster.of_hosts(hosts, index, 1, servers=2), hosts),
+    (pods, list("01234")),
+    (tasks_of, hosts),
+  ):
+    monkeypatch.setenv("TF_CONFIG", made)
+    found = with_servers()
+    assert (found.kind, found.index) == (kind, own)
+    assert [*found.addresses("chief"), *found.servers, *found.workers] == [f"{name}:1" for name in names]
+    assert len(found.servers) == len(found.workers) == 2
+
+
 def test_hosts_have_ports_of_their_own_or_the_common_one():
   assert workers(cluster.of_hosts(["a", "b:7"], 0, 5)) == ["a:5", "b:7"]
 
@@ -57,6 +76,10 @@ def test_hosts_have_ports_of_their_own_or_the_common_one():
       "worker 2, and the workers are 0 to",
     ),
     (lambda: cluster.of_kubernetes({"JOB_COMPLETION_INDEX": "0"}, 2, "a", 1), "--host a: expected the name of a pod"),
+    (
+      lambda: cluster.of_hosts(["a", "b"], 0, 1, servers=1),
+      "2 processes are too few for a chief, 1 servers and a worker",
+    ),
     (lambda: cluster.of_hosts(["a", "a"], 0, 1), "several workers have the same address: a:1"),
   ],
 )

@@ -46,6 +46,23 @@ def starts(folder):
   return len((folder / "starts").read_text())
 
 
+def test_servers_and_a_chief_are_started_besides_and_end_when_the_chief_has(tmp_path, monkeypatch):
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+  body = """
+    kind = json.loads(os.environ["TF_CONFIG"])["task"]["type"]
+    print(kind, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+    if kind != "chief":
+      time.sleep(600)
+  """
+  code, said = launched(body, tmp_path, workers=2, servers=1, logs=tmp_path / "logs")
+  assert code == 0
+  lines = ["[chief] chief -1", "[server 0] ps -1", "[worker 0] worker None", "[worker 1] worker None"]
+  assert sorted(line for line in said.splitlines() if line in lines) == lines
+  assert {file.name for file in (tmp_path / "logs").iterdir()} == {
+    *("chief.log", "server_0.log", "worker_0.log", "worker_1.log")
+  }
+
+
 def test_workers_are_one_cluster_and_their_lines_come_side_by_side(tmp_path):
   body = "print(os.environ['TF_CONFIG'], flush=True); sys.stderr.write('no end')"
   code, said = launched(body, tmp_path, workers=3, logs=tmp_path / "logs")

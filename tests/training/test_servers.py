@@ -152,10 +152,12 @@ def test_a_lost_process_ends_the_job_which_goes_on_from_its_last_checkpoint(lost
 
 
 @pytest.mark.config(minutes=1)
-def test_sigterm_to_the_chief_saves_and_ends_all(record_set, tmp_path):
+@pytest.mark.parametrize("everybody", [False, True], ids=["chief", "all"])
+def test_sigterm_saves_and_ends_all(everybody, record_set, tmp_path):
   options = {"epochs": 1000, "early_stopping": 0, **PARTS}
   job = Job(tmp_path, small_experiment(crp=True, **options), record_set.path, "--noevaluate", count=4, servers=2)
   job.wait_for("checkpoints/best/checkpoint")
-  job.preempt(0)
-  assert job.wait() == [143, 0, 0, 0], job.logs()
+  for index in (3, 2, 1, 0) if everybody else (0,):
+    job.preempt(index)
+  assert job.wait() == [143, *([143] * 3 if everybody else [0] * 3)], job.logs()
   assert "SIGTERM: stopped at step" in job.logs()
