@@ -1,10 +1,12 @@
 """How a command runs and ends: errors as one message, what it wrote put back, and an exit code that stands."""
 
+import functools
 import logging as standard_logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import util
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -67,7 +69,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 def _not_of_tensorflow(record: standard_logging.LogRecord) -> bool:
   """Whether a line is more than information of TensorFlow, parts of which write it to the log of this program."""
-  return record.levelno > standard_logging.INFO or f"{os.sep}tensorflow{os.sep}" not in record.pathname
+  return record.levelno > standard_logging.INFO or not record.pathname.startswith(_folder_of_tensorflow())
+
+
+@functools.cache
+def _folder_of_tensorflow() -> str:
+  found = util.find_spec("tensorflow")
+  return os.path.join(os.path.dirname(found.origin or ""), "") if found else os.devnull
 
 
 def _with_urls(record: standard_logging.LogRecord) -> bool:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     from lcn_tf.training.trainer import train
 
   if experiment.train.strategy == "parameter_server" and (cluster := with_servers()).kind != "chief":
-    serve(cluster)
+    serve(cluster, _RUN_DIR.value)
     return
 
   if not _EVALUATE.value:

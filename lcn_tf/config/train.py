@@ -122,6 +122,7 @@ class Train(Strict):
       ("jit_compile", self.jit_compile),
       ("mixed_precision", self.mixed_precision),
       ("profile", self.profile),
+      ("on_corrupt", self.on_corrupt == "skip"),
       ("warm_start", self.warm_start),
     ):
       if value:

@@ -10,7 +10,7 @@ from lcn_tf.config import Model
 from lcn_tf.errors import positive
 from lcn_tf.interest.base import Extractor, SearchLevel, constant, every_bucket, in_float32, kept_rows, static_rows
 from lcn_tf.layers.pooling import attend_and_pool
-from lcn_tf.layers.replicas import gather_rows
+from lcn_tf.layers.replicas import gather_rows, in_parts
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.union_walk import union_walk, walk_order
 from lcn_tf.schema import DomainName, Schema
@@ -145,7 +145,8 @@ class TWIN(Extractor):
     self.projections, self.cached = projections, None
     if projections == "cached":
       shape = [self.items, self.num_heads * self.head_dim]
-      self.cached = self.add_weight("projections", shape, initializer="zeros", trainable=False)
+      with in_parts():
+        self.cached = self.add_weight("projections", shape, initializer="zeros", trainable=False)
 
   def _cross_initializer(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
     """Glorot-uniform values per field and head, each initialised as a kernel `[width, 1]` of its own."""

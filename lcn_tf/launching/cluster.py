@@ -42,7 +42,7 @@ def tf_config(addresses: Sequence[str], index: int, servers: int = 0) -> str:
   """
   kinds = members(len(addresses), servers)
   if not 0 <= index < len(addresses):
-    raise UserError(f"this is worker {index}, and the workers are 0 to {len(addresses) - 1}")
+    raise UserError(f"this is {'process' if servers else 'worker'} {index}, and they are 0 to {len(addresses) - 1}")
   if twice := sorted({one for one in addresses if addresses.count(one) > 1}):
     raise UserError(f"several workers have the same address: {', '.join(twice)}")
   cluster: dict[str, list[str]] = {}

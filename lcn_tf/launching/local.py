@@ -65,7 +65,13 @@ def launch(
     files = [stack.enter_context(_log(logs, one)) for one in _names(kinds)]
     for again in range(restarts + 1):
       if again:
-        logging.warning("all %d workers are started again, for time %d of %d", workers, again, restarts)
+        logging.warning(
+          "all %d %s are started again, for time %d of %d",
+          len(kinds),
+          "processes" if servers else "workers",
+          again,
+          restarts,
+        )
       job = _Job(command, kinds, files, environment, line, out)
       code = job.run(asked)
       if asked or not job.lost(code):

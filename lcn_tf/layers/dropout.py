@@ -24,7 +24,13 @@ class Dropout(keras.layers.Layer):
 
   Raises:
     ValueError: `rate` is not in [0, 1).
+
+  Attributes:
+    given: Seed `[2]` int64 that is used in the place of the variable; None = none is. Parts of a step that share one
+      variable would wait for one another.
   """
+
+  given: tf.Tensor | None = None
 
   def __init__(self, rate: float, **kwargs: Any):
     super().__init__(**kwargs)
@@ -40,7 +46,10 @@ class Dropout(keras.layers.Layer):
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     if not training or not self.rate:
       return inputs
-    seed = self.generator.make_seeds()[:, 0]
+    if self.given is None:
+      seed = self.generator.make_seeds()[:, 0]
+    else:
+      seed, self.given = self.given, tf.random.experimental.stateless_fold_in(self.given, 1)
     return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed, rng_alg="philox")
 
   def get_config(self) -> dict[str, Any]:

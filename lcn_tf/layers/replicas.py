@@ -1,8 +1,36 @@
 """Exchange between the replicas of a strategy."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+
+_IN_PARTS = contextvars.ContextVar("in_parts", default=False)
+
+
+@contextlib.contextmanager
+def in_parts() -> Iterator[None]:
+  """Lets variables that are made within the block lie on servers in parts of their rows."""
+  token = _IN_PARTS.set(True)
+  try:
+    yield
+  finally:
+    _IN_PARTS.reset(token)
+
+
+def may_be_in_parts() -> bool:
+  """Whether a variable that is made now may lie on servers in parts."""
+  return _IN_PARTS.get()
+
+
+def rows_of_part(values: Any, **kwargs: Any) -> Any:
+  """The rows of `values` that an initializer is asked for: all, or a part by TensorFlow's arguments for parts."""
+  if "partition_shape" not in kwargs:
+    return values
+  begin = kwargs["partition_offset"][0]
+  return values[begin : begin + kwargs["partition_shape"][0]]
 
 
 def replicas() -> tuple[int, int | tf.Tensor]:

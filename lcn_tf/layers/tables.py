@@ -11,7 +11,7 @@ from tensorflow import keras
 
 from lcn_tf.layers.masked import repeat_rows
 from lcn_tf.layers.narrow import Dtype, from_int8, stored
-from lcn_tf.layers.replicas import gather_rows
+from lcn_tf.layers.replicas import gather_rows, in_parts, rows_of_part
 
 
 class EmbeddingTables(keras.layers.Layer):
@@ -61,13 +61,14 @@ class EmbeddingTables(keras.layers.Layer):
     for name, size in sizes.items():
       width = widths[name]
       limit = initial_limit(init, size, width, scale)
-      self.tables[name] = self.add_weight(
-        f"{name}/table",
-        [size, width],
-        initializer=functools.partial(_initial, 1 + unknown[name], limit, (starts or {}).get(name)),
-        trainable=name not in frozen,
-        experimental_autocast=False,  # only the rows that are read are cast
-      )
+      with in_parts():
+        self.tables[name] = self.add_weight(
+          f"{name}/table",
+          [size, width],
+          initializer=functools.partial(_initial, 1 + unknown[name], limit, (starts or {}).get(name)),
+          trainable=name not in frozen,
+          experimental_autocast=False,  # only the rows that are read are cast
+        )
 
   def call(self, lookups: Sequence[tuple[str, tf.Tensor]]) -> list[tf.Tensor]:
     """Embeddings `[..., width]` of each (vocabulary, indices `[...]` int64), in order."""
@@ -137,10 +138,9 @@ def _initial(
 ) -> tf.Tensor:
   """Uniform values in [-limit, limit] from row `first` on, zeros before; or those of `start`; or a part of the rows."""
   rows = keras.initializers.RandomUniform(-limit, limit)(shape, dtype, **kwargs)
-  before = kwargs.get("partition_offset", [0])[0]  # rows of the parts before
   if start is not None:  # after the draw: whatever is drawn next does not depend on it
-    return tf.constant(start[before : before + len(rows)], dtype or tf.float32)
-  zeros = max(0, first - before)
+    return tf.constant(rows_of_part(start, **kwargs), dtype or tf.float32)
+  zeros = max(0, first - kwargs.get("partition_offset", [0])[0])
   return tf.concat([tf.zeros_like(rows[:zeros]), rows[zeros:]], axis=0)
 
 

@@ -11,7 +11,7 @@ from lcn_tf.config import Embedding
 from lcn_tf.data.records import visibility
 from lcn_tf.errors import UserError
 from lcn_tf.layers.masked import repeat_rows
-from lcn_tf.layers.replicas import gather_rows
+from lcn_tf.layers.replicas import gather_rows, in_parts, rows_of_part
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.models.field_values import field_lookups, item_values, projected_users, slopes, user_projections
@@ -137,26 +137,29 @@ class RequestEmbedding(keras.layers.Layer):
     """Variable for the indices of a domain's items, `[items, columns]`."""
     shape = [self.schema.domain(domain).items, columns(self.schema.catalogue_features(domain))]
     # int64, since TensorFlow keeps int32 variables on the host
-    return self.add_weight(f"catalogue/{domain}", shape, tf.int64, initializer="zeros", trainable=False)
+    with in_parts():
+      return self.add_weight(f"catalogue/{domain}", shape, tf.int64, initializer="zeros", trainable=False)
 
   def _empty_contents(self, domain: DomainName) -> dict[str, tf.Variable]:
     """Variables for the frozen vectors of a domain's items, `[items, width]` by name."""
     own = self.schema.domain(domain)
     frozen: dict[str, Any] = {"initializer": "zeros", "trainable": False, "experimental_autocast": False}
-    return {
-      v.name: self.add_weight(f"content/{domain}/{v.name}", [own.items, v.width], v.dtype, **frozen)
-      for v in own.item_vectors
-    }
+    with in_parts():
+      return {
+        v.name: self.add_weight(f"content/{domain}/{v.name}", [own.items, v.width], v.dtype, **frozen)
+        for v in own.item_vectors
+      }
 
   def _frozen(self, name: str, values: np.ndarray, dtype: tf.DType) -> tf.Variable:
-    return self.add_weight(
-      name,
-      values.shape,
-      dtype,
-      initializer=lambda shape, dtype=None: tf.constant(values, dtype),
-      trainable=False,
-      experimental_autocast=False,
-    )
+    with in_parts():
+      return self.add_weight(
+        name,
+        values.shape,
+        dtype,
+        initializer=lambda shape, dtype=None, **kwargs: tf.constant(rows_of_part(values, **kwargs), dtype),
+        trainable=False,
+        experimental_autocast=False,
+      )
 
   def set_catalogue(self, domain: DomainName, table: np.ndarray) -> None:
     """Fills the catalogue of a domain, if the model reads that domain."""

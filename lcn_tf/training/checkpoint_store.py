@@ -139,6 +139,8 @@ def read(checkpoint: tf.train.Checkpoint, path: str, partly: bool = False) -> st
     status = checkpoint.read(path)
     (status.expect_partial() if partly else status).assert_existing_objects_matched()
     return None
+  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
+    raise  # of a server that was lost
   except Exception as error:
     if storage.failure(error):
       raise

@@ -177,6 +177,8 @@ def read_experiment(file: pathlib.Path) -> Experiment:
 def shares(run_dir: str | pathlib.Path, workers: int) -> int:
   """The number of shares that the records of a job are dealt in: the number of workers that the job began with.
 
+  A job that one process began has one share, and no file that says so.
+
   Args:
     run_dir: Run folder.
     workers: Number of workers that go on with the job, or begin one.
@@ -185,8 +187,10 @@ def shares(run_dir: str | pathlib.Path, workers: int) -> int:
     DamagedError: The file was changed since it was written.
   """
   file = pathlib.Path(run_dir) / SHARES
-  if not checkpoint_store.begun(run_dir) or not file.is_file():
+  if not checkpoint_store.begun(run_dir):
     return workers
+  if not file.is_file():
+    return 1
   return int(formats.read_sealed(file, "Take it from a backup: it decides the order of the records.")["shares"])
 
 
@@ -234,7 +238,7 @@ def open_run(
     record_set.copy_id_mapping(run)
     samples.keep(record_set, run)
     if experiment.train.strategy != "mirrored" and not (run / SHARES).exists():
-      formats.write_sealed(run / SHARES, {"shares": workers})
+      formats.write_sealed(run / SHARES, {"shares": shares(run, workers)})
     formats.write_checked(file, config_lib.dump(experiment))
   return run
 

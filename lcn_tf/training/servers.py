@@ -7,8 +7,8 @@ Steps are synchronous, unlike those of TensorFlow's coordinator: with gradients 
 of clicks on the synthetic log, at the learning rate at which it does otherwise.
 """
 
-import contextlib
 import math
+import pathlib
 import socket
 import sys
 import time
@@ -19,18 +19,20 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
-from lcn_tf import processes
+from lcn_tf import files, processes
 from lcn_tf.config import Train
 from lcn_tf.errors import LostWorkerError, UserError, one_line
+from lcn_tf.layers.dropout import Dropout
+from lcn_tf.layers.replicas import may_be_in_parts
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.micro_batches import Batch, MicroBatch, joined, weight
 from lcn_tf.schema import DomainName
 from lcn_tf.training.cluster import Cluster, wait_for
 from lcn_tf.training.preemption import at_sigterm
 
-_TALL = 10  # rows per column of what is a table, and not a dense layer
-_LOOK = 1.0  # seconds between two looks for the chief
-_GONE = 5  # looks in a row that do not find it
+_LOOK = 0.5  # seconds between two looks for the chief
+_GONE = 10  # looks in a row that do not find it
+_GOODBYE = "ended.json"  # in the run folder, written when a job has ended well
 _PATIENCE = 3600.0  # seconds that a server or a worker waits for the chief
 
 
@@ -63,7 +65,7 @@ def parameter_server(config: Train, cluster: Cluster) -> tf.distribute.Strategy:
 
 
 def partitioner(servers: int, part_bytes: int) -> Callable[..., list[int]]:
-  """A function that says in how many parts of rows the servers hold a variable.
+  """A function that says in how many parts of rows the servers hold a variable that may be in parts.
 
   Args:
     servers: Number of servers.
@@ -71,21 +73,25 @@ def partitioner(servers: int, part_bytes: int) -> Callable[..., list[int]]:
   """
 
   def parts(shape: tf.TensorShape, dtype: tf.DType, **_: Any) -> list[int]:
-    if shape.rank != 2 or shape[0] < _TALL * shape[1]:
+    if shape.rank != 2 or not may_be_in_parts():
       return [1] * shape.rank
     return [max(1, min(servers, shape[0], math.prod(shape) * dtype.size // part_bytes)), 1]
 
   return parts
 
 
-def serve(cluster: Cluster) -> None:
+def serve(cluster: Cluster, run_dir: str | pathlib.Path) -> None:
   """Works for the chief, as a worker or a server, until the chief's process has ended.
 
   At SIGTERM it goes on, and ends with the exit code of the signal when the chief has; a second one ends it at once.
 
+  Args:
+    cluster: Processes of the job.
+    run_dir: Run folder of the job.
+
   Raises:
     UserError: The address of this process cannot be taken.
-    LostWorkerError: The chief was not there within an hour.
+    LostWorkerError: The chief was not there within an hour, or its job has not ended well.
   """
   if cluster.kind == "ps":
     tf.config.set_visible_devices([], "GPU")
@@ -100,13 +106,26 @@ def serve(cluster: Cluster) -> None:
   asked: list[bool] = []
   # whoever ends all processes ends this one, too, while the chief still saves
   with at_sigterm(lambda: asked.append(True)):
-    _until_gone(chief, cluster.name)
+    _until_gone(chief, cluster.name, asked)
   if asked:
     sys.exit(processes.TERMINATED)
+  if not (files.local(run_dir) / _GOODBYE).exists():
+    raise LostWorkerError(f"{cluster.name}: the chief has ended before its job had, and its log says why.")
+  logging.info("%s: the job has ended", cluster.name)
 
 
-def _until_gone(chief: str, name: str) -> None:
-  """Waits until the chief was there, and is no more."""
+def begins(run: pathlib.Path) -> None:
+  """Says that a job has not ended, for those who serve it; by the chief."""
+  (run / _GOODBYE).unlink(missing_ok=True)
+
+
+def ends(run: pathlib.Path) -> None:
+  """Says that a job has ended well, for those who serve it; by the chief."""
+  (run / _GOODBYE).write_text("{}\n")
+
+
+def _until_gone(chief: str, name: str, asked: Sequence[bool]) -> None:
+  """Waits until the chief was there and is no more, or `asked` has something and it was not there yet."""
   began, missed = time.monotonic(), -1  # -1: it has not been seen
   while missed < _GONE:
     time.sleep(_LOOK)
@@ -114,9 +133,10 @@ def _until_gone(chief: str, name: str) -> None:
       missed = 0
     elif missed >= 0:
       missed += 1
+    elif asked:
+      return
     elif time.monotonic() - began > _PATIENCE:
       raise LostWorkerError(f"{name}: the chief, {chief}, was not there within an hour. Start all again.")
-  logging.info("%s: the chief has ended", name)
 
 
 def _listens(address: str) -> bool:
@@ -144,6 +164,7 @@ class Steps:
   def __init__(self, model: RequestModel, workers: int, share: Callable[[int], tf.data.Dataset]):
     self._model = model
     self._devices = [f"/job:worker/replica:0/task:{index}" for index in range(workers)]
+    self._dropouts = [layer for layer in model.submodules if isinstance(layer, Dropout) and layer.rate]
     self._batches = [self._on_worker(index, share) for index in range(workers)]
     self._gradients = tf.function(self._of_part, autograph=False, reduce_retracing=True)
     self._step = tf.function(self._of_all, autograph=False, reduce_retracing=True)
@@ -154,10 +175,18 @@ class Steps:
       return iter(made())
 
   def _of_part(
-    self, inputs: dict[DomainName, Batch], number: tf.Tensor, shares: dict[DomainName, tf.Tensor]
+    self,
+    inputs: dict[DomainName, Batch],
+    number: tf.Tensor,
+    shares: dict[DomainName, tf.Tensor],
+    seeds: Sequence[tf.Tensor],
   ) -> tuple[Any, list[Any]]:
     part = MicroBatch(number, len(self._devices), shares)
+    for layer, seed in zip(self._dropouts, seeds, strict=True):
+      layer.given = seed
     losses, gradients = self._model._gradients(inputs, self._model.trainable_variables, part)
+    for layer in self._dropouts:
+      layer.given = None
     self._trained = [gradient is not None for gradient in gradients]
     return losses, [gradient for gradient in gradients if gradient is not None]
 
@@ -168,10 +197,12 @@ class Steps:
         inputs.append(next(iterator))
         weights.append({d: weight(batch) for d, batch in inputs[-1].items()})
     sums = {d: tf.maximum(tf.add_n([one[d] for one in weights]), 1e-9) for d in weights[0]}
+    seeds = [layer.generator.make_seeds(len(self._devices)) for layer in self._dropouts]
     found = []
     for i, device in enumerate(self._devices):
+      shares = {d: weights[i][d] / sums[d] for d in sums}
       with tf.device(device):
-        found.append(self._gradients(inputs[i], tf.constant(i), {d: weights[i][d] / sums[d] for d in sums}))
+        found.append(self._gradients(inputs[i], tf.constant(i), shares, [seed[:, i] for seed in seeds]))
     trained = [v for v, is_trained in zip(model.trainable_variables, self._trained, strict=True) if is_trained]
     gradients = zip(*(of_part for _, of_part in found), strict=True)
     model.optimizer.apply_gradients([(_sum(parts, v), v) for parts, v in zip(gradients, trained, strict=True)])
@@ -216,19 +247,3 @@ def _sum(parts: Sequence[Any], variable: tf.Variable) -> Any:
     if isinstance(parts[0], tf.IndexedSlices):
       return joined(parts)
     return tf.add_n(list(parts))
-
-
-@contextlib.contextmanager
-def lost() -> Iterator[None]:
-  """Names the end of a worker or a server within the block as the cause of the chief's error.
-
-  Raises:
-    LostWorkerError: One of them has ended.
-  """
-  try:
-    yield
-  except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-    raise LostWorkerError(
-      f"a worker or a server was lost, whose log says why ({one_line(error)[:200]}). Start all of them again: the job "
-      "goes on from its last checkpoint."
-    ) from error

@@ -29,7 +29,10 @@ def make_strategy(config: Train) -> tf.distribute.Strategy:
       `parameter_server` one.
   """
   if config.strategy == "parameter_server":
-    return parameter_server(config, with_servers())
+    found = with_servers()
+    if found.kind != "chief":
+      raise UserError(f"TF_CONFIG: this is {found.name}, and the chief trains; pipelines.train serves it")
+    return parameter_server(config, found)
   workers, _ = tasks()
   if config.strategy == "multi_worker":
     return _multi_worker(config, workers)

@@ -21,6 +21,7 @@ from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, check_model, item_tables, needs_pretrained
 from lcn_tf.pretraining.run import item_vectors
 from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.training import servers
 from lcn_tf.training.callbacks import LearningRate, Profile, ProgressLog, StopOnNaN, Validation
 from lcn_tf.training.checkpoint_store import begun
 from lcn_tf.training.checkpoints import Checkpoints
@@ -34,7 +35,6 @@ from lcn_tf.training.projections import RefreshProjections
 from lcn_tf.training.putting_back import PutBack
 from lcn_tf.training.run_folder import open_run, shares
 from lcn_tf.training.schedules import count_from
-from lcn_tf.training.servers import Steps, lost
 from lcn_tf.training.step_log import StepLog
 from lcn_tf.training.strategy import device_names, make_strategy
 from lcn_tf.training.streams import StepSize, training_stream, validation_stream, worker_streams
@@ -101,12 +101,25 @@ def train(
   run = files.local(run_dir)
   if experiment.train.strategy != "mirrored" and places.stands_for(run):
     raise UserError(f"{run}: several machines share a run folder on a mount that all see; --records may be a URL")
+  if experiment.train.strategy == "parameter_server":
+    _check_servers(record_set, run)
   workers = Workers(make_strategy(experiment.train))
   with workers.together(), _held(run, workers) as own:
+    servers.begins(own)
     job = _train(experiment, record_set, workers, run, own, callbacks, warm)
     if then:
       then(job)
+    if experiment.train.strategy == "parameter_server":
+      servers.ends(own)
     return job
+
+
+def _check_servers(record_set: RecordSet, run: pathlib.Path) -> None:
+  """Checks that other machines can read and write what the chief names to their TensorFlow."""
+  if places.stands_for(record_set.path) or record_set.source:
+    raise UserError(f"{record_set.path}: workers of parameter_server read records on a mount that all see, not a URL")
+  if files.plain(run) != str(run.absolute()):
+    raise UserError(f"{run}: servers write checkpoints there, whose TensorFlow reads *, ?, [, ] and \\ as a pattern")
 
 
 @contextlib.contextmanager
@@ -302,9 +315,9 @@ def _fit(
   config, epoch, within = experiment.train, int(progress.epoch), int(progress.step)
   epochs, steps = epoch + 1 if within else config.epochs, size.steps - within
   if config.strategy == "parameter_server":
-    with lost(), guard(record_set, "train", model.domains):
+    with workers.together(), guard(record_set, "train", model.domains):
       streams = worker_streams(record_set, config, size, model, workers.readers, progress)
-      Steps(model, workers.readers, streams).fit(epoch, epochs, steps, callbacks)
+      servers.Steps(model, workers.readers, streams).fit(epoch, epochs, steps, callbacks)
     return
   with guard(record_set, "train", model.domains):
     model.fit(

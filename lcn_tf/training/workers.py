@@ -8,6 +8,15 @@ import tensorflow as tf
 from lcn_tf.errors import LostWorkerError
 from lcn_tf.training.cluster import tasks, with_servers
 
+# what TensorFlow says of a process that was lost, and of one that has begun anew
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+_OF_ANOTHER_START = (
+  "unknown device",
+  "Unable to find the relevant tensor remote_handle",
+  "Primary device is not remote",
+  "is neither a type of a primitive operation nor a name of a function registered",
+)
+
 
 class Workers:
   """The processes that train one model together, this one among them; one process alone agrees with itself.
@@ -30,9 +39,9 @@ class Workers:
     named, index = tasks() if together else ([""], 0)
     self.count, self.index = len(named), index
     self.strategy = strategy
-    led = isinstance(strategy, tf.distribute.ParameterServerStrategy)
-    self.readers = len(with_servers().workers) if led else self.count
-    self.replicas = self.readers if led else strategy.num_replicas_in_sync
+    self._led = isinstance(strategy, tf.distribute.ParameterServerStrategy)
+    self.readers = len(with_servers().workers) if self._led else self.count
+    self.replicas = self.readers if self._led else strategy.num_replicas_in_sync
     self._each = strategy.num_replicas_in_sync // self.count
 
   @property
@@ -62,21 +71,32 @@ class Workers:
 
   @contextlib.contextmanager
   def together(self) -> Iterator[None]:
-    """Names the end of another worker within the block as the cause of this worker's error.
+    """Names the end of another process within the block as the cause of this one's error.
 
     Raises:
-      LostWorkerError: Another worker has ended.
+      LostWorkerError: Another worker, or a server, has ended.
     """
     try:
       yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-      if self.count == 1:
+    except tf.errors.OpError as error:
+      if not self._lost(error):
         raise
       reason = str(error).strip().splitlines()[0][:200]
+      if self._led:
+        raise LostWorkerError(
+          f"a worker or a server was lost, whose log says why ({reason}). Start all of them again: the job goes on "
+          "from its last checkpoint."
+        ) from error
       raise LostWorkerError(
         f"worker {self.index} of {self.count} has lost another one, whose log says why ({reason}). Start all of them "
         "again: the job goes on from its last checkpoint."
       ) from error
+
+  def _lost(self, error: tf.errors.OpError) -> bool:
+    """Whether an error is of another process that has ended."""
+    if self.count == 1 and not self._led:
+      return False
+    return isinstance(error, LOST) or (self._led and any(said in str(error) for said in _OF_ANOTHER_START))
 
   def _sums(self, values: Sequence[float]) -> list[float]:
     if self.count == 1:

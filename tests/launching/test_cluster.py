@@ -73,7 +73,7 @@ def test_hosts_have_ports_of_their_own_or_the_common_one():
     (lambda: cluster.of_kubernetes({}, 2, "a-{}", 1), "JOB_COMPLETION_INDEX: not in the environment"),
     (
       lambda: cluster.of_kubernetes({"JOB_COMPLETION_INDEX": "2"}, 2, "a-{}", 1),
-      "worker 2, and the workers are 0 to",
+      "worker 2, and they are 0 to",
     ),
     (lambda: cluster.of_kubernetes({"JOB_COMPLETION_INDEX": "0"}, 2, "a", 1), "--host a: expected the name of a pod"),
     (

@@ -77,6 +77,12 @@ class Job:
       time.sleep(0.2)
     assert holds(), self.logs()
 
+  def wait_until_said(self, index, text):
+    end = time.monotonic() + _SECONDS
+    while text not in self._logs[index].read_text() and time.monotonic() < end:
+      time.sleep(0.2)
+    assert text in self._logs[index].read_text(), self.logs()
+
   def logs(self):
     return "\n".join(log.read_text()[-8000:] for log in self._logs)
 

@@ -9,10 +9,13 @@ import pytest
 import tensorflow as tf
 
 from lcn_tf.errors import UserError
-from lcn_tf.layers.replicas import gather_rows
+from lcn_tf.layers.dropout import Dropout
+from lcn_tf.layers.replicas import gather_rows, in_parts
 from lcn_tf.layers.tables import _initial
 from lcn_tf.training.checkpoint_store import Store
+from lcn_tf.training.run_folder import shares
 from lcn_tf.training.servers import partitioner
+from lcn_tf.training.strategy import make_strategy
 from lcn_tf.training.trainer import train
 from tests.support.experiments import small_experiment, tiny_experiment
 from tests.support.record_sets import small_schema, write_record_set
@@ -27,7 +30,7 @@ def tensors(run):
   return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name.startswith("model/")}
 
 
-def in_parts(values, sizes):
+def cut(values, sizes):
   ends = np.cumsum(sizes)
   parts = [tf.Variable(values[end - size : end], name=f"part_{end}") for end, size in zip(ends, sizes, strict=True)]
   return tf.__internal__.distribute.ShardedVariable(parts)
@@ -36,7 +39,7 @@ def in_parts(values, sizes):
 @pytest.mark.parametrize("shape", [[], [0], [5], [2, 3]])
 def test_rows_of_a_table_in_parts_are_those_of_the_whole(shape):
   values = np.arange(21, dtype=np.float32).reshape(7, 3)
-  table, whole = in_parts(values, [3, 2, 2]), tf.Variable(values)
+  table, whole = cut(values, [3, 2, 2]), tf.Variable(values)
   indices = tf.constant(np.random.default_rng(0).integers(7, size=shape))
 
   @tf.function(autograph=False)
@@ -54,16 +57,17 @@ def test_rows_of_a_table_in_parts_are_those_of_the_whole(shape):
   assert "ReadVariableOp" not in ops  # no part crosses the network whole
 
 
-def test_tall_variables_alone_are_in_parts():
+def test_tables_alone_are_in_parts():
   parts = partitioner(servers=3, part_bytes=1024)
-  assert parts(tf.TensorShape([1000, 8]), tf.float32) == [3, 1]
-  assert parts(tf.TensorShape([100, 8]), tf.float32) == [3, 1]
-  assert parts(tf.TensorShape([80, 8]), tf.float32) == [2, 1]
-  assert parts(tf.TensorShape([80, 2]), tf.float32) == [1, 1]
-  assert parts(tf.TensorShape([700, 256]), tf.float32) == [1, 1]  # of a dense layer
-  assert parts(tf.TensorShape([1000]), tf.float32) == [1]
-  assert parts(tf.TensorShape([]), tf.int64) == []
-  assert parts(tf.TensorShape([1000, 0]), tf.float32) == [1, 1]
+  with in_parts():
+    assert parts(tf.TensorShape([1000, 8]), tf.float32) == [3, 1]
+    assert parts(tf.TensorShape([80, 8]), tf.float32) == [2, 1]
+    assert parts(tf.TensorShape([80, 2]), tf.float32) == [1, 1]
+    assert parts(tf.TensorShape([2, 4096]), tf.float32) == [2, 1]
+    assert parts(tf.TensorShape([1000]), tf.float32) == [1]
+    assert parts(tf.TensorShape([]), tf.int64) == []
+    assert parts(tf.TensorShape([1000, 0]), tf.float32) == [1, 1]
+  assert parts(tf.TensorShape([5000, 200]), tf.float32) == [1, 1]  # of a dense layer
 
 
 @pytest.mark.parametrize("sizes", [[7], [3, 4], [1, 1, 5], [2, 5]])
@@ -88,6 +92,7 @@ def test_the_parts_of_a_new_table_begin_as_the_whole_does(sizes):
     ({"steps_per_execution": 2}, "steps_per_execution 2 is not for"),
     ({"jit_compile": True}, "jit_compile True is not for"),
     ({"mixed_precision": True}, "mixed_precision True is not for"),
+    ({"on_corrupt": "skip"}, "on_corrupt 'skip' is not for"),
     ({"profile": [1, 2]}, "profile .* is not for"),
     ({"warm_start": "run"}, "warm_start 'run' is not for"),
   ],
@@ -139,7 +144,7 @@ def test_a_lost_process_ends_the_job_which_goes_on_from_its_last_checkpoint(lost
   job.wait_for("checkpoints/best/checkpoint")
   job.kill(lost)
   codes = job.wait()
-  assert codes == [75] + [-9 if index == lost else 0 for index in range(1, 5)], job.logs()
+  assert codes == [-9 if index == lost else 75 for index in range(5)], job.logs()
   assert "error: a worker or a server was lost, whose log says why" in job.logs()
   assert "Traceback" not in job.logs()
   done = Store(job.run, "last").newest()
@@ -151,6 +156,53 @@ def test_a_lost_process_ends_the_job_which_goes_on_from_its_last_checkpoint(lost
   assert json.loads((job.run / "training.json").read_text())["finished"]
 
 
+def test_a_job_that_one_process_began_keeps_its_one_share(tmp_path):
+  """Else its batches would be other ones, and its position of another order."""
+  assert shares(tmp_path, 2) == 2  # of a new job
+  last = tmp_path / "checkpoints" / "last"
+  last.mkdir(parents=True)
+  (last / "checkpoint").touch()
+  assert shares(tmp_path, 2) == 1
+
+
+def test_parts_of_a_step_drop_other_numbers_without_waiting_for_one_another():
+  layer = Dropout(0.5)
+  inputs = tf.ones([64])
+  expected = layer(inputs, training=True)
+  layer = Dropout(0.5)
+  layer.build([64])
+  layer.generator.reset_from_seed(1)
+  plain = layer(inputs, training=True)
+  layer.generator.reset_from_seed(1)
+  seeds = layer.generator.make_seeds(2)
+  drawn = []
+  for i in range(2):
+    layer.given = seeds[:, i]
+    drawn += [layer(inputs, training=True).numpy(), layer(inputs, training=True).numpy()]
+  layer.given = None
+  assert set(np.unique(expected)) == {0, 2}
+  np.testing.assert_array_equal(drawn[0], plain)
+  assert len({tuple(one) for one in drawn}) == 4
+
+
+def test_the_chief_alone_trains(monkeypatch):
+  cluster = {"chief": ["a:1"], "worker": ["b:1"], "ps": ["c:1"]}
+  monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "ps", "index": 0}}))
+  with pytest.raises(UserError, match="this is server 0 of 1, and the chief trains"):
+    make_strategy(tiny_experiment(strategy="parameter_server").train)
+
+
+@pytest.mark.config(minutes=1)
+def test_a_server_whose_chief_was_never_there_ends_at_sigterm(record_set, tmp_path):
+  job = Job(tmp_path, small_experiment(**PARTS), record_set.path, "--noevaluate", count=3, servers=1)
+  job.kill(0)
+  job.wait_until_said(1, "is at work for")
+  job.wait_until_said(2, "is at work for")
+  job.preempt(1)
+  job.preempt(2)
+  assert job.wait() == [-9, 143, 143], job.logs()
+
+
 @pytest.mark.config(minutes=1)
 @pytest.mark.parametrize("everybody", [False, True], ids=["chief", "all"])
 def test_sigterm_saves_and_ends_all(everybody, record_set, tmp_path):
@@ -159,5 +211,5 @@ def test_sigterm_saves_and_ends_all(everybody, record_set, tmp_path):
   job.wait_for("checkpoints/best/checkpoint")
   for index in (3, 2, 1, 0) if everybody else (0,):
     job.preempt(index)
-  assert job.wait() == [143, *([143] * 3 if everybody else [0] * 3)], job.logs()
+  assert job.wait() == [143, *([143] * 3 if everybody else [75] * 3)], job.logs()
   assert "SIGTERM: stopped at step" in job.logs()

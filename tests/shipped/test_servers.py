@@ -1,0 +1,43 @@
+"""Shipped experiments with their tables on servers: each goes on from a checkpoint of one process as that does.
+
+Without --campaign, systems of each way of wiring; with it, all of configs/synthetic.
+"""
+
+import shlex
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lcn_tf.training.checkpoint_store import Store
+from tests.shipped.workspace import built, experiments, head_commands, succeeds
+
+FILES = experiments("synthetic")
+OF_EACH_KIND = ("lcn", "twin", "sim_soft", "minet", "pi_net")
+
+
+@pytest.mark.config(minutes=2)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_job_goes_on_with_tables_on_servers(file, workspace, campaign):
+  if file.stem not in campaign(OF_EACH_KIND, [one.stem for one in FILES]):
+    pytest.skip("one of its kind is enough; --campaign takes all")
+  build, train = head_commands(file)
+  built(build, workspace)
+  run = shlex.split(train)[-1]
+  still = ["--noevaluate", "--set", "train.early_stopping=0", "--set"]
+  succeeds(f"{train}_here", workspace, *still, "train.epochs=1")
+  here, there = workspace / f"{run}_here", workspace / f"{run}_servers"
+  shutil.copytree(here, there)
+  succeeds(f"{train}_here", workspace, *still, "train.epochs=2")
+  on_servers = ["--set", "train.strategy=parameter_server", "--set", "train.table_part_bytes=400"]
+  launched = train.replace("python -m", "python -m tools.launch_local --workers 1 --servers 2 -- python -m", 1)
+  said = succeeds(f"{launched}_servers", workspace, *still, "train.epochs=2", *on_servers)
+  assert "workers 1, servers 2" in said
+  assert Store(there, "last").newest() == Store(here, "last").newest()
+  one, other = (pl.read_csv(folder / "history.csv") for folder in (here, there))
+  losses = [column for column in one.columns if "loss" in column]
+  assert {"loss", "ctr_loss", "val_logloss"} <= set(losses)
+  assert one["epoch"].to_list() == other["epoch"].to_list() == [0, 1]
+  print(file.stem, one.row(1, named=True), other.row(1, named=True))
+  np.testing.assert_allclose(other.select(losses).to_numpy(), one.select(losses).to_numpy(), rtol=1e-4)
