@@ -139,7 +139,7 @@ def test_a_job_goes_on_with_servers_as_one_process_does(extractor, crp, workers,
 @pytest.mark.config(minutes=2)
 @pytest.mark.parametrize("lost", [2, 3], ids=["server", "worker"])
 def test_a_lost_process_ends_the_job_which_goes_on_from_its_last_checkpoint(lost, record_set, tmp_path):
-  options = {"epochs": 1000, "early_stopping": 0, "checkpoint_every": 1, **PARTS}
+  options = {"epochs": 1000, "early_stopping": 0, "steps_per_epoch": 1, **PARTS}
   job = Job(tmp_path, small_experiment(crp=True, **options), record_set.path, "--noevaluate", count=5, servers=2)
   job.wait_for("checkpoints/best/checkpoint")
   job.kill(lost)
@@ -148,8 +148,7 @@ def test_a_lost_process_ends_the_job_which_goes_on_from_its_last_checkpoint(lost
   assert "error: a worker or a server was lost, whose log says why" in job.logs()
   assert "Traceback" not in job.logs()
   done = Store(job.run, "last").newest()
-  epochs = json.loads((job.run / "training.json").read_text())["epochs"] + 1
-  shorter = small_experiment(crp=True, **(options | {"epochs": epochs}))
+  shorter = small_experiment(crp=True, **(options | {"epochs": done + 1}))
   again = Job(tmp_path, shorter, record_set.path, "--noevaluate", count=5, servers=2)
   assert again.wait() == [0] * 5, again.logs()
   assert Store(job.run, "last").newest() > done
