@@ -51,7 +51,7 @@ def split(inputs: Inputs, count: int) -> list[tuple[dict[DomainName, Batch], Mic
   """
   weights = {d: [weight(_part(batch, i, count)) for i in range(count)] for d, batch in inputs.items()}
   sums = {d: global_sum(tf.stack(parts)) for d, parts in weights.items()}
-  shares = {d: tf.unstack(each / tf.maximum(tf.reduce_sum(each), 1e-9), count) for d, each in sums.items()}
+  shares = {d: shares_of(each, count) for d, each in sums.items()}
   return [
     (
       {d: _part(batch, number, count) for d, batch in inputs.items()},
@@ -65,6 +65,16 @@ def _part(batch: Batch, number: int, count: int) -> Batch:
   # as int64: int32 would be cut on the host
   wide = {n: tf.cast(x, tf.int64) if x.dtype == tf.int32 else x for n, x in batch.items()}
   return {name: tf.cast(tensor[number::count], batch[name].dtype) for name, tensor in wide.items()}
+
+
+def shares_of(weights: tf.Tensor, count: int) -> list[tf.Tensor]:
+  """The share of each part in the weight of all; 0 if nothing has any.
+
+  Args:
+    weights: Weight of each part, `[count]`.
+    count: Number of parts.
+  """
+  return tf.unstack(weights / tf.maximum(tf.reduce_sum(weights), 1e-9), count)
 
 
 def weight(batch: Batch) -> tf.Tensor:

@@ -11,7 +11,7 @@ from absl import logging
 
 from lcn_tf.errors import UserError
 
-_PATIENCE, _TOLD_AFTER = 3600.0, 10.0  # seconds of waiting for a process
+PATIENCE, _TOLD_AFTER = 3600.0, 10.0  # seconds of waiting for a process
 KINDS = {"chief": "chief", "worker": "worker", "ps": "server"}
 
 
@@ -100,6 +100,16 @@ def with_servers() -> Cluster:
   return found
 
 
+def listens(address: str) -> bool:
+  """Whether a process listens at an address, `host:port`."""
+  host, _, port = address.rpartition(":")
+  try:
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    return True
+  except OSError:
+    return False
+
+
 def wait_for(address: str, what: str) -> None:
   """Waits for a process to listen, an hour at most: TensorFlow takes SIGTERM for itself while it waits.
 
@@ -107,17 +117,13 @@ def wait_for(address: str, what: str) -> None:
     address: Address of the process.
     what: Name of it, for the log.
   """
-  host, _, port = address.rpartition(":")
+  port = address.rpartition(":")[2]
   if not port.isdecimal() or int(port) >= 2**16:
     return  # TensorFlow has a message for what is no address
   begun = time.monotonic()
   told = False
-  while time.monotonic() - begun < _PATIENCE:
-    try:
-      socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-      return
-    except OSError:
-      if not told and time.monotonic() - begun > _TOLD_AFTER:
-        logging.info("waiting for %s, %s", what, address)
-        told = True
-      time.sleep(0.2)
+  while not listens(address) and time.monotonic() - begun < PATIENCE:
+    if not told and time.monotonic() - begun > _TOLD_AFTER:
+      logging.info("waiting for %s, %s", what, address)
+      told = True
+    time.sleep(0.2)

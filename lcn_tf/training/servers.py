@@ -9,7 +9,6 @@ of clicks on the synthetic log, at the learning rate at which it does otherwise.
 
 import math
 import pathlib
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +24,14 @@ from lcn_tf.errors import LostWorkerError, UserError, one_line
 from lcn_tf.layers.dropout import Dropout
 from lcn_tf.layers.replicas import may_be_in_parts
 from lcn_tf.models.base import RequestModel
-from lcn_tf.models.micro_batches import Batch, MicroBatch, joined, weight
+from lcn_tf.models.micro_batches import Batch, MicroBatch, joined, shares_of, weight
 from lcn_tf.schema import DomainName
-from lcn_tf.training.cluster import Cluster, wait_for
+from lcn_tf.training.cluster import PATIENCE, Cluster, listens, wait_for
 from lcn_tf.training.preemption import at_sigterm
 
 _LOOK = 0.5  # seconds between two looks for the chief
 _GONE = 10  # looks in a row that do not find it
 _GOODBYE = "ended.json"  # in the run folder, written when a job has ended well
-_PATIENCE = 3600.0  # seconds that a server or a worker waits for the chief
 
 
 def parameter_server(config: Train, cluster: Cluster) -> tf.distribute.Strategy:
@@ -129,23 +127,14 @@ def _until_gone(chief: str, name: str, asked: Sequence[bool]) -> None:
   began, missed = time.monotonic(), -1  # -1: it has not been seen
   while missed < _GONE:
     time.sleep(_LOOK)
-    if _listens(chief):
+    if listens(chief):
       missed = 0
     elif missed >= 0:
       missed += 1
     elif asked:
       return
-    elif time.monotonic() - began > _PATIENCE:
+    elif time.monotonic() - began > PATIENCE:
       raise LostWorkerError(f"{name}: the chief, {chief}, was not there within an hour. Start all again.")
-
-
-def _listens(address: str) -> bool:
-  host, _, port = address.rpartition(":")
-  try:
-    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    return True
-  except OSError:
-    return False
 
 
 class Steps:
@@ -196,13 +185,13 @@ class Steps:
       with tf.device(device):
         inputs.append(next(iterator))
         weights.append({d: weight(batch) for d, batch in inputs[-1].items()})
-    sums = {d: tf.maximum(tf.add_n([one[d] for one in weights]), 1e-9) for d in weights[0]}
+    shares = {d: shares_of(tf.stack([one[d] for one in weights]), len(weights)) for d in weights[0]}
     seeds = [layer.generator.make_seeds(len(self._devices)) for layer in self._dropouts]
     found = []
     for i, device in enumerate(self._devices):
-      shares = {d: weights[i][d] / sums[d] for d in sums}
+      own = {d: each[i] for d, each in shares.items()}
       with tf.device(device):
-        found.append(self._gradients(inputs[i], tf.constant(i), shares, [seed[:, i] for seed in seeds]))
+        found.append(self._gradients(inputs[i], tf.constant(i), own, [seed[:, i] for seed in seeds]))
     trained = [v for v, is_trained in zip(model.trainable_variables, self._trained, strict=True) if is_trained]
     gradients = zip(*(of_part for _, of_part in found), strict=True)
     model.optimizer.apply_gradients([(_sum(parts, v), v) for parts, v in zip(gradients, trained, strict=True)])
