@@ -117,7 +117,6 @@ class Train(Strict):
       return self
     for name, value in (
       ("replicas", self.replicas > 1),
-      ("micro_batches", self.micro_batches > 1),
       ("steps_per_execution", self.steps_per_execution > 1),
       ("jit_compile", self.jit_compile),
       ("mixed_precision", self.mixed_precision),

@@ -1,10 +1,15 @@
 """Dropout whose random state is part of a checkpoint."""
 
+import contextvars
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
+
+_GIVEN: contextvars.ContextVar[Mapping[int, tf.Tensor]] = contextvars.ContextVar("given", default=MappingProxyType({}))
 
 
 @keras.saving.register_keras_serializable("lcn_tf")
@@ -24,19 +29,20 @@ class Dropout(keras.layers.Layer):
 
   Raises:
     ValueError: `rate` is not in [0, 1).
-
-  Attributes:
-    given: Seed `[2]` int64 that is used in the place of the variable; None = none is. Parts of a step that share one
-      variable would wait for one another.
   """
-
-  given: tf.Tensor | None = None
 
   def __init__(self, rate: float, **kwargs: Any):
     super().__init__(**kwargs)
     if not 0 <= rate < 1:
       raise ValueError(f"dropout: expected a number in [0, 1), found {rate}")
     self.rate = rate
+
+  def give(self, seed: tf.Tensor) -> None:
+    """Lets the layer drop by this seed, `[2]` int64, wherever this context calls it.
+
+    Parts of a step that share one variable would wait for one another.
+    """
+    _GIVEN.set({**_GIVEN.get(), id(self): seed})
 
   def build(self, input_shape: tf.TensorShape) -> None:
     if self.rate:
@@ -46,10 +52,11 @@ class Dropout(keras.layers.Layer):
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     if not training or not self.rate:
       return inputs
-    if self.given is None:
+    seed = _GIVEN.get().get(id(self))
+    if seed is None:
       seed = self.generator.make_seeds()[:, 0]
     else:
-      seed, self.given = self.given, tf.random.experimental.stateless_fold_in(self.given, 1)
+      self.give(tf.random.experimental.stateless_fold_in(seed, 1))
     return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed, rng_alg="philox")
 
   def get_config(self) -> dict[str, Any]:

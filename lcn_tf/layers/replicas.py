@@ -1,4 +1,4 @@
-"""Exchange between the replicas of a strategy."""
+"""Exchange between the replicas of a strategy, or between the parts of one graph that are traced in lockstep."""
 
 import contextlib
 import contextvars
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+
+from lcn_tf.layers.lockstep import current_part
 
 _IN_PARTS = contextvars.ContextVar("in_parts", default=False)
 
@@ -35,6 +37,8 @@ def rows_of_part(values: Any, **kwargs: Any) -> Any:
 
 def replicas() -> tuple[int, int | tf.Tensor]:
   """(number of replicas, index of this replica)."""
+  if (part := current_part()) is not None:
+    return part.count, part.index
   context = tf.distribute.get_replica_context()
   if context is None or context.num_replicas_in_sync == 1:
     return 1, 0
@@ -72,14 +76,20 @@ def gather_rows(variable: Any, indices: tf.Tensor) -> tf.Tensor:
 
 def global_rows(rows: tf.Tensor) -> tf.Tensor:
   """The rows of all replicas in replica order, `[replicas * B, ...]`. A gradient returns to the replica of its row."""
-  count, _ = replicas()
-  return rows if count == 1 else tf.distribute.get_replica_context().all_gather(rows, axis=0)
+  if replicas()[0] == 1:
+    return rows
+  if (part := current_part()) is not None:
+    return part.concat(rows)
+  return tf.distribute.get_replica_context().all_gather(rows, axis=0)
 
 
 def global_sum(value: tf.Tensor) -> tf.Tensor:
   """The sum over all replicas."""
-  count, _ = replicas()
-  return value if count == 1 else tf.distribute.get_replica_context().all_reduce("SUM", value)
+  if replicas()[0] == 1:
+    return value
+  if (part := current_part()) is not None:
+    return part.sum(value)
+  return tf.distribute.get_replica_context().all_reduce("SUM", value)
 
 
 def own_rows(rows: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ import tensorflow_recommenders as tfrs
 from tensorflow import keras
 
 from lcn_tf.config import Model
+from lcn_tf.layers.lockstep import current_part
 from lcn_tf.layers.narrow import Dtype
 from lcn_tf.layers.replicas import global_sum, replicas
 from lcn_tf.layers.tables import EmbeddingTables
@@ -161,18 +162,31 @@ class RequestModel(tfrs.Model):
   @tf.autograph.experimental.do_not_convert
   def train_step(self, inputs: dict[DomainName, Batch]) -> dict[str, Any]:
     variables = self.trainable_variables
-    if self.micro_batches == 1:
-      losses, gradients = self._gradients(inputs, variables)
-    else:
-      parts = split(inputs, self.micro_batches)
-      step = lambda part: self._gradients(part[0], variables, part[1])  # noqa: E731
-      # one trace for all parts; replicas cannot exchange anything in a function of their own
-      alone = replicas()[0] == 1 and not tf.executing_eagerly()
-      losses, gradients = in_turn(parts, tf.function(step, autograph=False) if alone else step)
+    losses, gradients = self.losses_and_gradients(inputs, variables)
     self.optimizer.apply_gradients([(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None])
     for name, tracker in self.trackers.items():
       tracker.update_state(global_sum(losses[name]))
     return {name: tracker.result() for name, tracker in self.trackers.items()}
+
+  def losses_and_gradients(
+    self, inputs: dict[DomainName, Batch], variables: list[tf.Variable]
+  ) -> tuple[dict[str, tf.Tensor], list[Any]]:
+    """This replica's share of the losses of a training step, and their gradients.
+
+    Args:
+      inputs: Batches, by the domain of their candidates.
+      variables: Variables of the gradients.
+
+    Returns:
+      Losses by name, and a tensor, `tf.IndexedSlices` or None for each variable.
+    """
+    if self.micro_batches == 1:
+      return self._gradients(inputs, variables)
+    parts = split(inputs, self.micro_batches)
+    step = lambda part: self._gradients(part[0], variables, part[1])  # noqa: E731
+    # one trace for all parts; replicas cannot exchange anything in a function of their own
+    alone = replicas()[0] == 1 and current_part() is None and not tf.executing_eagerly()
+    return in_turn(parts, tf.function(step, autograph=False) if alone else step)
 
   def _gradients(
     self,

@@ -7,6 +7,7 @@ Steps are synchronous, unlike those of TensorFlow's coordinator: with gradients 
 of clicks on the synthetic log, at the learning rate at which it does otherwise.
 """
 
+import contextlib
 import math
 import pathlib
 import sys
@@ -22,10 +23,10 @@ from lcn_tf import files, processes
 from lcn_tf.config import Train
 from lcn_tf.errors import LostWorkerError, UserError, one_line
 from lcn_tf.layers.dropout import Dropout
+from lcn_tf.layers.lockstep import in_lockstep
 from lcn_tf.layers.replicas import may_be_in_parts
 from lcn_tf.models.base import RequestModel
-from lcn_tf.models.micro_batches import Batch, MicroBatch, joined, shares_of, weight
-from lcn_tf.schema import DomainName
+from lcn_tf.models.micro_batches import joined
 from lcn_tf.training.cluster import PATIENCE, Cluster, listens, wait_for
 from lcn_tf.training.preemption import at_sigterm
 
@@ -141,8 +142,8 @@ class Steps:
   """The training steps of a model, each of which all workers share.
 
   A step is one graph over all processes. Each worker reads its part of the batch, looks the rows up that it needs, and
-  has the gradients of its part; the servers add them up and apply them. Parts are micro-batches
-  (`lcn_tf.models.micro_batches`): losses are of the whole batch, but CRP's are means over the parts.
+  has the gradients of its part; the servers add them up and apply them. Workers exchange what replicas of the other
+  strategies do, so losses are those of the whole batch (`lcn_tf.layers.lockstep`).
 
   Args:
     model: Compiled model.
@@ -155,7 +156,6 @@ class Steps:
     self._devices = [f"/job:worker/replica:0/task:{index}" for index in range(workers)]
     self._dropouts = [layer for layer in model.submodules if isinstance(layer, Dropout) and layer.rate]
     self._batches = [self._on_worker(index, share) for index in range(workers)]
-    self._gradients = tf.function(self._of_part, autograph=False, reduce_retracing=True)
     self._step = tf.function(self._of_all, autograph=False, reduce_retracing=True)
 
   def _on_worker(self, index: int, share: Callable[[int], tf.data.Dataset]) -> Iterator[Any]:
@@ -163,38 +163,22 @@ class Steps:
     with tf.device(self._devices[index]):
       return iter(made())
 
-  def _of_part(
-    self,
-    inputs: dict[DomainName, Batch],
-    number: tf.Tensor,
-    shares: dict[DomainName, tf.Tensor],
-    seeds: Sequence[tf.Tensor],
-  ) -> tuple[Any, list[Any]]:
-    part = MicroBatch(number, len(self._devices), shares)
-    for layer, seed in zip(self._dropouts, seeds, strict=True):
-      layer.given = seed
-    losses, gradients = self._model._gradients(inputs, self._model.trainable_variables, part)
-    for layer in self._dropouts:
-      layer.given = None
-    self._trained = [gradient is not None for gradient in gradients]
-    return losses, [gradient for gradient in gradients if gradient is not None]
-
   def _of_all(self, iterators: Sequence[Iterator[Any]]) -> dict[str, tf.Tensor]:
-    model, inputs, weights = self._model, [], []
-    for device, iterator in zip(self._devices, iterators, strict=True):
-      with tf.device(device):
-        inputs.append(next(iterator))
-        weights.append({d: weight(batch) for d, batch in inputs[-1].items()})
-    shares = {d: shares_of(tf.stack([one[d] for one in weights]), len(weights)) for d in weights[0]}
+    model, variables = self._model, self._model.trainable_variables
     seeds = [layer.generator.make_seeds(len(self._devices)) for layer in self._dropouts]
-    found = []
-    for i, device in enumerate(self._devices):
-      own = {d: each[i] for d, each in shares.items()}
-      with tf.device(device):
-        found.append(self._gradients(inputs[i], tf.constant(i), own, [seed[:, i] for seed in seeds]))
-    trained = [v for v, is_trained in zip(model.trainable_variables, self._trained, strict=True) if is_trained]
-    gradients = zip(*(of_part for _, of_part in found), strict=True)
-    model.optimizer.apply_gradients([(_sum(parts, v), v) for parts, v in zip(gradients, trained, strict=True)])
+
+    def of_part(index: int) -> tuple[dict[str, tf.Tensor], list[Any]]:
+      with tf.device(self._devices[index]):
+        inputs = next(iterators[index])
+      for layer, seed in zip(self._dropouts, seeds, strict=True):
+        layer.give(seed[:, index])
+      with _but_resources_on(self._devices[index]):
+        return model.losses_and_gradients(inputs, variables)
+
+    found = in_lockstep(of_part, len(self._devices))
+    of_parts = zip(variables, *(gradients for _, gradients in found), strict=True)
+    summed = [(_sum(parts, v), v) for v, *parts in of_parts if parts[0] is not None]
+    model.optimizer.apply_gradients(summed)
     for name, tracker in model.trackers.items():
       tracker.update_state(tf.add_n([losses[name] for losses, _ in found]))
     return {name: tracker.result() for name, tracker in model.trackers.items()}
@@ -228,6 +212,16 @@ class Steps:
       if model.stop_training:
         break
     listening.on_train_end()
+
+
+def _but_resources_on(device: str) -> contextlib.AbstractContextManager[None]:
+  """Places what is traced within on a device, but for what reads variables: that is done where they are."""
+
+  def of(op: tf.Operation) -> str:
+    free = op.type == "Placeholder" or any(tensor.dtype == tf.resource for tensor in op.inputs)
+    return op.device or ("" if free else device)
+
+  return tf.compat.v1.device(of)
 
 
 def _sum(parts: Sequence[Any], variable: tf.Variable) -> Any:

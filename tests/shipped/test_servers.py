@@ -31,9 +31,9 @@ def test_a_job_goes_on_with_tables_on_servers(file, workspace, campaign):
   shutil.copytree(here, there)
   succeeds(f"{train}_here", workspace, *still, "train.epochs=2")
   on_servers = ["--set", "train.strategy=parameter_server", "--set", "train.table_part_bytes=400"]
-  launched = train.replace("python -m", "python -m tools.launch_local --workers 1 --servers 2 -- python -m", 1)
+  launched = train.replace("python -m", "python -m tools.launch_local --workers 2 --servers 2 -- python -m", 1)
   said = succeeds(f"{launched}_servers", workspace, *still, "train.epochs=2", *on_servers)
-  assert "workers 1, servers 2" in said
+  assert "workers 2, servers 2" in said
   assert Store(there, "last").newest() == Store(here, "last").newest()
   one, other = (pl.read_csv(folder / "history.csv") for folder in (here, there))
   losses = [column for column in one.columns if "loss" in column]
