@@ -11,6 +11,7 @@ from absl import logging
 
 from lcn_tf import files, storage
 from lcn_tf.errors import DamagedError, one_line
+from lcn_tf.training.cluster import LOST
 
 Kind = Literal["last", "best"]
 
@@ -139,8 +140,8 @@ def read(checkpoint: tf.train.Checkpoint, path: str, partly: bool = False) -> st
     status = checkpoint.read(path)
     (status.expect_partial() if partly else status).assert_existing_objects_matched()
     return None
-  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
-    raise  # of a server that was lost
+  except LOST:
+    raise
   except Exception as error:
     if storage.failure(error):
       raise

@@ -7,11 +7,14 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 
+import tensorflow as tf
 from absl import logging
 
 from lcn_tf.errors import UserError
 
 PATIENCE, _TOLD_AFTER = 3600.0, 10.0  # seconds of waiting for a process
+# what TensorFlow raises where another process was lost
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 KINDS = {"chief": "chief", "worker": "worker", "ps": "server"}
 
 

@@ -27,7 +27,7 @@ from lcn_tf.layers.lockstep import in_lockstep
 from lcn_tf.layers.replicas import may_be_in_parts
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.micro_batches import joined
-from lcn_tf.training.cluster import PATIENCE, Cluster, listens, wait_for
+from lcn_tf.training.cluster import LOST, PATIENCE, Cluster, listens, wait_for
 from lcn_tf.training.preemption import at_sigterm
 
 _LOOK = 0.5  # seconds between two looks for the chief
@@ -49,7 +49,7 @@ def parameter_server(config: Train, cluster: Cluster) -> tf.distribute.Strategy:
   parts = partitioner(len(cluster.servers), config.table_part_bytes)
   try:
     strategy = tf.distribute.ParameterServerStrategy(resolver, parts)
-  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+  except LOST as error:
     raise LostWorkerError(
       f"a worker or a server was lost at the start: {one_line(error)}. Start all of them again."
     ) from None

@@ -11,7 +11,7 @@ from absl import logging
 
 from lcn_tf.config import Train
 from lcn_tf.errors import LostWorkerError, UserError, one_line
-from lcn_tf.training.cluster import tasks, wait_for, with_servers
+from lcn_tf.training.cluster import LOST, tasks, wait_for, with_servers
 from lcn_tf.training.servers import parameter_server
 
 
@@ -95,7 +95,7 @@ def _multi_worker(config: Train, workers: list[str]) -> tf.distribute.Strategy:
   try:
     with _ended_at_once():
       return tf.distribute.MultiWorkerMirroredStrategy()
-  except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+  except LOST as error:
     raise LostWorkerError(
       f"worker {tasks()[1]} of {len(workers)} has not found the others, or has lost one: {one_line(error)}. Start all "
       "of them again."

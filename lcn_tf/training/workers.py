@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from lcn_tf.errors import LostWorkerError
-from lcn_tf.training.cluster import tasks, with_servers
+from lcn_tf.training.cluster import LOST, tasks, with_servers
 
-# what TensorFlow says of a process that was lost, and of one that has begun anew
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+# what TensorFlow says of a process that has begun anew
 _OF_ANOTHER_START = (
   "unknown device",
   "Unable to find the relevant tensor remote_handle",
