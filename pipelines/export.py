@@ -66,6 +66,14 @@ _ENCODED_USER = flags.DEFINE_boolean(
   "Signatures encode_user and rank_encoded, for callers that keep the user's side of a request between requests.",
   flag_values=_FLAGS,
 )
+_AT_ONCE = flags.DEFINE_integer(
+  "at_once",
+  None,
+  "Most candidates that the export scores at once. A larger call is scored in blocks. 0 = all of a call. The default "
+  "is 512 for a processor and 0 for a GPU, by the devices of this machine.",
+  lower_bound=0,
+  flag_values=_FLAGS,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -87,6 +95,7 @@ def main(argv: Sequence[str]) -> None:
     projections=projections,
     encoded_user=_ENCODED_USER.value,
     raw=_WEIGHTS.value == "raw",
+    at_once=_AT_ONCE.value,
   )
   logging.info("exported to %s", version)
 

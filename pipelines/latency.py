@@ -2,7 +2,7 @@
 
 The models are built with random items, so the command reads no files. The tables have milliseconds (minimum, median and
 99th percentile) of one request, and of the merged requests of two users, and LAP beside attention over the whole
-history. The command prints latency.md at the end. --memory and --growth take a few minutes each.
+history. The command prints latency.md at the end. --memory, --growth and --sizes take minutes.
 
 It leaves in --output:
 
@@ -38,6 +38,9 @@ _MEMORY = flags.DEFINE_bool(
 _GROWTH = flags.DEFINE_bool(
   "growth", False, "Also measure the cost of training steps by length, of LCN and TWIN.", flag_values=_FLAGS
 )
+_SIZES = flags.DEFINE_bool(
+  "sizes", False, "Also measure the CPU time of a candidate by users and candidates of a call.", flag_values=_FLAGS
+)
 _RUNS = flags.DEFINE_integer("runs", 200, "Timed calls of each variant.", 1, flag_values=_FLAGS)
 _WARM_UP = flags.DEFINE_integer("warm_up", 20, "Calls of each variant before the timed ones.", 1, flag_values=_FLAGS)
 
@@ -56,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     xla=_XLA.value,
     with_memory=_MEMORY.value,
     with_growth=_GROWTH.value,
+    with_sizes=_SIZES.value,
     runs=_RUNS.value,
     warm_up=_WARM_UP.value,
   )

@@ -67,7 +67,7 @@ TABLE = [
   (PiNet.make_layers, {"units": 100, "members": 4, "max_steps": 100, "official_bug": False, "source_weight": 1.0}),
   (CrossRepresentationProduction, CRP),
   (config.CRP, CRP | {"weight": 0.1}),
-  (config.Embedding, {"dim": 64, "cross_dim": 8, "recency_buckets": 20, "init": "scaled_uniform", "dims": {}}),
+  (config.Embedding, {"dim": 64, "cross_dim": 8, "recency_buckets": 20, "init": "glorot", "dims": {}}),
   (config.Embedding, {"init_scale": 1.0, "init_from": "none"}),
   (config.MLP, {"units": (512, 256), "activation": "relu", "dropout": 0.0}),
   (MLP, {"activation": "relu", "dropout": 0.0}),

@@ -27,6 +27,7 @@ from lcn_tf.models.base import RequestModel
 from lcn_tf.pages import figures
 from lcn_tf.pages.markup import Cell
 from lcn_tf.pages.table_page import Page, Table
+from lcn_tf.serving.blocks import at_once_here, in_blocks
 from lcn_tf.training.cost import cores, peak_memory_bytes
 
 LENGTHS = (500, 2000, 10_000)
@@ -34,13 +35,14 @@ GROWTH = (250, 500, 1000, 2000, 5000, 10_000)
 GROWING = ("lcn", "twin")
 FULL_ATTENTION_SIZES = ((1, 1), (64, 1), (1, 16), (1, 200))
 LONGEST, LONGEST_CANDIDATES = 100_000, 100
+SIZES = ((1, 16), (1, 64), (1, 200), (1, 1000), (1, 4000), (4, 200), (16, 200), (64, 200))
 _ITEMS = 200_000
 _TURN = 5  # runs of a variant before it is another's turn
 
 Call = Callable[[], Any]
 
 
-def times(calls: Sequence[Call], runs: int, warm_up: int) -> np.ndarray:
+def times(calls: Sequence[Call], runs: int, warm_up: int, clock: Callable[[], float] = time.perf_counter) -> np.ndarray:
   """Milliseconds of every run, `[calls, runs]`, the calls taking turns."""
   for call in calls:
     for _ in range(warm_up):
@@ -49,15 +51,17 @@ def times(calls: Sequence[Call], runs: int, warm_up: int) -> np.ndarray:
   for first in range(0, runs, _TURN):
     for index, call in enumerate(calls):
       for run in range(first, min(first + _TURN, runs)):
-        began = time.perf_counter()
+        began = clock()
         call()
-        found[index, run] = 1000 * (time.perf_counter() - began)
+        found[index, run] = 1000 * (clock() - began)
   return found
 
 
 def serve(model: RequestModel, request: dict[str, tf.Tensor], xla: bool = False) -> Call:
   """A call that scores the request in a compiled graph and waits for the probabilities."""
-  graph = tf.function(lambda one: tf.sigmoid(model(one, training=False)), autograph=False, jit_compile=xla)
+  at_once = 0 if xla else at_once_here()
+  score = tf.function(lambda **one: tf.sigmoid(model(one, training=False)), autograph=False)
+  graph = tf.function(lambda one: in_blocks(score, one, at_once), autograph=False, jit_compile=xla)
   concrete = graph.get_concrete_function(request)
   return lambda: concrete(request).numpy()
 
@@ -176,6 +180,29 @@ def memory(models: Sequence[str], length: int = LONGEST, candidates: int = LONGE
   return rows
 
 
+def by_size(
+  models: Sequence[str], length: int, sizes: Sequence[tuple[int, int]] = SIZES, runs: int = 3
+) -> list[dict[str, Cell]]:
+  """The CPU time of a candidate by the size of the call, which has to fall, or stay, as calls grow.
+
+  Args:
+    models: Names of models.
+    length: Behaviours of each history.
+    sizes: Pairs of the number B of users and the number N of candidates of each, (1, 200) among them.
+    runs: Timed calls of each size, in turns; the least counts.
+  """
+  rows: list[dict[str, Cell]] = []
+  for name in models:
+    model = synthetic.build(name, length, items=_ITEMS)
+    calls = [serve(model, synthetic.requests(model.schema, users, count, length)) for users, count in sizes]
+    found = times(calls, runs, 1, clock=time.process_time).min(axis=1)
+    each = {size: 1000 * cost / (size[0] * size[1]) for size, cost in zip(sizes, found, strict=True)}
+    cells = {f"{users} x {count}": float(cost / each[1, 200]) for (users, count), cost in each.items()}
+    rows.append({"model": name, "us of 1 x 200": float(each[1, 200]), **cells})
+    logging.info("%s", rows[-1])
+  return rows
+
+
 def growth(models: Iterable[str] = GROWING, lengths: Sequence[int] = GROWTH, steps: int = 10) -> list[dict[str, Cell]]:
   """The cost of a training step by length, with `tools.benchmark_training`; LAP keeps 200 and 50 at every length."""
   rows: list[dict[str, Cell]] = []
@@ -217,6 +244,7 @@ def run(
   xla: bool = False,
   with_memory: bool = False,
   with_growth: bool = False,
+  with_sizes: bool = False,
   runs: int = 200,
   warm_up: int = 20,
   longest: int = LONGEST,
@@ -230,6 +258,7 @@ def run(
     xla: Also compile with XLA.
     with_memory: Also measure the memory of one request with `longest` behaviours, of LCN and TWIN or `models`.
     with_growth: Also measure training steps by length, of LCN and TWIN.
+    with_sizes: Also measure the CPU time of a candidate by the size of the call, with histories of the first length.
     runs, warm_up: Timed calls of each variant, and calls before these.
 
   Raises:
@@ -260,6 +289,14 @@ def run(
     found = memory(models or ("lap", "twin"), longest)
     note = "The most that a process held which builds the model (200,000 items a domain) and scores one request."
     tables.append(Table("Memory of a very long request", found, note, digits=2))
+  if with_sizes:
+    length = (*lengths, 2000)[0]
+    found = by_size(models or synthetic.names(), length)
+    note = (
+      "CPU time of a candidate in a call of B users with N candidates each (B x N), times that of 1 x 200, whose "
+      "microseconds are given. The user's side is shared by a user's candidates."
+    )
+    tables.append(Table(f"Cost of a candidate by the size of the call, L = {length:,}", found, note, digits=2))
   if with_growth:
     found = growth()
     note = "Steps of 8 requests of 16 candidates, one history, tools.benchmark_training in a process of its own each."

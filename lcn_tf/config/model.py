@@ -20,7 +20,7 @@ class Embedding(Strict):
   recency_buckets: Count = 20
   """Buckets of a behaviour's age at the time of its candidate, spaced by factors of two from a minute on; 0 = age is no
   feature."""
-  init: Literal["scaled_uniform", "glorot"] = "scaled_uniform"
+  init: Literal["scaled_uniform", "glorot"] = "glorot"
   """Initial values: `scaled_uniform`, +-1/sqrt(width); `glorot`, Xavier's for a [rows, width] table. Ages and
   out-of-vocabulary rows begin as zeros, so that values which training never meets have no effect."""
   init_scale: Rate = 1.0

@@ -19,6 +19,7 @@ from lcn_tf.formats import sha256
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import source
 from lcn_tf.serving import server_config, trial
+from lcn_tf.serving.blocks import at_once_here
 from lcn_tf.serving.card import FILE, card
 from lcn_tf.serving.signatures import Signatures
 from lcn_tf.serving.versions import appear
@@ -45,6 +46,7 @@ def save(
   cost: Mapping[str, float] | None = None,
   encoded_user: bool = False,
   raw: bool = False,
+  at_once: int | None = None,
 ) -> pathlib.Path:
   """Writes the SavedModel aside, then renames it to `output/<POSIX time>`, as TensorFlow Serving wants it.
 
@@ -62,6 +64,7 @@ def save(
     cost: Measured cost of narrow tables, for the description and the model card; None if it was not measured.
     encoded_user: True for the signatures of `lcn_tf.serving.encoded`.
     raw: True if the weights are the raw ones of a checkpoint whose averages are served otherwise.
+    at_once: Most candidates that are scored at once; 0 = all of a call. None = what suits the devices of this process.
 
   Raises:
     UserError: It answers otherwise there, or has no `encoded_user`.
@@ -78,7 +81,8 @@ def save(
     (tables := aside / "tables").mkdir()
     # ids and values alone: catalogues and vectors, which may be large, are in the model
     schema, mapping = record_set.record_schema, IdMapping(items_of(record_set), {}, vocabularies_of(record_set))
-    signatures = Signatures(model, schema, mapping, tables, encoded_user)
+    at_once = at_once_here() if at_once is None else at_once
+    signatures = Signatures(model, schema, mapping, tables, encoded_user, at_once)
     tf.saved_model.save(signatures, files.plain(aside), signatures=signatures.functions)
     shutil.rmtree(tables)
     extra = (aside / DESCRIPTION).parent
@@ -99,6 +103,7 @@ def save(
       "tables": stored,
       "fingerprint": record_set.fingerprint,
       "projections": source(model),
+      "at_once": at_once,
       "schema": schema.model_dump(mode="json"),
       "files": {file.relative_to(aside).as_posix(): _described(file) for file in _model_files(aside)},
     }
@@ -106,13 +111,17 @@ def save(
     if samples and tried:
       trial.check(aside)
     written = appear(aside, output, int(time.time()))
-  if files.plain(written) != str(written.absolute()):
+  _warn_of_pattern(written)
+  return written
+
+
+def _warn_of_pattern(version: pathlib.Path) -> None:
+  if files.plain(version) != str(version.absolute()):
     logging.warning(
       "%s: TensorFlow reads such a path as a pattern: saved_model.load and servers need a copy, or a link, without "
       "*, ?, [, ] and \\ in its path",
-      written,
+      version,
     )
-  return written
 
 
 def describe(version: pathlib.Path) -> dict[str, Any]:

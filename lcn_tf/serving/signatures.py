@@ -14,6 +14,7 @@ from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_s
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import item_projections
 from lcn_tf.schema import DOMAINS, Schema
+from lcn_tf.serving.blocks import AT_ONCE, at_once_here, in_blocks
 from lcn_tf.serving.checks import asserted, checked
 from lcn_tf.serving.encoded import encoded_functions
 from lcn_tf.serving.item_signatures import item_embedding, project_items, projection_specs
@@ -36,15 +37,23 @@ class Signatures(tf.Module):
     mapping: Id mapping of the model.
     folder: Folder for the files that the SavedModel copies to its assets.
     encoded_user: True to have `encode_user` and `rank_encoded`, too.
+    at_once: Most candidates that are scored at once (`lcn_tf.serving.blocks`).
 
   Raises:
     UserError: `encoded_user` is True, and the model has none.
   """
 
   def __init__(
-    self, model: RequestModel, schema: Schema, mapping: IdMapping, folder: pathlib.Path, encoded_user: bool = False
+    self,
+    model: RequestModel,
+    schema: Schema,
+    mapping: IdMapping,
+    folder: pathlib.Path,
+    encoded_user: bool = False,
+    at_once: int = AT_ONCE,
   ):
     super().__init__(name="signatures")
+    self._at_once = at_once
     self.weights = model.served_variables()
     self._schema = schema
     self._score = _score_function(model, schema)  # traced once
@@ -78,8 +87,8 @@ class Signatures(tf.Module):
     if name == "rank_encoded":
       return self.functions[name](**request)  # type: ignore[no-any-return]
     if name == "rank_projected":
-      return _called(self._score_projected, self.read(name, request), self._schema, self._projections)
-    return _called(self._score, self.read(name, request), self._schema)
+      return _called(self._score_projected, self.read(name, request), self._schema, self._at_once, self._projections)
+    return _called(self._score, self.read(name, request), self._schema, self._at_once)
 
   def projections(self, request: Tensors) -> Tensors:
     """The tensors that `rank_projected` takes besides those of a request of `rank`."""
@@ -112,16 +121,16 @@ class Signatures(tf.Module):
 
 
 def rank_function(model: RequestModel, schema: Schema) -> Any:
-  """The function `rank` of a model: it takes the tensors of `served_spec`."""
-  score = _score_function(model, schema)
-  return traced(lambda **request: _called(score, checked(request, schema), schema), served_spec(schema))
+  """The function `rank` of a model, for the devices of this process: it takes the tensors of `served_spec`."""
+  score, at_once = _score_function(model, schema), at_once_here()
+  return traced(lambda **request: _called(score, checked(request, schema), schema, at_once), served_spec(schema))
 
 
 def _score_function(model: RequestModel, schema: Schema, more: Specs | None = None) -> Any:
   """The part of signatures that has the model: it takes tensors of `request_spec` and `more`, integers as int64."""
 
-  def score(**request: tf.Tensor) -> Tensors:
-    return {"probability": tf.sigmoid(model(at_least_one_column(request), training=False))}
+  def score(**request: tf.Tensor) -> tf.Tensor:
+    return tf.sigmoid(model(at_least_one_column(request), training=False))
 
   return traced(score, _widened({**request_spec(schema), **(more or {})}))
 
@@ -133,10 +142,11 @@ def _widened(specs: Specs) -> Specs:
   }
 
 
-def _called(score: Any, request: Tensors, schema: Schema, more: Specs | None = None) -> Tensors:
+def _called(score: Any, request: Tensors, schema: Schema, at_once: int, more: Specs | None = None) -> Tensors:
   """The scores of a valid request, whose tensors without columns may be left out."""
   whole, specs = with_empty(request, schema), _widened({**request_spec(schema), **(more or {})})
-  return score(**{name: tf.cast(whole[name], spec.dtype) for name, spec in specs.items()})  # type: ignore[no-any-return]
+  wide = {name: tf.cast(whole[name], spec.dtype) for name, spec in specs.items()}
+  return {"probability": in_blocks(score, wide, at_once)}
 
 
 def _whole(data: Tensors, counts: Tensors, schema: Schema) -> list[tf.Operation]:

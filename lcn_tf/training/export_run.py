@@ -32,6 +32,7 @@ def export_run(
   projections: Source | None = None,
   encoded_user: bool = False,
   raw: bool = False,
+  at_once: int | None = None,
 ) -> pathlib.Path:
   """Exports the best checkpoint of a run as `output/<version>`.
 
@@ -45,6 +46,7 @@ def export_run(
     projections: Place where the search reads projections of items; None = as in training.
     encoded_user: True for the signatures `encode_user` and `rank_encoded`.
     raw: True for the weights themselves in the place of their averages, where the run keeps averages.
+    at_once: Most candidates that the export scores at once; 0 = all of a call. None = what suits the devices here.
 
   Returns:
     The version folder.
@@ -86,6 +88,7 @@ def export_run(
     cost=cost,
     encoded_user=encoded_user,
     raw=raw,
+    at_once=at_once,
   )
   if cost:
     said = "AUC of the validation split: %.6f with float32 tables, %.6f with %s tables, difference %+.6f; %d candidates"

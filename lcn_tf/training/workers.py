@@ -31,6 +31,7 @@ class Workers:
     index: Index of this worker. Worker 0 is the chief, who alone writes the run folder.
     readers: Number of processes that read records: all workers, or those of a chief that reads none.
     replicas: Number of parts of a step, each of which one device computes.
+    led: True for the chief of a job with servers, which leads workers and reads no records.
   """
 
   def __init__(self, strategy: tf.distribute.Strategy):
@@ -38,9 +39,9 @@ class Workers:
     named, index = tasks() if together else ([""], 0)
     self.count, self.index = len(named), index
     self.strategy = strategy
-    self._led = isinstance(strategy, tf.distribute.ParameterServerStrategy)
-    self.readers = len(with_servers().workers) if self._led else self.count
-    self.replicas = self.readers if self._led else strategy.num_replicas_in_sync
+    self.led = isinstance(strategy, tf.distribute.ParameterServerStrategy)
+    self.readers = len(with_servers().workers) if self.led else self.count
+    self.replicas = self.readers if self.led else strategy.num_replicas_in_sync
     self._each = strategy.num_replicas_in_sync // self.count
 
   @property
@@ -81,7 +82,7 @@ class Workers:
       if not self._lost(error):
         raise
       reason = str(error).strip().splitlines()[0][:200]
-      if self._led:
+      if self.led:
         raise LostWorkerError(
           f"a worker or a server was lost, whose log says why ({reason}). Start all of them again: the job goes on "
           "from its last checkpoint."
@@ -93,9 +94,9 @@ class Workers:
 
   def _lost(self, error: tf.errors.OpError) -> bool:
     """Whether an error is of another process that has ended."""
-    if self.count == 1 and not self._led:
+    if self.count == 1 and not self.led:
       return False
-    return isinstance(error, LOST) or (self._led and any(said in str(error) for said in _OF_ANOTHER_START))
+    return isinstance(error, LOST) or (self.led and any(said in str(error) for said in _OF_ANOTHER_START))
 
   def _sums(self, values: Sequence[float]) -> list[float]:
     if self.count == 1:

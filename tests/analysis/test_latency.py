@@ -80,6 +80,28 @@ def test_memory_and_growth_are_tables_of_their_own(tmp_path, monkeypatch):
   assert growth["rows"] == grown
 
 
+def test_sizes_of_a_call_are_compared_by_the_cost_of_a_candidate(tmp_path, monkeypatch):
+  monkeypatch.setattr(latency, "_ITEMS", 100)
+  costs = {(1, 1): 2.0, (1, 200): 100.0, (2, 100): 400.0}
+  asked = []
+
+  def times(calls, runs, warm_up, clock):
+    asked.append((runs, warm_up, clock))
+    assert [call().shape for call in calls] == list(costs)
+    return np.array([[cost, cost + 1] for cost in costs.values()])
+
+  monkeypatch.setattr(latency, "times", times)
+  (row,) = latency.by_size(["average_pooling"], 20, tuple(costs), runs=2)
+  assert asked == [(2, 1, time.process_time)]
+  assert row == {"model": "average_pooling", "us of 1 x 200": 500.0, "1 x 1": 4.0, "1 x 200": 1.0, "2 x 100": 4.0}
+  measured = []
+  monkeypatch.setattr(latency, "by_size", lambda models, length: measured.append((models, length)) or [row])
+  command.main(["latency", f"--output={tmp_path}", "--lengths=", "--sizes", "--models=average_pooling"])
+  assert measured == [(["average_pooling"], 2000)]
+  (table,) = json.loads((tmp_path / "latency.json").read_text())["tables"]
+  assert table["rows"] == [row]
+
+
 @pytest.mark.slow
 def test_a_request_of_a_hundred_thousand_behaviours_fits_into_two_gigabytes():
   for row in latency.memory(["lap", "twin"]):

@@ -16,7 +16,7 @@ def small_experiment(extractor: str = "lap", *, crp: bool = False, **train: Any)
     "model": {
       "extractor": extractor,
       "options": options,
-      "embedding": {"dim": 8, "cross_dim": 4, "recency_buckets": 6},
+      "embedding": {"dim": 8, "cross_dim": 4, "recency_buckets": 6, "init": "scaled_uniform"},
       "item_dim": 8,
       "mlp": {"units": [16, 8]},
       "crp": {"units": [8], "weight": 0.5} if crp else None,

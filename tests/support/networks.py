@@ -33,7 +33,7 @@ def network_experiment(
     "model": {
       "network": network,
       "options": dict(options or {}),
-      "embedding": {"dim": 8, "cross_dim": 4, "recency_buckets": 6},
+      "embedding": {"dim": 8, "cross_dim": 4, "recency_buckets": 6, "init": "scaled_uniform"},
       "item_dim": 8,
       "mlp": {"units": units},
     },

@@ -1,0 +1,74 @@
+"""Calls that are too large to be scored at once."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lcn_tf.data.request_spec import served_spec
+from lcn_tf.serving import blocks, signatures
+from lcn_tf.serving.blocks import in_blocks
+from tests.support.batches import SCHEMA, batch_of, model_of
+from tests.support.layers import ops_without_gpu_kernel
+
+
+def numbers(users, candidates, shared=False):
+  """A request in which everything says where it stands."""
+  place = tf.reshape(tf.range(users * candidates, dtype=tf.int64), [users, candidates])
+  return {
+    "candidate_items": place,
+    "target_first_visible": 10 * place[:, :1] if shared else 10 * place,
+    "user_fields": tf.range(users)[:, tf.newaxis],
+  }
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+  ("users", "candidates", "sizes"),
+  [
+    (1, 8, [(1, 8)]),
+    (2, 4, [(2, 4)]),
+    (1, 9, [(1, 5), (1, 4)]),
+    (1, 17, [(1, 6), (1, 6), (1, 5)]),
+    (3, 3, [(2, 3), (1, 3)]),
+    (5, 2, [(4, 2), (1, 2)]),
+    (2, 11, [(1, 6), (1, 5), (1, 6), (1, 5)]),
+    (9, 1, [(8, 1), (1, 1)]),
+    (0, 5, [(0, 5)]),
+    (3, 0, [(3, 0)]),
+  ],
+)
+def test_each_candidate_is_scored_once_with_what_is_its_own(users, candidates, sizes, shared):
+  seen = []
+
+  def score(candidate_items, target_first_visible, user_fields):
+    seen.append(tuple(candidate_items.shape))
+    own = candidates * tf.cast(user_fields, tf.int64) if shared else candidate_items
+    assert np.all(target_first_visible == 10 * own)
+    return tf.cast(candidate_items, tf.float32) + 0.5 * tf.cast(user_fields, tf.float32)
+
+  request = numbers(users, candidates, shared)
+  found = in_blocks(score, request, 8)
+  place = np.arange(users * candidates).reshape(users, candidates)
+  np.testing.assert_array_equal(found, place + 0.5 * np.arange(users)[:, np.newaxis])
+  assert seen == sizes
+
+
+@pytest.mark.parametrize("extractor", ["lap", "average_pooling", "twin"])
+def test_a_large_call_is_answered_as_its_candidates_alone(extractor, monkeypatch):
+  model = model_of(extractor)
+  batch = batch_of(5)
+  request = {name: batch[name] for name in served_spec(SCHEMA)}
+  whole = signatures.rank_function(model, SCHEMA)(**request)["probability"]
+  monkeypatch.setattr(blocks, "AT_ONCE", 3)
+  rank = signatures.rank_function(model, SCHEMA)
+  assert ops_without_gpu_kernel(rank) == set()
+  np.testing.assert_allclose(rank(**request)["probability"], whole, rtol=1e-5)
+  assert np.ptp(whole) > 1e-3
+  one = {name: tensor[:1] for name, tensor in request.items()}
+  np.testing.assert_allclose(rank(**one)["probability"], whole[:1], rtol=1e-5)
+
+
+def test_the_model_is_in_the_graph_once():
+  graph = signatures.rank_function(model_of("average_pooling"), SCHEMA).graph.as_graph_def().library.function
+  gathers = [sum(node.op == "ResourceGather" for node in function.node_def) for function in graph]
+  assert sum(count > 0 for count in gathers) == 1
