@@ -101,7 +101,7 @@ def experiment() -> Experiment:
       "extractor": name,
       "options": options,
       "histories": list(DOMAINS[: _HISTORIES.value]),
-      "embedding": {"dim": _DIM.value // 2, "recency_buckets": 0},
+      "embedding": {"dim": _DIM.value // 2, "recency_buckets": 0, "init": "scaled_uniform"},
       "crp": {} if _MODEL.value == "lcn_crp" else None,
     },
     "train": {

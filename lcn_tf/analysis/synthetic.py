@@ -54,7 +54,7 @@ def experiment(name: str, length: int, candidates: int = 1, side_fields: int = 3
   tree = {
     "name": name,
     "schema": {"target": domain, "source": domain, "candidates": candidates, "extra_length": 0},
-    "model": {**model, "embedding": {"dim": 32, "cross_dim": 8, "recency_buckets": 20}},
+    "model": {**model, "embedding": {"dim": 32, "cross_dim": 8, "recency_buckets": 20, "init": "scaled_uniform"}},
     "train": {"global_batch_size": candidates},
   }
   return config_lib.from_tree(tree, f"synthetic {name}")

@@ -28,12 +28,12 @@ class Part:
 
   def __init__(self, index: int, count: int, run: Callable[[int], Any]):
     self.index, self.count = index, count
-    self.ended = False
-    self.result: Any = None
-    self.error: BaseException | None = None
-    self.given: tuple[str, tf.Tensor] | None = None
-    self.all: Sequence[tf.Tensor] = ()
-    self.abandoned = False
+    self._ended = False
+    self._result: Any = None
+    self._error: BaseException | None = None
+    self._given: tuple[str, tf.Tensor] | None = None
+    self._all: Sequence[tf.Tensor] = ()
+    self._abandoned = False
     self._exchanges = 0
     self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
     self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._main, run), daemon=True)
@@ -51,8 +51,8 @@ class Part:
     """Ends the thread, whatever it waits for."""
     if self._thread.ident is None:
       return
-    self.abandoned = True
-    if not self.ended:
+    self._abandoned = True
+    if not self._ended:
       self.resume()
     self._thread.join()
 
@@ -61,43 +61,52 @@ class Part:
     try:
       with self._graph.as_default():
         # AutoGraph, which a new thread does not know to be off, would rewrite all of tf-keras
-        self.result = tf.autograph.experimental.do_not_convert(run)(self.index)
+        self._result = tf.autograph.experimental.do_not_convert(run)(self.index)
     except BaseException as error:  # raised again by `in_lockstep`
-      self.error = error
-    self.ended = True
+      self._error = error
+    self._ended = True
     self._back.release()
 
   def _exchange(self, what: str, value: tf.Tensor) -> Sequence[tf.Tensor]:
-    self.given = (what, value)
-    self._back.release()
-    self._turn.acquire()
-    if self.abandoned:
+    if not self._abandoned:
+      self._given = (what, value)
+      self._back.release()
+      self._turn.acquire()
+    if self._abandoned:
       raise _Abandoned
-    return self.all
+    return self._all
 
   def _name(self) -> str:
     self._exchanges += 1
     return str(self._exchanges)
 
   def concat(self, rows: tf.Tensor) -> tf.Tensor:
-    """The rows of all parts, in their order. A gradient returns to the part of its row."""
+    """The rows `[B of all parts, ...]` of all parts, in their order, of rows `[B, ...]`.
+
+    A gradient returns to the part of its row.
+    """
     name = self._name()
 
     @tf.custom_gradient
     def together(own: tf.Tensor) -> Any:
-      parts = self._exchange(name, own)
-      sizes = [tf.shape(part, out_type=tf.int64)[0] for part in parts]
-      begin = tf.add_n([tf.zeros([], tf.int64), *sizes[: self.index]])
+      # what other parts have done has its gradients there
+      parts = [own if i == self.index else tf.stop_gradient(x) for i, x in enumerate(self._exchange(name, own))]
+      ends = tf.cumsum([tf.shape(part, out_type=tf.int64)[0] for part in parts])
+      begin, end = ends[self.index - 1] if self.index else 0, ends[self.index]
+
+      def rows_of(gradient: tf.Tensor) -> tf.Tensor:
+        with tf.device(gradient.device):  # the rows alone leave the device of the other part
+          return gradient[begin:end]
 
       def back(gradient: tf.Tensor) -> tf.Tensor:
-        return tf.add_n(self._exchange(f"gradient of {name}", gradient))[begin : begin + sizes[self.index]]
+        return tf.add_n([rows_of(each) for each in self._exchange(f"gradient of {name}", gradient)])
 
       return tf.concat(parts, axis=0), back
 
     return together(rows)
 
   def sum(self, value: tf.Tensor) -> tf.Tensor:
-    """The sum over all parts, and its gradient."""
+    """The sum over all parts of a tensor of one shape."""
     name = self._name()
 
     @tf.custom_gradient
@@ -126,27 +135,30 @@ def in_lockstep(run: Callable[[int], T], count: int) -> list[T]:
 
   Returns:
     What `run` has returned, by part.
+
+  Raises:
+    RuntimeError: The parts exchange different things. What `run` raises is raised as it is.
   """
   tf.compat.v1.get_default_graph().switch_to_thread_local()  # each thread has its own devices and control dependencies
   parts = [Part(index, count, run) for index in range(count)]
   try:
-    while not all(part.ended for part in parts):
+    while not all(part._ended for part in parts):
       for part in parts:
         part.resume()
-        if part.error is not None:
-          raise part.error
+        if part._error is not None:
+          raise part._error
       _hand_out(parts)
   finally:
     for part in parts:
       part.end()
-  return [part.result for part in parts]
+  return [part._result for part in parts]
 
 
 def _hand_out(parts: Sequence[Part]) -> None:
   """Gives each part what all of them have given."""
-  given = [None if part.ended else part.given for part in parts]
+  given = [None if part._ended else part._given for part in parts]
   names = {None if one is None else one[0] for one in given}
   if len(names) > 1:
     raise RuntimeError(f"parts of a step exchange different things: {names}")
   for part in parts:
-    part.all = [one[1] for one in given if one is not None]
+    part._all = [one[1] for one in given if one is not None]

@@ -49,9 +49,9 @@ def split(inputs: Inputs, count: int) -> list[tuple[dict[DomainName, Batch], Mic
     inputs: Batches by the domain of their candidates. Their numbers of requests are multiples of `count`.
     count: Number of parts.
   """
-  weights = {d: [weight(_part(batch, i, count)) for i in range(count)] for d, batch in inputs.items()}
+  weights = {d: [_weight(_part(batch, i, count)) for i in range(count)] for d, batch in inputs.items()}
   sums = {d: global_sum(tf.stack(parts)) for d, parts in weights.items()}
-  shares = {d: shares_of(each, count) for d, each in sums.items()}
+  shares = {d: _shares_of(each, count) for d, each in sums.items()}
   return [
     (
       {d: _part(batch, number, count) for d, batch in inputs.items()},
@@ -67,7 +67,7 @@ def _part(batch: Batch, number: int, count: int) -> Batch:
   return {name: tf.cast(tensor[number::count], batch[name].dtype) for name, tensor in wide.items()}
 
 
-def shares_of(weights: tf.Tensor, count: int) -> list[tf.Tensor]:
+def _shares_of(weights: tf.Tensor, count: int) -> list[tf.Tensor]:
   """The share of each part in the weight of all; 0 if nothing has any.
 
   Args:
@@ -77,7 +77,7 @@ def shares_of(weights: tf.Tensor, count: int) -> list[tf.Tensor]:
   return tf.unstack(weights / tf.maximum(tf.reduce_sum(weights), 1e-9), count)
 
 
-def weight(batch: Batch) -> tf.Tensor:
+def _weight(batch: Batch) -> tf.Tensor:
   """The weight of all candidates of a batch, a scalar."""
   return tf.reduce_sum(batch["weight"] * tf.cast(batch["candidate_mask"], tf.float32))
 

@@ -29,9 +29,9 @@ def in_blocks(score: Callable[..., tf.Tensor], request: Mapping[str, tf.Tensor],
       `*_first_visible` have the axis N next, or one column for all candidates.
     at_once: Most candidates of a block; 0 = the call is one block.
   """
-  size = tf.shape(request["candidate_items"])
   if not at_once:
     return score(**request)
+  size = tf.shape(request["candidate_items"])
   return tf.cond(
     size[0] * size[1] <= at_once, lambda: score(**request), lambda: _one_by_one(score, request, size, at_once)
   )

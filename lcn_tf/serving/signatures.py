@@ -37,7 +37,7 @@ class Signatures(tf.Module):
     mapping: Id mapping of the model.
     folder: Folder for the files that the SavedModel copies to its assets.
     encoded_user: True to have `encode_user` and `rank_encoded`, too.
-    at_once: Most candidates that are scored at once (`lcn_tf.serving.blocks`).
+    at_once: Most candidates that are scored at once, 0 = all of a call (`lcn_tf.serving.blocks`).
 
   Raises:
     UserError: `encoded_user` is True, and the model has none.

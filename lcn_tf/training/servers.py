@@ -32,6 +32,7 @@ from lcn_tf.training.preemption import at_sigterm
 
 _LOOK = 0.5  # seconds between two looks for the chief
 _GONE = 10  # looks in a row that do not find it
+_BRANCHES = ("If", "StatelessIf", "While", "StatelessWhile")
 _GOODBYE = "ended.json"  # in the run folder, written when a job has ended well
 
 
@@ -143,7 +144,7 @@ class Steps:
 
   A step is one graph over all processes. Each worker reads its part of the batch, looks the rows up that it needs, and
   has the gradients of its part; the servers add them up and apply them. Workers exchange what replicas of the other
-  strategies do, so losses are those of the whole batch (`lcn_tf.layers.lockstep`).
+  strategies do, so losses are those of the whole batch (`lcn_tf.layers.lockstep`). Each part is traced by itself.
 
   Args:
     model: Compiled model.
@@ -215,11 +216,14 @@ class Steps:
 
 
 def _but_resources_on(device: str) -> contextlib.AbstractContextManager[None]:
-  """Places what is traced within on a device, but for what reads variables: that is done where they are."""
+  """Places what is traced within on a device, but for what reads variables: that is done where they are.
+
+  Branches and loops have their results on the device, whatever they read.
+  """
 
   def of(op: tf.Operation) -> str:
-    free = op.type == "Placeholder" or any(tensor.dtype == tf.resource for tensor in op.inputs)
-    return op.device or ("" if free else device)
+    reads = any(tensor.dtype == tf.resource for tensor in op.inputs) and op.type not in _BRANCHES
+    return op.device or ("" if reads or op.type == "Placeholder" else device)
 
   return tf.compat.v1.device(of)
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from lcn_tf.layers.lockstep import current_part, in_lockstep
 from lcn_tf.layers.replicas import global_rows, global_sum, own_rows, replicas
+from lcn_tf.training.servers import _but_resources_on
 
 ROWS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 SIZES = [2, 3, 1]
@@ -90,6 +91,20 @@ def test_an_error_in_a_part_is_that_of_the_whole_and_leaves_no_thread(when):
   with pytest.raises(ValueError, match="part 1 has failed"):
     tf.function(lambda: in_lockstep(part, 3), autograph=False)()
   assert threading.active_count() == threads
+
+
+def test_branches_and_loops_are_on_the_device_of_their_part_and_reads_where_the_variable_is():
+  weight = tf.Variable(2.0)
+
+  @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.bool)])
+  def run(yes):
+    with _but_resources_on("/job:localhost/device:CPU:1"):
+      return tf.cond(yes, lambda: 2 * weight, lambda: 1.0), 3 * weight
+
+  ops = {op.type: op for op in run.get_concrete_function().graph.get_operations()}
+  assert ops["If"].device.endswith("CPU:1")
+  assert ops["Mul"].device.endswith("CPU:1")
+  assert ops["ReadVariableOp"].device == ""
 
 
 def test_parts_that_exchange_different_things_are_an_error():

@@ -129,7 +129,7 @@ def test_workers_that_share_a_step_have_its_losses_and_gradients(micro_batches):
 
 
 @pytest.mark.config(minutes=2)
-@pytest.mark.parametrize(("extractor", "crp", "workers"), [("lap", True, 2), ("twin", False, 1)])
+@pytest.mark.parametrize(("extractor", "crp", "workers"), [("lap", True, 2), ("twin", False, 2)])
 def test_a_job_goes_on_with_servers_as_one_process_does(extractor, crp, workers, tmp_path):
   """A step reads all of the records, so nothing changes but the place of the tables, and of the parts of a batch.
 
