@@ -51,7 +51,7 @@ def _one_by_one(
     found = {}
     for name, tensor in request.items():
       found[name] = tensor[user : user + users]
-      if _of_candidates(name):
+      if is_of_candidates(name):
         columns = tf.range(first, tf.minimum(first + candidates, size[1]))
         # a gather, so that one column stands for all
         found[name] = tf.gather(found[name], tf.minimum(columns, tf.shape(tensor)[1] - 1), axis=1)
@@ -63,5 +63,6 @@ def _one_by_one(
   return tf.reshape(done.concat(), size)
 
 
-def _of_candidates(name: str) -> bool:
+def is_of_candidates(name: str) -> bool:
+  """Whether a tensor of a request has the axis N of candidates, or one column for all of them."""
   return name.startswith("candidate_") or name.endswith("_first_visible")

@@ -27,6 +27,7 @@ from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_s
 from lcn_tf.errors import UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.schema import DOMAINS, Schema
+from lcn_tf.serving.blocks import is_of_candidates
 from lcn_tf.serving.checks import asserted, checked, holds, same_size
 
 Tensors = dict[str, tf.Tensor]
@@ -47,7 +48,7 @@ def encoded_functions(model: RequestModel, schema: Schema) -> dict[str, Any]:
       "(model.auxiliary_seed). Export it without"
     )
   served = served_spec(schema)
-  of_user = {name: spec for name, spec in served.items() if not _of_candidates(name)}
+  of_user = {name: spec for name, spec in served.items() if not is_of_candidates(name)}
   encode = traced(lambda **user: encode_user(model, schema, user), of_user)
   kept = {name: _any_size(name, spec) for name, spec in encode.structured_outputs.items()}
   read = [f"{d}_first_visible" for d in model.embedder.histories]
@@ -61,10 +62,6 @@ def encoded_functions(model: RequestModel, schema: Schema) -> dict[str, Any]:
 def _any_size(name: str, spec: tf.TensorSpec) -> tf.TensorSpec:
   free = min(1 if name == "user_profile" else 2, spec.shape.rank)
   return tf.TensorSpec([None] * free + spec.shape[free:].as_list(), spec.dtype, name)
-
-
-def _of_candidates(name: str) -> bool:
-  return name.startswith("candidate_") or name.endswith("_first_visible")
 
 
 def encode_user(model: RequestModel, schema: Schema, user: Tensors) -> Tensors:
