@@ -5,12 +5,14 @@ training step. It trains nothing and leaves no files. It prints tables: memory o
 bytes of the records. The last line names the cheapest choice that fits.
 
 Sizes come from a record set (--records) or from flags (--sizes). Every device holds all tables, so more devices lower
-the memory of a step, but not that of tables and slots.
+the memory of a step, but not that of tables and slots. With --servers the command also plans for tables on servers.
 
 Examples:
 
     python -m tools.plan_run --config configs/amazon/lcn.yaml --records my_records
     python -m tools.plan_run --config configs/amazon/lcn.yaml --sizes target_item=8M,source_item=700M --samples 46G
+    python -m tools.plan_run --config configs/amazon/lcn.yaml --sizes target_item=8M,source_item=700M --servers 2,4,8
+    --server_memory 256GB
 """
 
 import re
@@ -42,6 +44,12 @@ _MEMORY = flags.DEFINE_string(
   "memory", None, "Memory of a device, such as 64GB. Required with --device cpu.", flag_values=_FLAGS
 )
 _DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices to plan for.", flag_values=_FLAGS)
+_SERVERS = flags.DEFINE_list(
+  "servers", [], "Numbers of servers to plan for, with train.strategy=parameter_server.", flag_values=_FLAGS
+)
+_SERVER_MEMORY = flags.DEFINE_string(
+  "server_memory", None, "Memory of a server, such as 256GB. Required with --servers.", flag_values=_FLAGS
+)
 _LENGTHS = flags.DEFINE_list(
   "lengths",
   [],
@@ -59,9 +67,9 @@ _RATE = flags.DEFINE_float(
 def main(argv: Sequence[str]) -> None:
   entry.parse(_FLAGS, argv)
   experiment = config_lib.load(_CONFIG.value, _SET.value)
-  devices = entry.whole_numbers(_DEVICES)
-  if not devices or min(devices) < 1:
-    raise UserError(f"--devices {','.join(_DEVICES.value)}: expected numbers of at least 1")
+  devices, servers = _counts(_DEVICES), _counts(_SERVERS) if _SERVERS.value else []
+  if bool(servers) != bool(_SERVER_MEMORY.value):
+    raise UserError("--servers and --server_memory go together: give both, or none")
   if _RECORDS.value and _SAMPLES.value:
     raise UserError("--samples: the records of --records say how many candidates there are")
   record_set = RecordSet.open(_RECORDS.value) if _RECORDS.value else None
@@ -70,9 +78,9 @@ def main(argv: Sequence[str]) -> None:
   memory = _memory()
   with entry.loading():
     from lcn_tf.analysis import plan as plan_lib
-    from lcn_tf.analysis.plan_page import Records, page
+    from lcn_tf.analysis.plan_page import Records, Servers, page
 
-  made = plan_lib.plan(experiment, schema, sorted(set(devices)), lengths)
+  made = plan_lib.plan(experiment, schema, devices, lengths)
   if record_set:
     part = record_set.part("train")
     stored = Records(part.candidates, part.records, sum(shard.size for shard in part.shards))
@@ -80,7 +88,21 @@ def main(argv: Sequence[str]) -> None:
     samples = _number(_SAMPLES.value, "--samples") if _SAMPLES.value else 0
     records = samples // schema.candidates
     stored = Records(samples, records, records * made.record)
-  sys.stdout.write(page(experiment, made, _DEVICE.value, memory, stored, _RATE.value))
+  memory_of_each = _SERVER_MEMORY.value
+  holding = Servers(servers, storage.bytes_of(memory_of_each, "--server_memory")) if memory_of_each else None
+  sys.stdout.write(page(experiment, made, _DEVICE.value, memory, stored, _RATE.value, holding))
+
+
+def _counts(flag: flags.FlagHolder[list[str]]) -> list[int]:
+  """The numbers of a flag, rising.
+
+  Raises:
+    UserError: There are none, or one is below 1.
+  """
+  found = entry.whole_numbers(flag)
+  if not found or min(found) < 1:
+    raise UserError(f"--{flag.name} {','.join(flag.value)}: expected numbers of at least 1")
+  return sorted(set(found))
 
 
 def _sized(schema: Schema) -> Schema:

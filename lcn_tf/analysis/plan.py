@@ -14,6 +14,7 @@ from lcn_tf.config import Experiment
 from lcn_tf.data import records
 from lcn_tf.data.request_spec import batch_spec
 from lcn_tf.errors import UserError
+from lcn_tf.layers.lockstep import one_of
 from lcn_tf.models import mult_adds
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
@@ -54,6 +55,7 @@ class Plan:
     frozen: Item catalogues, frozen vectors and cached projections.
     shares: Share of a device in a step, by the number of devices.
     record: Serialized record, uncompressed, with histories of the expected length.
+    held: All variables, as (number of rows that servers may cut, bytes).
   """
 
   tables: int
@@ -63,6 +65,7 @@ class Plan:
   frozen: int
   shares: Mapping[int, Share]
   record: int
+  held: Sequence[tuple[int, int]]
 
   @property
   def variables(self) -> int:
@@ -74,6 +77,33 @@ class Plan:
     share = self.shares[devices]
     gathered = share.rows * (devices if devices > 1 else 0)
     return self.variables + max(self.dense + share.activations + gathered, 2 * self.largest_table)
+
+  def server_memory(self, servers: int, workers: int, part_bytes: int) -> int:
+    """Most bytes of one of so many servers: variables, and three times the gradients of its rows.
+
+    Args:
+      servers: Number of servers.
+      workers: Number of workers.
+      part_bytes: Smallest size of a part, `train.table_part_bytes`.
+    """
+    held, dealt = 0, []
+    for rows, size in self.held:
+      parts = max(1, min(servers, rows, size // part_bytes))
+      if parts == servers:
+        held += size // parts
+      else:
+        dealt += [size // parts] * parts
+    # those of fewer parts than servers go to one server after another
+    held += min(sum(dealt) // servers + max(dealt, default=0), sum(dealt))
+    return held + 3 * workers * self.shares[workers].rows // servers
+
+  def worker_memory(self, workers: int) -> int:
+    """Most bytes of one of so many workers of servers: dense weights and their gradients, and the tensors of a step."""
+    return 2 * self.dense + self.shares[workers].activations
+
+  def worker_sent(self, workers: int) -> int:
+    """Bytes that a worker sends to servers in a step. It gets as many."""
+    return self.dense + self.shares[workers].rows
 
   def sent(self, devices: int) -> int:
     """Bytes that a device sends in a step: dense gradients around a ring, and its rows to all others."""
@@ -111,15 +141,23 @@ def plan(
   tables = {v.ref() for v in model.table_variables()}
   trained = {v.ref() for v in model.trainable_variables} - tables
   sizes = {v.ref(): _bytes(v, actual) for v in model.variables}
+  slots = [v for optimizer in model.optimizer.optimizers for v in optimizer.variables()]
   return Plan(
     tables=sum(sizes[v] for v in tables),
     largest_table=max(sizes[v] for v in tables),
     dense=sum(sizes[v] for v in trained),
-    slots=sum(_bytes(v, actual) for optimizer in model.optimizer.optimizers for v in optimizer.variables()),
+    slots=sum(_bytes(v, actual) for v in slots),
     frozen=sum(size for v, size in sizes.items() if v not in trained | tables),
-    shares={count: _share(experiment, model, actual, requests // count) for count in devices},
+    shares={count: _share(experiment, model, actual, requests // count, count) for count in devices},
     record=_record(schema, lengths or {d: schema.capacity(d) for d in DOMAINS}),
+    held=[_cut(v, actual) for v in (*model.variables, *slots)],
   )
+
+
+def _cut(variable: tf.Variable, actual: Mapping[int, int]) -> tuple[int, int]:
+  """(rows that servers may cut, bytes) of a variable: what has a row for each value of a vocabulary is cut."""
+  rows = actual.get(variable.shape[0], 1) if variable.shape.rank == 2 else 1
+  return rows, _bytes(variable, actual)
 
 
 def _stand_ins(schema: Schema) -> tuple[Schema, dict[int, int]]:
@@ -156,8 +194,10 @@ def _compiled(experiment: Experiment, schema: Schema) -> RequestModel:
   return model
 
 
-def _share(experiment: Experiment, model: RequestModel, actual: Mapping[int, int], requests: int) -> Share:
-  """Share of a device that gets so many requests of the target domain.
+def _share(
+  experiment: Experiment, model: RequestModel, actual: Mapping[int, int], requests: int, devices: int
+) -> Share:
+  """Share of one of so many devices, each of which gets so many requests of the target domain.
 
   Of micro-batches one is traced: one is alive at a time, with the gradients of those before it.
   """
@@ -166,7 +206,8 @@ def _share(experiment: Experiment, model: RequestModel, actual: Mapping[int, int
   widths = {d: schema.capacity(d) for d in DOMAINS}
   ratio = {d: 1.0 if d == "target" else experiment.train.source_ratio for d in model.domains}
   given = {d: batch_spec(schema, max(round(requests * ratio[d]), 1), widths) for d in model.domains}
-  step = tf.function(model.train_step, autograph=False).get_concrete_function(given)
+  with one_of(devices):
+    step = tf.function(model.train_step, autograph=False).get_concrete_function(given)
   live = live_memory(step)
   inner = {id(outside): inside.ref() for outside, inside in step.graph.captures}
   rows = 0

@@ -1,5 +1,6 @@
 """A plan as text."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lcn_tf.analysis.plan import Plan, libraries
@@ -21,7 +22,27 @@ class Records(NamedTuple):
   size: int
 
 
-def page(experiment: Experiment, plan: Plan, device: str, memory: int, records: Records, rate: float | None) -> str:
+class Servers(NamedTuple):
+  """Machines that could hold the tables in parts.
+
+  Attributes:
+    counts: Numbers of servers, rising.
+    memory: Bytes of a server.
+  """
+
+  counts: Sequence[int]
+  memory: int
+
+
+def page(
+  experiment: Experiment,
+  plan: Plan,
+  device: str,
+  memory: int,
+  records: Records,
+  rate: float | None,
+  servers: Servers | None = None,
+) -> str:
   """The tables of a plan, in Markdown.
 
   Args:
@@ -31,6 +52,7 @@ def page(experiment: Experiment, plan: Plan, device: str, memory: int, records: 
     memory: Bytes of a device.
     records: Training split.
     rate: Candidates per second of the whole job; None = not known.
+    servers: Servers for `train.strategy=parameter_server`, with devices of this kind as workers; None = no servers.
   """
   free = memory - libraries(device)
   fits = [count for count in plan.shares if plan.memory(count) <= free]
@@ -53,8 +75,44 @@ def page(experiment: Experiment, plan: Plan, device: str, memory: int, records: 
     cells = [str(count), f"{batch // count:,}", readable(share.activations), readable(plan.memory(count))]
     cells += [readable(plan.sent(count)), f"{share.mult_adds:.3g}", "yes" if count in fits else "no"]
     lines.append(f"| {' | '.join(cells)} |")
-  lines += ["", *_records(experiment, plan, records, rate), "", _verdict(experiment, plan, free, fits), ""]
+  verdict = _verdict(experiment, plan, free, fits)
+  if servers:
+    table, found = _on_servers(experiment, plan, free, servers)
+    lines += ["", *table]
+    verdict = verdict if fits else f"{verdict}\n{found}"
+  lines += ["", *_records(experiment, plan, records, rate), "", verdict, ""]
   return "\n".join(lines)
+
+
+def _on_servers(experiment: Experiment, plan: Plan, free: int, servers: Servers) -> tuple[list[str], str]:
+  """Tables of workers and servers, and the fewest of both that fit."""
+  batch, part_bytes = experiment.train.global_batch_size, experiment.train.table_part_bytes
+  lines = [
+    f"With tables on servers (train.strategy=parameter_server) of {readable(servers.memory)}, devices as workers:",
+    "",
+    "| workers | candidates each | peak of a worker | sent and got per step | fits |",
+    "| ---: | ---: | ---: | ---: | --- |",
+  ]
+  workers = [count for count in plan.shares if plan.worker_memory(count) <= free]
+  for count in plan.shares:
+    cells = [str(count), f"{batch // count:,}", readable(plan.worker_memory(count)), readable(plan.worker_sent(count))]
+    lines.append(f"| {' | '.join([*cells, 'yes' if count in workers else 'no'])} |")
+  share = min(workers, default=max(plan.shares))
+  lines += [
+    "",
+    f"| servers (workers: {share}) | peak of a server | sent and got per step | fits |",
+    "| ---: | ---: | ---: | --- |",
+  ]
+  room = servers.memory - libraries("cpu")
+  peaks = {count: plan.server_memory(count, share, part_bytes) for count in servers.counts}
+  enough = [count for count, peak in peaks.items() if peak <= room]
+  for count, peak in peaks.items():
+    cells = [str(count), readable(peak), readable(share * plan.worker_sent(share) // count)]
+    lines.append(f"| {' | '.join([*cells, 'yes' if count in enough else 'no'])} |")
+  if workers and enough:
+    return lines, f"fits on servers: servers {min(enough)}, workers {share}, the fewest that do"
+  what = [name for name, fitting in (("workers", workers), ("servers", enough)) if not fitting]
+  return lines, f"does not fit on servers: more {' and '.join(what)}, or larger ones, are needed"
 
 
 def _records(experiment: Experiment, plan: Plan, records: Records, rate: float | None) -> list[str]:
@@ -76,7 +134,7 @@ def _records(experiment: Experiment, plan: Plan, records: Records, rate: float |
 def _verdict(experiment: Experiment, plan: Plan, free: int, fits: list[int]) -> str:
   if fits:
     return f"fits: {min(fits)} of {', '.join(map(str, plan.shares))} devices, the fewest that do"
-  least = min(plan.shares, key=plan.memory)
+  least = min(plan.shares, key=lambda count: (plan.memory(count), -count))
   if plan.variables <= free:
     return (
       f"does not fit: {least} devices need {readable(plan.memory(least))} each. A smaller train.global_batch_size, "

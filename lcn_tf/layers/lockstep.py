@@ -4,9 +4,10 @@ Parts that are traced one after another could not exchange anything: the second 
 first one needs them.
 """
 
+import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import tensorflow as tf
@@ -116,12 +117,37 @@ class Part:
     return together(value)
 
 
-_PART: contextvars.ContextVar[Part | None] = contextvars.ContextVar("part", default=None)
+class _Alone:
+  """A part whose others are not traced: what they would give is taken to be what it gives."""
+
+  index = 0
+
+  def __init__(self, count: int):
+    self.count = count
+
+  def concat(self, rows: tf.Tensor) -> tf.Tensor:
+    return tf.concat([rows] * self.count, axis=0)
+
+  def sum(self, value: tf.Tensor) -> tf.Tensor:
+    return tf.add_n([value] * self.count)
 
 
-def current_part() -> Part | None:
-  """The part that is traced in this thread; None outside of `in_lockstep`."""
+_PART: contextvars.ContextVar[Part | _Alone | None] = contextvars.ContextVar("part", default=None)
+
+
+def current_part() -> Part | _Alone | None:
+  """The part that is traced in this thread; None outside of `in_lockstep` and `one_of`."""
   return _PART.get()
+
+
+@contextlib.contextmanager
+def one_of(count: int) -> Iterator[None]:
+  """Traces within the block one of `count` equal parts, to see its tensors and operations. Its values mean nothing."""
+  token = _PART.set(_Alone(count) if count > 1 else None)
+  try:
+    yield
+  finally:
+    _PART.reset(token)
 
 
 def in_lockstep(run: Callable[[int], T], count: int) -> list[T]:

@@ -14,7 +14,6 @@ from tensorflow import keras
 from lcn_tf import files, metrics
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import SettingsError
-from lcn_tf.serving.blocks import at_once_here, in_blocks
 from lcn_tf.training.averages import averaged
 from lcn_tf.training.progress import Logs
 from lcn_tf.training.projections import Projector
@@ -42,11 +41,10 @@ class Validation(keras.callbacks.Callback):
   def set_model(self, model: Any) -> None:
     super().set_model(model)
     self._projector = Projector(model)
-    # a loop over rows of servers would go over the network
-    spec, at_once = request_spec(model.schema), 0 if self._workers.led else at_once_here()
-    score = tf.function(lambda **request: tf.sigmoid(model(request, training=False)), autograph=False)
     self._score = tf.function(
-      lambda request: in_blocks(score, request, at_once), input_signature=[spec], autograph=False
+      lambda request: tf.sigmoid(model(request, training=False)),
+      input_signature=[request_spec(model.schema)],
+      autograph=False,
     )
 
   def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:

@@ -27,7 +27,9 @@ from lcn_tf.layers.lockstep import in_lockstep
 from lcn_tf.layers.replicas import may_be_in_parts
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.micro_batches import joined
+from lcn_tf.storage import readable
 from lcn_tf.training.cluster import LOST, PATIENCE, Cluster, listens, wait_for
+from lcn_tf.training.cost import peak_memory_bytes
 from lcn_tf.training.preemption import at_sigterm
 
 _LOOK = 0.5  # seconds between two looks for the chief
@@ -111,7 +113,7 @@ def serve(cluster: Cluster, run_dir: str | pathlib.Path) -> None:
     sys.exit(processes.TERMINATED)
   if not (files.local(run_dir) / _GOODBYE).exists():
     raise LostWorkerError(f"{cluster.name}: the chief has ended before its job had, and its log says why.")
-  logging.info("%s: the job has ended", cluster.name)
+  logging.info("%s: the job has ended; peak of memory %s", cluster.name, readable(peak_memory_bytes()))
 
 
 def begins(run: pathlib.Path) -> None:

@@ -138,13 +138,25 @@ def worker_streams(
 
 
 def validation_stream(
-  record_set: RecordSet, config: Train, size: StepSize, replicas: int
+  record_set: RecordSet, config: Train, size: StepSize, replicas: int, at_once: int
 ) -> Callable[[], Iterator[dict[str, tf.Tensor]]]:
-  """A function that reads the validation split from its start; broken records are looked for once."""
+  """A function that reads the validation split from its start; broken records are looked for once.
+
+  Args:
+    record_set: Record set with the split.
+    config: Settings of the job.
+    size: Size of a step.
+    replicas: Number of replicas.
+    at_once: Candidates that are best scored at once, of which a batch is made (`lcn_tf.serving.blocks`); 0 = a batch is
+      what a replica has in a step.
+  """
 
   @functools.cache
   def batches() -> tf.data.Dataset:
-    share = max(size.requests // replicas, 64)  # one replica's: one device scores
+    if at_once:
+      share = max(at_once // record_set.record_schema.candidates, 1)
+    else:
+      share = max(size.requests // replicas, 64)  # one replica's: one device scores
     return evaluation_batches(record_set, "validation", requests=share, on_corrupt=config.on_corrupt, grouped=True)
 
   def read() -> Iterator[dict[str, tf.Tensor]]:

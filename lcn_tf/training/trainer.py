@@ -21,6 +21,7 @@ from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, check_model, item_tables, needs_pretrained
 from lcn_tf.pretraining.run import item_vectors
 from lcn_tf.pretraining.vectors import Pretrained
+from lcn_tf.serving.blocks import at_once_here
 from lcn_tf.training import servers
 from lcn_tf.training.callbacks import LearningRate, Profile, ProgressLog, StopOnNaN, Validation
 from lcn_tf.training.checkpoint_store import begun
@@ -211,7 +212,9 @@ def _asked(
   """The callbacks that the experiment may do without."""
   config, strategy = experiment.train, workers.strategy
   if config.validates:
-    stream = validation_stream(record_set, config, size, strategy.num_replicas_in_sync)
+    # rows of servers come over the network: in few, large batches
+    at_once = 0 if workers.led else at_once_here()
+    stream = validation_stream(record_set, config, size, strategy.num_replicas_in_sync, at_once)
     yield Validation(stream, workers, fresh=not experiment.model.projection_refresh)
   if config.changing_rate:
     yield LearningRate()
@@ -225,7 +228,7 @@ def _asked(
       rows = {d: count // replicas for d, count in counts}
 
       def flops(widths: Widths) -> float:
-        return replicas * of_step(model, rows, widths)
+        return of_step(model, rows, widths, replicas)
 
       labels = {"experiment": experiment.name, "run": run.name}
       yield StepLog(run, gauges, config.log_every, size.candidates, first, flops, labels)

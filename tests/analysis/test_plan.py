@@ -120,6 +120,34 @@ def test_a_plan_of_more_rows_than_any_memory_holds_costs_none():
   assert large.sent(4) == 2 * large.dense * 3 // 4 + 3 * large.shares[4].rows
 
 
+def test_servers_hold_parts_of_what_has_rows_of_values():
+  experiment = config_lib.from_tree(TREE, "test")
+  planned = plan(experiment, sized(experiment, 10**6), [1, 4])
+  # tables, both moments and catalogues of items; what is smaller than two parts is on one server
+  large = [size for rows, size in planned.held if rows >= 5 * 10**5]
+  assert sum(size for _, size in planned.held) == planned.variables
+  assert len(large) == 2 * 3 + 2
+  few = sum(large) // 3 + 3 * 4 * planned.shares[4].rows // 3
+  assert few < planned.server_memory(3, 4, 10**6) < few + 2 * (planned.variables - sum(large))
+  assert planned.server_memory(1, 1, 10**6) == planned.variables + 3 * planned.shares[1].rows
+  # parts of the least size: the whole table is on one of both
+  assert planned.server_memory(2, 1, 10**8) > max(large) + planned.variables // 2
+  assert planned.worker_memory(4) == 2 * planned.dense + planned.shares[4].activations
+  assert planned.worker_sent(4) == planned.dense + planned.shares[4].rows
+
+
+def test_a_device_compares_its_rows_with_those_of_all_others():
+  tree = {**TREE, "model": {**TREE["model"], "crp": {"units": [8]}}, "train": {"global_batch_size": 512}}
+  experiment = config_lib.from_tree(tree, "test")
+  schema = sized(experiment, 300)
+  [alone] = plan(experiment, schema, [1]).shares.values()
+  shared = plan(experiment, schema, [8]).shares[8]
+  smaller = config_lib.from_tree({**tree, "train": {"global_batch_size": 64}}, "test")
+  own = plan(smaller, schema, [1]).shares[1]  # the same rows, without others
+  assert own.mult_adds < shared.mult_adds < alone.mult_adds
+  assert own.activations < shared.activations < alone.activations
+
+
 def test_devices_that_cannot_share_the_batch_are_refused():
   experiment = config_lib.from_tree(TREE, "test")
   with pytest.raises(UserError, match=r"--devices 3: the 8 requests of a step"):
@@ -145,6 +173,21 @@ def test_the_command_says_what_fits(config, capsys):
   assert "does not fit: every device holds all tables and their state, 864.1 MB" in capsys.readouterr().out
 
 
+def test_the_command_says_how_many_servers_hold_what_a_device_does_not(config, capsys):
+  def said(*flags):
+    sizes = "--sizes=target_item=80M,source_item=1M,category=1k"
+    plan_run.main(["plan_run", "--config", config, sizes, "--device", "cpu", "--memory", "2GB", *flags])
+    return capsys.readouterr().out.splitlines()[-2:]
+
+  assert said("--devices", "2")[1].startswith("does not fit: every device holds all tables")
+  enough = said("--devices", "1,2", "--servers", "2,8,16", "--server_memory", "3GB")
+  assert enough[0].startswith("does not fit")
+  assert enough[1] == "fits on servers: servers 8, workers 1, the fewest that do"
+  assert said("--servers", "2", "--server_memory", "1GB")[1] == (
+    "does not fit on servers: more servers, or larger ones, are needed"
+  )
+
+
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
@@ -155,6 +198,9 @@ def test_the_command_says_what_fits(config, capsys):
     (["--sizes", "target_item=9,source_item=9,category=9", "--device", "cpu"], "--memory is missing"),
     (["--sizes", "target_item=9,source_item=9,category=9", "--lengths", "target=31"], "a record holds 30 at most"),
     (["--devices", "0"], "--devices 0: expected numbers of at least 1"),
+    (["--servers", "0", "--server_memory", "1GB"], "--servers 0: expected numbers of at least 1"),
+    (["--servers", "2"], "--servers and --server_memory go together"),
+    (["--server_memory", "2GB"], "--servers and --server_memory go together"),
   ],
 )
 def test_wrong_flags_are_told(config, flags, message):

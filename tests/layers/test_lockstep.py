@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lcn_tf.layers.lockstep import current_part, in_lockstep
+from lcn_tf.layers.lockstep import current_part, in_lockstep, one_of
 from lcn_tf.layers.replicas import global_rows, global_sum, own_rows, replicas
 from lcn_tf.training.servers import _but_resources_on
 
@@ -55,6 +55,19 @@ def test_parts_are_replicas_to_those_that_ask():
   np.testing.assert_array_equal(run(), [[0, 1], [2, 3], [4, 5]])
   assert current_part() is None
   assert replicas() == (1, 0)
+
+
+def test_one_of_several_parts_is_traced_with_the_shapes_that_all_of_them_have():
+  weight = tf.Variable([0.5, -1.0, 2.0])
+  with one_of(3):
+    alone = tf.function(lambda: (gradient(tf.constant(ROWS[:2]), weight), own_rows(tf.range(6), tf.constant(2))))()
+    assert replicas() == (3, 0)
+  (_, slope, count), own = alone
+  assert count == 6
+  assert slope.shape == [3]
+  np.testing.assert_array_equal(own, [0, 1])
+  with one_of(1):
+    assert current_part() is None
 
 
 def test_each_part_has_devices_of_its_own_and_ops_come_in_one_order():
