@@ -26,8 +26,8 @@ from lcn_tf.data.records import visibility
 from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_spec, traced, with_empty
 from lcn_tf.errors import UserError
 from lcn_tf.models.base import RequestModel
-from lcn_tf.schema import DOMAINS, Schema
-from lcn_tf.serving.blocks import is_of_candidates
+from lcn_tf.schema import DOMAINS, DomainName, Schema
+from lcn_tf.serving.blocks import in_blocks, is_of_candidates
 from lcn_tf.serving.checks import asserted, checked, holds, same_size
 
 Tensors = dict[str, tf.Tensor]
@@ -36,8 +36,8 @@ _EMBEDDED = ("fields", "embedding", "side", "vectors", "keys")  # of `Behaviours
 _COUNTED = "target_length"  # has the size B of a user's side
 
 
-def encoded_functions(model: RequestModel, schema: Schema) -> dict[str, Any]:
-  """The functions of both signatures by name.
+def encoded_functions(model: RequestModel, schema: Schema, at_once: int) -> dict[str, Any]:
+  """The functions of both signatures by name; `at_once` as of `lcn_tf.serving.blocks`.
 
   Raises:
     UserError: The model embeds a request more than once.
@@ -55,7 +55,7 @@ def encoded_functions(model: RequestModel, schema: Schema) -> dict[str, Any]:
   of_candidates = {name: spec for name, spec in served.items() if name.startswith("candidate_") or name in read}
   return {
     "encode_user": encode,
-    "rank_encoded": traced(lambda **request: rank_encoded(model, schema, request), kept | of_candidates),
+    "rank_encoded": traced(lambda **request: rank_encoded(model, schema, request, at_once), kept | of_candidates),
   }
 
 
@@ -81,9 +81,16 @@ def encode_user(model: RequestModel, schema: Schema, user: Tensors) -> Tensors:
   return {name: tensor for name, tensor in found.items() if tensor.shape[-1] != 0}
 
 
-def rank_encoded(model: RequestModel, schema: Schema, request: Tensors) -> Tensors:
-  """The probabilities `[B, N]` of candidates for embedded users."""
-  histories = model.embedder.histories
+def rank_encoded(model: RequestModel, schema: Schema, request: Tensors, at_once: int) -> Tensors:
+  """The probabilities `[B, N]` of candidates for embedded users; `at_once` as of `lcn_tf.serving.blocks`."""
+  valid = _valid(request, schema, model.embedder.histories)
+  specs = {name: _any_size(name, tf.TensorSpec(tensor.shape, tensor.dtype)) for name, tensor in valid.items()}
+  score = traced(lambda **part: _scores(model, schema, part), specs)
+  return {"probability": in_blocks(score, valid, at_once)}
+
+
+def _valid(request: Tensors, schema: Schema, histories: tuple[DomainName, ...]) -> Tensors:
+  """The request with all integers as int64, and with assertions on its tensors."""
   with tf.control_dependencies(_checks(request, histories)):
     # an identity of int32 would be on the host
     request |= {name: tf.identity(tensor) for name, tensor in request.items() if name not in request_spec(schema)}
@@ -94,29 +101,32 @@ def rank_encoded(model: RequestModel, schema: Schema, request: Tensors) -> Tenso
     width = tf.shape(request[f"{d}_items"])[1]
     facts |= {name: _widened(tensor, width) for name, tensor in facts.items() if name in (f"{d}_cross", f"{d}_values")}
   facts |= {name: tensor for name, tensor in request.items() if name in request_spec(schema)}
-  facts = checked(facts, schema)
-  batch = with_empty(_zeros(schema, size[0], size[1]) | _candidates(facts), schema)
+  whole = request | checked(facts, schema)
+  return {
+    name: tf.cast(whole[name], tf.int64) if whole[name].dtype.is_integer else whole[name] for name in sorted(request)
+  }
+
+
+def _scores(model: RequestModel, schema: Schema, request: Tensors) -> tf.Tensor:
+  size = tf.shape(request["candidate_items"])
+  candidates = {name: tensor for name, tensor in request.items() if name.startswith("candidate_")}
+  batch = with_empty(_zeros(schema, size[0], size[1]) | candidates, schema)
   embedded = model.embedder([("target", at_least_one_column(batch))])[0]
   behaviours = {}
   for d, empty in embedded.histories.items():
-    items = facts[f"{d}_items"]
-    seen = facts[f"{d}_first_visible"], facts[f"{d}_length"]
+    items = request[f"{d}_items"]
+    seen = request[f"{d}_first_visible"], request[f"{d}_length"]
     parts = {part: request[f"{d}_{part}"] for part in _EMBEDDED if f"{d}_{part}" in request}
     nothing = {part: _widened(getattr(empty, part), tf.shape(items)[1]) for part in _EMBEDDED if part not in parts}
     behaviours[d] = empty._replace(
       items=items,
-      times=facts[f"{d}_times"],
+      times=request[f"{d}_times"],
       visible=visibility(*seen, model.embedder.max_lengths[d], tf.shape(items)[1]),
       **parts,
       **nothing,
     )
   profile = request.get("user_profile", embedded.profile)
-  logits = model.score(embedded._replace(profile=profile, histories=behaviours), training=False)
-  return {"probability": tf.sigmoid(logits)}
-
-
-def _candidates(facts: Tensors) -> Tensors:
-  return {name: tensor for name, tensor in facts.items() if name.startswith("candidate_")}
+  return tf.sigmoid(model.score(embedded._replace(profile=profile, histories=behaviours), training=False))
 
 
 def _zeros(schema: Schema, requests: tf.Tensor, candidates: tf.Tensor) -> Tensors:

@@ -14,7 +14,7 @@ from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_s
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import item_projections
 from lcn_tf.schema import DOMAINS, Schema
-from lcn_tf.serving.blocks import AT_ONCE, at_once_here, in_blocks
+from lcn_tf.serving.blocks import at_once_here, in_blocks
 from lcn_tf.serving.checks import asserted, checked
 from lcn_tf.serving.encoded import encoded_functions
 from lcn_tf.serving.item_signatures import item_embedding, project_items, projection_specs
@@ -37,7 +37,8 @@ class Signatures(tf.Module):
     mapping: Id mapping of the model.
     folder: Folder for the files that the SavedModel copies to its assets.
     encoded_user: True to have `encode_user` and `rank_encoded`, too.
-    at_once: Most candidates that are scored at once, 0 = all of a call (`lcn_tf.serving.blocks`).
+    at_once: Most candidates that are scored at once, 0 = all of a call, None = what suits the devices of this process
+      (`lcn_tf.serving.blocks`).
 
   Raises:
     UserError: `encoded_user` is True, and the model has none.
@@ -50,10 +51,10 @@ class Signatures(tf.Module):
     mapping: IdMapping,
     folder: pathlib.Path,
     encoded_user: bool = False,
-    at_once: int = AT_ONCE,
+    at_once: int | None = None,
   ):
     super().__init__(name="signatures")
-    self._at_once = at_once
+    self._at_once = at_once = at_once_here() if at_once is None else at_once
     self.weights = model.served_variables()
     self._schema = schema
     self._score = _score_function(model, schema)  # traced once
@@ -79,7 +80,7 @@ class Signatures(tf.Module):
     if self._projections:
       self.functions["project_items"] = project_items(model, schema, raw)
     if encoded_user:
-      self.functions.update(encoded_functions(model, schema))
+      self.functions.update(encoded_functions(model, schema, at_once))
     self.functions["serving_default"] = self.functions.get("rank_raw", self.functions["rank"])
 
   def answer(self, name: str, request: Tensors) -> Tensors:

@@ -40,24 +40,54 @@ def printed():
   """The commands that the page of training prints for object stores."""
   (page,) = (page for page in GUIDES if page.stem == "training")
   lines = [line for line in page.read_text().splitlines() if line.startswith("python -m") and URL in line]
-  assert len(lines) == 4
-  return [line.replace("configs/amazon/lcn.yaml", "configs/amazon/average_pooling.yaml") for line in lines]
+  assert len(lines) == 7
+  return {
+    line.split()[2].removeprefix("pipelines."): line.replace("/amazon/lcn.yaml", "/amazon/average_pooling.yaml")
+    for line in lines
+  }
 
 
-def test_the_printed_commands_leave_what_those_with_local_paths_leave(server, workspace, tmp_path):
+# what is smaller than printed
+MORE = {
+  "train": ["--bootstrap", "2"],
+  "evaluate": ["--bootstrap", "2"],
+  "publish": ["--bootstrap", "2"],
+  "compare": ["--only", "Avg-Pooling,LCN"],
+  "walk": ["--bootstrap", "2", "--set", "walk.period=432000", "--set", "walk.periods=2"],
+}
+
+
+@pytest.fixture
+def log(server, workspace):
+  """The log that the commands read, in the store."""
   for name in ("interactions.parquet", "items.parquet"):
     server.put(workspace / name, f"log/{name}")
-  here = tmp_path / "here"
-  for command in printed():
-    more = ["--bootstrap", "2"] if "pipelines.export" not in command and "build_records" not in command else []
-    said = succeeds(command, workspace, *more)
-    assert "pure virtual method" not in said
-    assert "places-" not in said
-    succeeds(command.replace(f"{URL}/log/", "").replace(URL, str(here)), workspace, *more)
+
+
+def remote(name, workspace):
+  said = succeeds(printed()[name], workspace, *MORE.get(name, []))
+  assert "pure virtual method" not in said
+  assert "places-" not in said
+
+
+def local(name, workspace, here):
+  succeeds(printed()[name].replace(f"{URL}/log/", "").replace(URL, str(here)), workspace, *MORE.get(name, []))
+
+
+def got(server, here, folder):
+  """A local copy of the bucket; `here` without locks, which a store has none of."""
   for lock in here.rglob(".lock"):
     lock.unlink()
-  there = server.get("", tmp_path / "there")
   assert not [name for name in server.names("") if NAME in name]
+  return server.get("", folder)
+
+
+def test_the_printed_commands_leave_what_those_with_local_paths_leave(server, log, workspace, tmp_path):
+  here = tmp_path / "here"
+  for name in ("build_records", "train", "evaluate", "export"):
+    remote(name, workspace)
+    local(name, workspace, here)
+  there = got(server, here, tmp_path / "there")
   jobs.same_records(there / "my_records", here / "my_records")
   jobs.same_run(there / "my_run", here / "my_run")
   jobs.same_export(there / "served", here / "served")
@@ -67,6 +97,23 @@ def test_the_printed_commands_leave_what_those_with_local_paths_leave(server, wo
   for file in there.rglob("*"):  # TensorFlow keeps the first paths of assets in a graph
     assert not file.is_file() or file.name == "saved_model.pb" or b"/places-" not in file.read_bytes(), file
   assert "every checksum agrees" in succeeds(f"python -m tools.show_records --records {URL}/my_records --verify", here)
+
+
+def test_publications_comparisons_and_walks_leave_what_those_with_local_paths_leave(server, log, workspace, tmp_path):
+  for name in ("build_records", "train"):
+    if not list(server.names({"train": "my_run", "build_records": "my_records"}[name])):
+      remote(name, workspace)
+  here = tmp_path / "here"
+  for folder in ("my_records", "my_run"):
+    server.get(folder, here)
+  for name in ("publish", "compare", "walk"):
+    remote(name, workspace)
+    local(name, workspace, here)
+  there = got(server, here, tmp_path / "there")
+  jobs.same_export(there / "published", here / "published")
+  assert jobs.listing(there / "published.results") == jobs.listing(here / "published.results")
+  jobs.same_comparison(there / "compared", here / "compared")
+  jobs.same_walk(there / "my_walk", here / "my_walk")
 
 
 @pytest.fixture

@@ -60,12 +60,14 @@ def test_embedded_users_are_ranked_as_their_requests_are(name):
   assert set(kept) == {"user_profile"} | {f"{d}_{part}" for d in histories for part in PARTS | more}
   expected = tf.sigmoid(model(batch)).numpy()
   assert np.ptp(expected) > 1e-4
-  found = rank_encoded(model, SCHEMA, kept | candidates)["probability"]
-  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+  # all at once, a block of several users, and blocks of some candidates of one
+  for at_once in (0, 2 * expected.shape[1], 2):
+    found = rank_encoded(model, SCHEMA, kept | candidates, at_once)["probability"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
   # other candidates of the same users
   items = batch["candidate_items"]
   other = batch | {"candidate_items": tf.where(items > 0, 1 + items * 7 % 29, 0)}
-  found = rank_encoded(model, SCHEMA, kept | sides(other, SCHEMA, histories)[1])["probability"]
+  found = rank_encoded(model, SCHEMA, kept | sides(other, SCHEMA, histories)[1], 0)["probability"]
   np.testing.assert_allclose(found, tf.sigmoid(model(other)), rtol=0, atol=1e-6)
 
 
@@ -80,15 +82,17 @@ def test_values_and_vectors_of_users_are_embedded(tmp_path):
   assert "user_values" in user
   expected = tf.sigmoid(model(batch)).numpy()
   kept = encode_user(model, schema, user)
-  np.testing.assert_allclose(rank_encoded(model, schema, kept | candidates)["probability"], expected, rtol=0, atol=1e-6)
+  np.testing.assert_allclose(
+    rank_encoded(model, schema, kept | candidates, 0)["probability"], expected, rtol=0, atol=1e-6
+  )
   nobody = encode_user(model, schema, user | {"user_values": tf.zeros_like(user["user_values"])})
-  assert np.abs(rank_encoded(model, schema, nobody | candidates)["probability"] - expected).max() > 1e-4
+  assert np.abs(rank_encoded(model, schema, nobody | candidates, 0)["probability"] - expected).max() > 1e-4
 
 
 @pytest.fixture(scope="module")
 def functions():
   model = small_model("lap")
-  return encoded_functions(model, SCHEMA) | {"rank": rank_function(model, SCHEMA)}
+  return encoded_functions(model, SCHEMA, 512) | {"rank": rank_function(model, SCHEMA)}
 
 
 def asked(function, tensors):
@@ -142,4 +146,4 @@ def test_what_does_not_fit_is_refused_by_name(functions):
 
 def test_a_search_unit_with_weights_of_its_own_has_no_embedded_user():
   with pytest.raises(UserError, match=r"encoded_user: this model has no embedded user.*model\.auxiliary_seed"):
-    encoded_functions(twin_of(auxiliary_seed=5), SCHEMA)
+    encoded_functions(twin_of(auxiliary_seed=5), SCHEMA, 0)

@@ -37,6 +37,7 @@ SMALLER = [
   ("rare_start.yaml", "", ["--only", "LCN w/o CRP"]),
   ("amazon_start.yaml", "", ["--only", "LCN w/o CRP"]),
   ("LCN,LCN w/o CRP,Avg-Pooling,TWIN", "LCN", []),
+  ("{oov: 4000000}", "{oov: 4000}", []),
   ("train.epochs=8", "train.epochs=2", []),
   ("walk.periods=10", "walk.periods=2", []),
 ]
