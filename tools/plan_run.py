@@ -2,17 +2,17 @@
 
 The command reads an experiment and the sizes of its vocabularies. It builds the model with small tables and traces one
 training step. It trains nothing and leaves no files. It prints tables: memory of a device, bytes that a step sends, and
-bytes of the records. The last line names the cheapest choice that fits.
+bytes of the records. The last lines name the cheapest choice that fits.
 
-Sizes come from a record set (--records) or from flags (--sizes). Every device holds all tables, so more devices lower
-the memory of a step, but not that of tables and slots. With --servers the command also plans for tables on servers.
+Sizes come from a record set (--records) or from flags (--sizes). Without servers every device holds all tables, so more
+devices lower the memory of a step, but not that of tables and slots. With --servers the command also plans for tables
+on servers.
 
 Examples:
 
     python -m tools.plan_run --config configs/amazon/lcn.yaml --records my_records
     python -m tools.plan_run --config configs/amazon/lcn.yaml --sizes target_item=8M,source_item=700M --samples 46G
-    python -m tools.plan_run --config configs/amazon/lcn.yaml --sizes target_item=8M,source_item=700M --servers 2,4,8
-    --server_memory 256GB
+    python -m tools.plan_run --config configs/amazon/lcn.yaml --records my_records --servers 2,4 --server_memory 256GB
 """
 
 import re
@@ -70,6 +70,8 @@ def main(argv: Sequence[str]) -> None:
   devices, servers = _counts(_DEVICES), _counts(_SERVERS) if _SERVERS.value else []
   if bool(servers) != bool(_SERVER_MEMORY.value):
     raise UserError("--servers and --server_memory go together: give both, or none")
+  if servers:
+    config_lib.load(_CONFIG.value, [*_SET.value, "train.strategy=parameter_server"])  # refuses what servers do not do
   if _RECORDS.value and _SAMPLES.value:
     raise UserError("--samples: the records of --records say how many candidates there are")
   record_set = RecordSet.open(_RECORDS.value) if _RECORDS.value else None

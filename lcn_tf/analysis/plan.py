@@ -1,9 +1,11 @@
 """What a job takes, before it runs: memory of a device, bytes between devices, bytes of a record."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -43,9 +45,23 @@ class Share:
   mult_adds: int
 
 
+class Stored(NamedTuple):
+  """A variable.
+
+  Attributes:
+    rows: Number of rows that servers may cut, 1 = none.
+    size: Bytes.
+    slots: Bytes of its slots, which are where it is.
+  """
+
+  rows: int
+  size: int
+  slots: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a job takes that has a copy of all variables on every device. Sizes are bytes of one device.
+  """What a job takes. Without servers every device has a copy of all variables; sizes are bytes of one device.
 
   Attributes:
     tables: Embedding tables.
@@ -55,7 +71,7 @@ class Plan:
     frozen: Item catalogues, frozen vectors and cached projections.
     shares: Share of a device in a step, by the number of devices.
     record: Serialized record, uncompressed, with histories of the expected length.
-    held: All variables, as (number of rows that servers may cut, bytes).
+    stored: All variables, in the order in which servers get them.
   """
 
   tables: int
@@ -65,7 +81,7 @@ class Plan:
   frozen: int
   shares: Mapping[int, Share]
   record: int
-  held: Sequence[tuple[int, int]]
+  stored: Sequence["Stored"]
 
   @property
   def variables(self) -> int:
@@ -79,30 +95,32 @@ class Plan:
     return self.variables + max(self.dense + share.activations + gathered, 2 * self.largest_table)
 
   def server_memory(self, servers: int, workers: int, part_bytes: int) -> int:
-    """Most bytes of one of so many servers: variables, and three times the gradients of its rows.
+    """Bytes of the fullest of so many servers, about: in a step, or when its largest part gets its initial values.
 
     Args:
       servers: Number of servers.
       workers: Number of workers.
       part_bytes: Smallest size of a part, `train.table_part_bytes`.
     """
-    held, dealt = 0, []
-    for rows, size in self.held:
-      parts = max(1, min(servers, rows, size // part_bytes))
-      if parts == servers:
-        held += size // parts
-      else:
-        dealt += [size // parts] * parts
-    # those of fewer parts than servers go to one server after another
-    held += min(sum(dealt) // servers + max(dealt, default=0), sum(dealt))
-    return held + 3 * workers * self.shares[workers].rows // servers
+    held, beginning, largest, turn = [0] * servers, [0] * servers, 0, 0
+    for variable in self.stored:
+      parts = max(1, min(servers, variable.rows, variable.size // part_bytes))
+      largest = max(largest, variable.size // parts)
+      for _ in range(parts):
+        # slots are beside the part that they belong to
+        held[turn % servers] += (variable.size + variable.slots) // parts
+        beginning[turn % servers] += variable.size // parts
+        turn += 1
+    # gradients of rows: as they come, joined, and summed by row
+    step = 3 * workers * self.shares[workers].rows // servers
+    return max(max(held) + step, max(beginning) + 2 * largest)
 
   def worker_memory(self, workers: int) -> int:
-    """Most bytes of one of so many workers of servers: dense weights and their gradients, and the tensors of a step."""
+    """Bytes of one of so many workers of servers, about: dense weights, their gradients, and the tensors of a step."""
     return 2 * self.dense + self.shares[workers].activations
 
   def worker_sent(self, workers: int) -> int:
-    """Bytes that a worker sends to servers in a step. It gets as many."""
+    """Bytes of gradients that a worker sends to servers in a step, at most. It gets what they are the gradients of."""
     return self.dense + self.shares[workers].rows
 
   def sent(self, devices: int) -> int:
@@ -150,14 +168,18 @@ def plan(
     frozen=sum(size for v, size in sizes.items() if v not in trained | tables),
     shares={count: _share(experiment, model, actual, requests // count, count) for count in devices},
     record=_record(schema, lengths or {d: schema.capacity(d) for d in DOMAINS}),
-    held=[_cut(v, actual) for v in (*model.variables, *slots)],
+    stored=[_stored(v, model, actual) for v in model.variables],
   )
 
 
-def _cut(variable: tf.Variable, actual: Mapping[int, int]) -> tuple[int, int]:
-  """(rows that servers may cut, bytes) of a variable: what has a row for each value of a vocabulary is cut."""
+def _stored(variable: tf.Variable, model: RequestModel, actual: Mapping[int, int]) -> Stored:
+  """A variable as servers hold it: what has a row for each value of a vocabulary, or for each item, is cut."""
   rows = actual.get(variable.shape[0], 1) if variable.shape.rank == 2 else 1
-  return rows, _bytes(variable, actual)
+  slots = 0
+  for optimizer in model.optimizer.optimizers:
+    with contextlib.suppress(KeyError):  # another optimizer has the variable, or none
+      slots += sum(_bytes(optimizer.get_slot(variable, name), actual) for name in optimizer.get_slot_names())
+  return Stored(rows, _bytes(variable, actual), slots)
 
 
 def _stand_ins(schema: Schema) -> tuple[Schema, dict[int, int]]:

@@ -90,27 +90,31 @@ def _on_servers(experiment: Experiment, plan: Plan, free: int, servers: Servers)
   lines = [
     f"With tables on servers (train.strategy=parameter_server) of {readable(servers.memory)}, devices as workers:",
     "",
-    "| workers | candidates each | peak of a worker | sent and got per step | fits |",
+    "| workers | candidates each | peak of a worker | gradients per step | fits |",
     "| ---: | ---: | ---: | ---: | --- |",
   ]
   workers = [count for count in plan.shares if plan.worker_memory(count) <= free]
   for count in plan.shares:
     cells = [str(count), f"{batch // count:,}", readable(plan.worker_memory(count)), readable(plan.worker_sent(count))]
     lines.append(f"| {' | '.join([*cells, 'yes' if count in workers else 'no'])} |")
-  share = min(workers, default=max(plan.shares))
+  fewest = min(workers, default=max(plan.shares))
   lines += [
     "",
-    f"| servers (workers: {share}) | peak of a server | sent and got per step | fits |",
+    f"| servers (workers: {fewest}) | peak of a server | gradients per step | fits |",
     "| ---: | ---: | ---: | --- |",
   ]
   room = servers.memory - libraries("cpu")
-  peaks = {count: plan.server_memory(count, share, part_bytes) for count in servers.counts}
+  peaks = {count: plan.server_memory(count, fewest, part_bytes) for count in servers.counts}
   enough = [count for count, peak in peaks.items() if peak <= room]
   for count, peak in peaks.items():
-    cells = [str(count), readable(peak), readable(share * plan.worker_sent(share) // count)]
+    cells = [str(count), readable(peak), readable(fewest * plan.worker_sent(fewest) // count)]
     lines.append(f"| {' | '.join([*cells, 'yes' if count in enough else 'no'])} |")
+  lines += [
+    "",
+    "The chief is not planned. Unless --noevaluate is given it exports, which needs memory for whole tables.",
+  ]
   if workers and enough:
-    return lines, f"fits on servers: servers {min(enough)}, workers {share}, the fewest that do"
+    return lines, f"fits on servers: servers {min(enough)}, workers {fewest}, the fewest that do"
   what = [name for name, fitting in (("workers", workers), ("servers", enough)) if not fitting]
   return lines, f"does not fit on servers: more {' and '.join(what)}, or larger ones, are needed"
 
@@ -144,5 +148,6 @@ def _verdict(experiment: Experiment, plan: Plan, free: int, fits: list[int]) -> 
   share = max(free - plan.dense - plan.frozen - step, 0) / (plan.tables + plan.slots)
   return (
     f"does not fit: every device holds all tables and their state, {readable(plan.tables + plan.slots)}. They would "
-    f"have to shrink to {share:.1%}: by a smaller model.embedding.dim, or fewer rows (min_count, max_known)"
+    f"have to shrink to {share:.1%}: by a smaller model.embedding.dim, or fewer rows (min_count, max_known). "
+    "Or servers hold them: --servers plans that"
   )

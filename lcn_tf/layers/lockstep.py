@@ -126,17 +126,17 @@ class _Alone:
     self.count = count
 
   def concat(self, rows: tf.Tensor) -> tf.Tensor:
-    return tf.concat([rows] * self.count, axis=0)
+    return tf.tile(rows, [self.count] + [1] * (rows.shape.rank - 1))
 
   def sum(self, value: tf.Tensor) -> tf.Tensor:
-    return tf.add_n([value] * self.count)
+    return value * tf.cast(self.count, value.dtype)
 
 
 _PART: contextvars.ContextVar[Part | _Alone | None] = contextvars.ContextVar("part", default=None)
 
 
 def current_part() -> Part | _Alone | None:
-  """The part that is traced in this thread; None outside of `in_lockstep` and `one_of`."""
+  """The part that is traced in this thread, or that `one_of` has; None if there is one part."""
   return _PART.get()
 
 

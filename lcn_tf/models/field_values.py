@@ -10,6 +10,7 @@ from tensorflow import keras
 
 from lcn_tf.config import Embedding
 from lcn_tf.data.field_values import vector_columns
+from lcn_tf.layers.replicas import in_parts
 from lcn_tf.models.lookups import Handles, Lookups
 from lcn_tf.schema import DomainName, Feature, Schema, value_columns
 
@@ -26,11 +27,12 @@ def item_values(add_weight: AddWeight, schema: Schema, domains: Iterable[DomainN
   """
   columns = {d: value_columns(schema.catalogue_features(d)) for d in domains}
   frozen = {"initializer": "zeros", "trainable": False, "experimental_autocast": False}
-  return {
-    d: add_weight(f"item_values/{d}", [schema.domain(d).items, width], **frozen)
-    for d, width in columns.items()
-    if width
-  }
+  with in_parts():
+    return {
+      d: add_weight(f"item_values/{d}", [schema.domain(d).items, width], **frozen)
+      for d, width in columns.items()
+      if width
+    }
 
 
 def slopes(add_weight: AddWeight, schema: Schema, widths: Mapping[str, int], key: str) -> dict[str, tf.Variable]:

@@ -37,7 +37,12 @@ _COUNTED = "target_length"  # has the size B of a user's side
 
 
 def encoded_functions(model: RequestModel, schema: Schema, at_once: int) -> dict[str, Any]:
-  """The functions of both signatures by name; `at_once` as of `lcn_tf.serving.blocks`.
+  """The functions of both signatures by name.
+
+  Args:
+    model: Model.
+    schema: Schema with sizes.
+    at_once: Most candidates that are scored at once, 0 = all of a call (`lcn_tf.serving.blocks`).
 
   Raises:
     UserError: The model embeds a request more than once.
@@ -82,7 +87,7 @@ def encode_user(model: RequestModel, schema: Schema, user: Tensors) -> Tensors:
 
 
 def rank_encoded(model: RequestModel, schema: Schema, request: Tensors, at_once: int) -> Tensors:
-  """The probabilities `[B, N]` of candidates for embedded users; `at_once` as of `lcn_tf.serving.blocks`."""
+  """The probabilities `[B, N]` of candidates for embedded users. The arguments are those of `encoded_functions`."""
   valid = _valid(request, schema, model.embedder.histories)
   specs = {name: _any_size(name, tf.TensorSpec(tensor.shape, tensor.dtype)) for name, tensor in valid.items()}
   score = traced(lambda **part: _scores(model, schema, part), specs)
@@ -93,7 +98,9 @@ def _valid(request: Tensors, schema: Schema, histories: tuple[DomainName, ...]) 
   """The request with all integers as int64, and with assertions on its tensors."""
   with tf.control_dependencies(_checks(request, histories)):
     # an identity of int32 would be on the host
-    request |= {name: tf.identity(tensor) for name, tensor in request.items() if name not in request_spec(schema)}
+    request = request | {
+      name: tf.identity(tensor) for name, tensor in request.items() if name not in request_spec(schema)
+    }
   size = tf.shape(request["candidate_items"])
   # what only the embedded user has left is neither checked nor embedded again
   facts = _zeros(schema, size[0], size[1])
@@ -108,6 +115,7 @@ def _valid(request: Tensors, schema: Schema, histories: tuple[DomainName, ...]) 
 
 
 def _scores(model: RequestModel, schema: Schema, request: Tensors) -> tf.Tensor:
+  """The probabilities `[B, N]` of a request of `_valid`, or of a block of it."""
   size = tf.shape(request["candidate_items"])
   candidates = {name: tensor for name, tensor in request.items() if name.startswith("candidate_")}
   batch = with_empty(_zeros(schema, size[0], size[1]) | candidates, schema)

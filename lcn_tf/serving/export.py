@@ -19,7 +19,6 @@ from lcn_tf.formats import sha256
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import source
 from lcn_tf.serving import server_config, trial
-from lcn_tf.serving.blocks import at_once_here
 from lcn_tf.serving.card import FILE, card
 from lcn_tf.serving.signatures import Signatures
 from lcn_tf.serving.versions import appear
@@ -81,7 +80,6 @@ def save(
     (tables := aside / "tables").mkdir()
     # ids and values alone: catalogues and vectors, which may be large, are in the model
     schema, mapping = record_set.record_schema, IdMapping(items_of(record_set), {}, vocabularies_of(record_set))
-    at_once = at_once_here() if at_once is None else at_once
     signatures = Signatures(model, schema, mapping, tables, encoded_user, at_once)
     tf.saved_model.save(signatures, files.plain(aside), signatures=signatures.functions)
     shutil.rmtree(tables)
@@ -103,7 +101,7 @@ def save(
       "tables": stored,
       "fingerprint": record_set.fingerprint,
       "projections": source(model),
-      "at_once": at_once,
+      "at_once": signatures.at_once,
       "schema": schema.model_dump(mode="json"),
       "files": {file.relative_to(aside).as_posix(): _described(file) for file in _model_files(aside)},
     }

@@ -54,7 +54,7 @@ class Signatures(tf.Module):
     at_once: int | None = None,
   ):
     super().__init__(name="signatures")
-    self._at_once = at_once = at_once_here() if at_once is None else at_once
+    self.at_once = at_once_here() if at_once is None else at_once
     self.weights = model.served_variables()
     self._schema = schema
     self._score = _score_function(model, schema)  # traced once
@@ -80,7 +80,7 @@ class Signatures(tf.Module):
     if self._projections:
       self.functions["project_items"] = project_items(model, schema, raw)
     if encoded_user:
-      self.functions.update(encoded_functions(model, schema, at_once))
+      self.functions.update(encoded_functions(model, schema, self.at_once))
     self.functions["serving_default"] = self.functions.get("rank_raw", self.functions["rank"])
 
   def answer(self, name: str, request: Tensors) -> Tensors:
@@ -88,8 +88,8 @@ class Signatures(tf.Module):
     if name == "rank_encoded":
       return self.functions[name](**request)  # type: ignore[no-any-return]
     if name == "rank_projected":
-      return _called(self._score_projected, self.read(name, request), self._schema, self._at_once, self._projections)
-    return _called(self._score, self.read(name, request), self._schema, self._at_once)
+      return _called(self._score_projected, self.read(name, request), self._schema, self.at_once, self._projections)
+    return _called(self._score, self.read(name, request), self._schema, self.at_once)
 
   def projections(self, request: Tensors) -> Tensors:
     """The tensors that `rank_projected` takes besides those of a request of `rank`."""

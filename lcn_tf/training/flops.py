@@ -25,8 +25,11 @@ def of_step(model: RequestModel, rows: Mapping[DomainName, int], widths: Widths,
     widths: Widths of histories, by the domains of candidates and history.
     replicas: Number of replicas.
   """
-  inputs = {of: batch_spec(model.schema, n, {d: round(widths[of, d]) for d in DOMAINS}) for of, n in rows.items()}
+  parts = model.micro_batches
+  inputs = {
+    of: batch_spec(model.schema, n // parts, {d: round(widths[of, d]) for d in DOMAINS}) for of, n in rows.items()
+  }
   losses = tf.function(lambda batches: model.compute_loss(batches, training=False), autograph=False)
-  with one_of(replicas):  # CRP compares the rows of a replica with those of all
+  with one_of(replicas):  # CRP compares the rows of a replica with those of all, within a micro-batch
     graph = losses.get_concrete_function(inputs)
-  return 6.0 * replicas * mult_adds.count(graph).total
+  return 6.0 * replicas * parts * mult_adds.count(graph).total

@@ -147,8 +147,8 @@ def validation_stream(
     config: Settings of the job.
     size: Size of a step.
     replicas: Number of replicas.
-    at_once: Candidates that are best scored at once, of which a batch is made (`lcn_tf.serving.blocks`); 0 = a batch is
-      what a replica has in a step.
+    at_once: Most candidates of a batch (`lcn_tf.serving.blocks`), though it has a request at least; 0 = a batch has the
+      requests of a replica in a step, and 64 at least.
   """
 
   @functools.cache
@@ -156,7 +156,7 @@ def validation_stream(
     if at_once:
       share = max(at_once // record_set.record_schema.candidates, 1)
     else:
-      share = max(size.requests // replicas, 64)  # one replica's: one device scores
+      share = max(size.requests // replicas, 64)
     return evaluation_batches(record_set, "validation", requests=share, on_corrupt=config.on_corrupt, grouped=True)
 
   def read() -> Iterator[dict[str, tf.Tensor]]:

@@ -5,11 +5,13 @@ import tensorflow as tf
 
 from lcn_tf import config as config_lib
 from lcn_tf.analysis.live_memory import live_memory
-from lcn_tf.analysis.plan import plan
+from lcn_tf.analysis.plan import _compiled, _stand_ins, _stored, plan
 from lcn_tf.errors import UserError
 from lcn_tf.models.build import build_model
-from lcn_tf.schema import with_sizes
+from lcn_tf.schema import DOMAINS, with_sizes
+from lcn_tf.training.flops import of_step
 from lcn_tf.training.optimizers import make_optimizer
+from lcn_tf.training.servers import partitioner
 from tools import plan_run
 
 TREE = {
@@ -123,17 +125,55 @@ def test_a_plan_of_more_rows_than_any_memory_holds_costs_none():
 def test_servers_hold_parts_of_what_has_rows_of_values():
   experiment = config_lib.from_tree(TREE, "test")
   planned = plan(experiment, sized(experiment, 10**6), [1, 4])
-  # tables, both moments and catalogues of items; what is smaller than two parts is on one server
-  large = [size for rows, size in planned.held if rows >= 5 * 10**5]
-  assert sum(size for _, size in planned.held) == planned.variables
-  assert len(large) == 2 * 3 + 2
-  few = sum(large) // 3 + 3 * 4 * planned.shares[4].rows // 3
-  assert few < planned.server_memory(3, 4, 10**6) < few + 2 * (planned.variables - sum(large))
-  assert planned.server_memory(1, 1, 10**6) == planned.variables + 3 * planned.shares[1].rows
-  # parts of the least size: the whole table is on one of both
-  assert planned.server_memory(2, 1, 10**8) > max(large) + planned.variables // 2
+  counters = 2 * 8  # of the optimizers
+  assert sum(one.size + one.slots for one in planned.stored) == planned.variables - counters
+  # tables with both moments, and catalogues
+  large = [one for one in planned.stored if one.rows >= 5 * 10**5]
+  assert sorted(one.slots // one.size for one in large) == [0, 0, 2, 2]
+  cut = sum(one.size + one.slots for one in large)
+  step = 3 * 4 * planned.shares[4].rows // 3
+  assert cut // 3 + step <= planned.server_memory(3, 4, 10**6) < cut // 3 + step + planned.variables - cut
+  assert planned.server_memory(1, 1, 10**6) == planned.variables - counters + 3 * planned.shares[1].rows
+  # a table that is not cut is on one of both with its moments
+  whole = max(one.size + one.slots for one in large)
+  assert planned.server_memory(2, 1, 10**9) > whole
+  # where its initial values take more than its moments later
+  assert planned.server_memory(10**6, 1, 10**9) >= 3 * max(one.size for one in large)
   assert planned.worker_memory(4) == 2 * planned.dense + planned.shares[4].activations
   assert planned.worker_sent(4) == planned.dense + planned.shares[4].rows
+
+
+VALUES = {
+  "target": {"item_fields": [{"name": "size", "kind": "numeric", "buckets": 4, "standardise": True}], "max_length": 5},
+  "source": {"item_fields": ["category"], "item_vectors": [{"name": "looks", "width": 3}], "max_length": 5},
+}
+
+
+@pytest.mark.parametrize(
+  ("model", "cut"),
+  [
+    ({"extractor": "average_pooling"}, {"catalogue/target", "item_values/target", "content/source/looks"}),
+    ({"extractor": "sim_cluster", "options": {"top_k": 3}}, {"catalogue/source"}),
+    ({"extractor": "twin", "options": {"top_k": 3, "projections": "cached"}}, {"catalogue/source"}),
+    ({"extractor": "dare", "options": {"top_k": 3}}, {"target_item/key"}),
+  ],
+)
+def test_what_the_plan_cuts_is_what_servers_cut(model, cut):
+  tree = {**TREE, "schema": {**TREE["schema"], **VALUES}, "model": {**TREE["model"], "item_dim": 8, **model}}
+  experiment = config_lib.from_tree(tree, "test")
+  small, actual = _stand_ins(sized(experiment, 300))
+  may, parts = {}, partitioner(servers=2, part_bytes=1)
+
+  def creator(next_creator, **kwargs):
+    variable = next_creator(**kwargs)
+    may[variable.ref()] = parts(variable.shape, variable.dtype)[0] if variable.shape.rank else 1
+    return variable
+
+  with tf.variable_creator_scope(creator):
+    built = _compiled(experiment, small)
+  planned = {v.name: _stored(v, built, actual).rows > 1 for v in built.variables}
+  assert planned == {v.name: may[v.ref()] > 1 for v in built.variables}
+  assert all(any(name in of and planned[of] for of in planned) for name in cut), planned
 
 
 def test_a_device_compares_its_rows_with_those_of_all_others():
@@ -146,6 +186,19 @@ def test_a_device_compares_its_rows_with_those_of_all_others():
   own = plan(smaller, schema, [1]).shares[1]  # the same rows, without others
   assert own.mult_adds < shared.mult_adds < alone.mult_adds
   assert own.activations < shared.activations < alone.activations
+
+
+def test_arithmetic_counts_the_rows_of_all_replicas_and_of_one_micro_batch():
+  tree = {**TREE, "model": {**TREE["model"], "crp": {"units": [8]}}}
+  experiment = config_lib.from_tree(tree, "test")
+  model = _compiled(experiment, sized(experiment, 300))
+  widths = {(of, d): 8.0 for of in DOMAINS for d in DOMAINS}
+  rows = dict.fromkeys(DOMAINS, 8)
+  alone, two = (of_step(model, rows, widths, replicas) for replicas in (1, 2))
+  assert 2 * alone < two == of_step(model, dict.fromkeys(DOMAINS, 16), widths, 1)
+  model.micro_batches = 2
+  half = of_step(model, rows, widths, 1)
+  assert half == 2 * of_step(model, dict.fromkeys(DOMAINS, 4), widths, 1) / 2 < alone
 
 
 def test_devices_that_cannot_share_the_batch_are_refused():
@@ -201,6 +254,7 @@ def test_the_command_says_how_many_servers_hold_what_a_device_does_not(config, c
     (["--servers", "0", "--server_memory", "1GB"], "--servers 0: expected numbers of at least 1"),
     (["--servers", "2"], "--servers and --server_memory go together"),
     (["--server_memory", "2GB"], "--servers and --server_memory go together"),
+    (["--servers", "2", "--server_memory", "2GB", "--set", "train.jit_compile=true"], "jit_compile True is not for"),
   ],
 )
 def test_wrong_flags_are_told(config, flags, message):

@@ -78,13 +78,10 @@ def test_a_large_call_is_answered_as_its_candidates_alone(extractor, monkeypatch
   np.testing.assert_allclose(rank(**one)["probability"], whole[:1], rtol=1e-5)
 
 
-SIGNATURES = {"rank", "rank_examples", "rank_raw", "rank_projected", "rank_encoded"}
-
-
 def test_every_signature_answers_in_blocks_as_at_once(tmp_path):
   record_set = write_record_set(tmp_path / "records", SCHEMA, records={"train": 4})
   rng, model = np.random.default_rng(0), twin_of()
-  samples = [encode(random_request(SCHEMA, rng, user=i + 1), SCHEMA) for i in range(8)]
+  samples = [encode(random_request(SCHEMA, rng, user=i + 1, candidates=4), SCHEMA) for i in range(8)]
   answered = {}
   for at_once in (0, 3):
     version = save(
@@ -99,7 +96,8 @@ def test_every_signature_answers_in_blocks_as_at_once(tmp_path):
     assert describe(version)["at_once"] == at_once
     assert answers.differences(version) == []
     answered[at_once] = json.loads((version / answers.REQUESTS).read_text())
-  assert {one["signature_name"] for one in answered[3]} == SIGNATURES
+  ranking = {"rank", "rank_examples", "rank_raw", "rank_projected", "rank_encoded"}
+  assert {one["signature_name"] for one in answered[3]} == ranking
   for one, other in zip(answered[0], answered[3], strict=True):
     assert one["signature_name"] == other["signature_name"]
     np.testing.assert_allclose(other["outputs"]["probability"], one["outputs"]["probability"], rtol=1e-5)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
+from lcn_tf import config
 from lcn_tf.errors import UserError
 from lcn_tf.layers.dropout import Dropout
 from lcn_tf.layers.lockstep import in_lockstep
@@ -19,6 +20,7 @@ from lcn_tf.training.run_folder import shares
 from lcn_tf.training.servers import partitioner
 from lcn_tf.training.strategy import make_strategy
 from lcn_tf.training.trainer import train
+from tests.data import vector_logs
 from tests.support.batches import batch_of, model_of, without_repeats
 from tests.support.experiments import small_experiment, tiny_experiment
 from tests.support.record_sets import small_schema, write_record_set
@@ -179,6 +181,21 @@ def test_a_lost_process_ends_the_job_which_goes_on_from_its_last_checkpoint(lost
   assert again.wait() == [0] * 5, again.logs()
   assert Store(job.run, "last").newest() > done
   assert json.loads((job.run / "training.json").read_text())["finished"]
+
+
+@pytest.mark.config(minutes=1)
+def test_values_of_items_are_on_servers_in_parts(tmp_path):
+  records = vector_logs.build(tmp_path)
+  tree = small_experiment("average_pooling", **PARTS).model_dump(mode="json", by_alias=True)
+  tree |= {"schema": vector_logs.SCHEMA}
+  tree["train"] |= {"epochs": 1, "global_batch_size": 32}
+  job = Job(tmp_path / "job", config.from_tree(tree, "values"), records.path, "--noevaluate", count=4, servers=2)
+  assert job.wait() == [0] * 4, job.logs()
+  assert "Traceback" not in job.logs()
+  ((name, found),) = [(name, found) for name, found in tensors(job.run).items() if "item_values" in name]
+  expected = records.item_values("target")
+  assert expected.any()
+  np.testing.assert_array_equal(found, expected, err_msg=name)
 
 
 def test_a_job_that_one_process_began_keeps_its_one_share(tmp_path):

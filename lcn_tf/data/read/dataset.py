@@ -29,6 +29,7 @@ OnCorrupt = Literal["error", "skip"]
 
 _FOREVER = np.iinfo(np.int64).max
 _GROUPED = 32  # batches among which records of similar size are grouped
+_GROUPED_RECORDS = 2048  # and records, if the batches of an evaluation are small
 _GROUPED_BEHAVIOURS = 2**23  # behaviours of an evaluation that are sorted at a time, in memory
 _OPEN_SHARDS = 8  # read in turns
 _PARSERS = max(2, min(16, os.cpu_count() or 2))  # batches at a time
@@ -172,7 +173,8 @@ def evaluation_batches(
   numbered = serialized.enumerate()
   if grouped:
     behaviours = requests * sum(schema.capacity(d) for d in DOMAINS)
-    numbered = _by_size(numbered, requests, max(1, min(_GROUPED, _GROUPED_BEHAVIOURS // behaviours)))
+    window = min(max(_GROUPED, _GROUPED_RECORDS // requests), _GROUPED_BEHAVIOURS // behaviours)
+    numbered = _by_size(numbered, requests, max(1, window))
   else:
     numbered = numbered.batch(requests)
 
