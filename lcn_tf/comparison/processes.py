@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from lcn_tf import places
 from lcn_tf.comparison.cells import Cell
 from lcn_tf.comparison.config import slug
 from lcn_tf.errors import SettingsError, StorageError, UserError
@@ -108,7 +109,7 @@ class Commands:
   def _run_with(self, share: dict[str, str], command: Sequence[str], log: pathlib.Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as lines:
-      lines.write(f"$ python -m {shlex.join(command)}\n")
+      lines.write(places.shown(f"$ python -m {shlex.join(command)}\n"))
       lines.flush()
       with self._lock:
         if self._stopped:
