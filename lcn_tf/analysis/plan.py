@@ -22,6 +22,7 @@ from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
 from lcn_tf.schema import DOMAINS, DomainName, Schema, with_sizes
 from lcn_tf.training.optimizers import make_optimizer
+from lcn_tf.training.servers import part_count
 
 _LEAST = 5000  # stand-ins of table sizes are larger, and primes: no width of a layer is one
 _ROW_NUMBER = 8  # bytes of a row's number in a gradient
@@ -71,7 +72,7 @@ class Plan:
     frozen: Item catalogues, frozen vectors and cached projections.
     shares: Share of a device in a step, by the number of devices.
     record: Serialized record, uncompressed, with histories of the expected length.
-    stored: All variables, in the order in which servers get them.
+    stored: All variables of the model, each with its slots.
   """
 
   tables: int
@@ -81,7 +82,7 @@ class Plan:
   frozen: int
   shares: Mapping[int, Share]
   record: int
-  stored: Sequence["Stored"]
+  stored: Sequence[Stored]
 
   @property
   def variables(self) -> int:
@@ -104,7 +105,7 @@ class Plan:
     """
     held, beginning, largest, turn = [0] * servers, [0] * servers, 0, 0
     for variable in self.stored:
-      parts = max(1, min(servers, variable.rows, variable.size // part_bytes))
+      parts = part_count(variable.rows, variable.size, servers, part_bytes)
       largest = max(largest, variable.size // parts)
       for _ in range(parts):
         # slots are beside the part that they belong to
@@ -159,12 +160,11 @@ def plan(
   tables = {v.ref() for v in model.table_variables()}
   trained = {v.ref() for v in model.trainable_variables} - tables
   sizes = {v.ref(): _bytes(v, actual) for v in model.variables}
-  slots = [v for optimizer in model.optimizer.optimizers for v in optimizer.variables()]
   return Plan(
     tables=sum(sizes[v] for v in tables),
     largest_table=max(sizes[v] for v in tables),
     dense=sum(sizes[v] for v in trained),
-    slots=sum(_bytes(v, actual) for v in slots),
+    slots=sum(_bytes(v, actual) for optimizer in model.optimizer.optimizers for v in optimizer.variables()),
     frozen=sum(size for v, size in sizes.items() if v not in trained | tables),
     shares={count: _share(experiment, model, actual, requests // count, count) for count in devices},
     record=_record(schema, lengths or {d: schema.capacity(d) for d in DOMAINS}),

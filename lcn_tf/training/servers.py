@@ -77,9 +77,14 @@ def partitioner(servers: int, part_bytes: int) -> Callable[..., list[int]]:
   def parts(shape: tf.TensorShape, dtype: tf.DType, **_: Any) -> list[int]:
     if shape.rank != 2 or not may_be_in_parts():
       return [1] * shape.rank
-    return [max(1, min(servers, shape[0], math.prod(shape) * dtype.size // part_bytes)), 1]
+    return [part_count(shape[0], math.prod(shape) * dtype.size, servers, part_bytes), 1]
 
   return parts
+
+
+def part_count(rows: int, size: int, servers: int, part_bytes: int) -> int:
+  """Number of parts of a variable with so many rows and bytes; `servers` and `part_bytes` as of `partitioner`."""
+  return max(1, min(servers, rows, size // part_bytes))
 
 
 def serve(cluster: Cluster, run_dir: str | pathlib.Path) -> None:

@@ -137,7 +137,12 @@ def test_servers_hold_parts_of_what_has_rows_of_values():
   # a table that is not cut is on one of both with its moments
   whole = max(one.size + one.slots for one in large)
   assert planned.server_memory(2, 1, 10**9) > whole
-  # where its initial values take more than its moments later
+  # initial values take more than the one slot of this preset
+  twin = config_lib.from_tree({**TREE, "train": {**TREE["train"], "preset": "twin"}}, "test")
+  begun = plan(twin, sized(twin, 10**6), [1])
+  table = max(one.size for one in begun.stored)
+  assert max(one.size + one.slots for one in begun.stored) + 3 * begun.shares[1].rows < 2.1 * table
+  assert 3 * table <= begun.server_memory(10**6, 1, 10**9) < 3.1 * table
   assert planned.server_memory(10**6, 1, 10**9) >= 3 * max(one.size for one in large)
   assert planned.worker_memory(4) == 2 * planned.dense + planned.shares[4].activations
   assert planned.worker_sent(4) == planned.dense + planned.shares[4].rows
