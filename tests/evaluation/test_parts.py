@@ -77,7 +77,7 @@ def test_an_interrupted_evaluation_goes_on(folder, record_set, whole, tmp_path, 
 
 def test_rows_are_written_piece_by_piece_in_their_order(folder, record_set, whole, tmp_path, monkeypatch):
   monkeypatch.setattr(parts, "ROWS", 3)
-  monkeypatch.setattr(dataset, "_GROUPED", 1)
+  monkeypatch.setattr(dataset, "_GROUPED_BEHAVIOURS", 1)
   task = parts.Task(folder / "export" / "1", record_set, "test", tmp_path, requests=2)
   pieces = parts.score(task)
   assert len(pieces) > 2 * SHARDS

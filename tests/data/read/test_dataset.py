@@ -73,7 +73,7 @@ def test_a_grouped_evaluation_reads_the_same_records_by_size(small, monkeypatch,
       for name, tensor in expected[number].items():
         np.testing.assert_array_equal(batch[name][row], tensor[0], name)
   serialized = [f.serialized for s in small.part("test").shards for f in diagnosis.scan(small, s, "target")]
-  in_window = max(1, min(32, held // (4 * sum(schema.capacity(d) for d in ("target", "source")))))
+  in_window = max(1, min(2048 // 4, held // (4 * sum(schema.capacity(d) for d in ("target", "source")))))
   for start in range(0, 5, in_window):
     window = batches[start : start + in_window]
     sizes = [len(serialized[number]) for batch in window for number in batch["record"].numpy()]
