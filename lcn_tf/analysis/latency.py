@@ -20,6 +20,7 @@ from absl import logging
 
 from lcn_tf.analysis import complexity, synthetic
 from lcn_tf.analysis.full_attention import PROJECTIONS
+from lcn_tf.data.request_spec import request_spec, traced
 from lcn_tf.errors import UserError
 from lcn_tf.interest.base import Extractor
 from lcn_tf.layers.structures import Behaviours, Candidates
@@ -59,11 +60,18 @@ def times(calls: Sequence[Call], runs: int, warm_up: int, clock: Callable[[], fl
 
 def serve(model: RequestModel, request: dict[str, tf.Tensor], xla: bool = False) -> Call:
   """A call that scores the request in a compiled graph and waits for the probabilities."""
-  at_once = 0 if xla else at_once_here()
-  score = tf.function(lambda **one: tf.sigmoid(model(one, training=False)), autograph=False)
-  graph = tf.function(lambda one: in_blocks(score, one, at_once), autograph=False, jit_compile=xla)
-  concrete = graph.get_concrete_function(request)
-  return lambda: concrete(request).numpy()
+
+  def score(**one: tf.Tensor) -> tf.Tensor:
+    return tf.sigmoid(model(one, training=False))
+
+  if xla:
+    compiled = tf.function(score, autograph=False, jit_compile=True).get_concrete_function(**request)
+    return lambda: compiled(**request).numpy()
+  specs = request_spec(model.schema)
+  block = traced(score, {n: tf.TensorSpec(specs[n].shape, x.dtype, n) for n, x in request.items()}, inline=False)
+  served = tf.function(lambda **one: in_blocks(block, one, at_once_here()), autograph=False)
+  concrete = served.get_concrete_function(**request)
+  return lambda: concrete(**request).numpy()
 
 
 def latencies(

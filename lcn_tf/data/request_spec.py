@@ -101,6 +101,14 @@ def batch_spec(schema: Schema, requests: int, widths: Mapping[DomainName, int]) 
   return specs
 
 
-def traced(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec]) -> Any:
-  """The graph of a function of named tensors, as a signature of an export."""
-  return tf.function(function, autograph=False).get_concrete_function(**specs)
+def traced(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec], inline: bool = True) -> Any:
+  """The graph of a function of named tensors, as a signature of an export.
+
+  Args:
+    function: Function.
+    specs: Shapes and types of its tensors.
+    inline: True if TensorFlow may copy the graph to where it is called. A large one that is called in two places is
+      made ready once without.
+  """
+  attributes = None if inline else {"_noinline": True}
+  return tf.function(function, autograph=False, experimental_attributes=attributes).get_concrete_function(**specs)

@@ -71,7 +71,9 @@ def gather_rows(variable: Any, indices: tf.Tensor) -> tf.Tensor:
   if isinstance(variable, tf.__internal__.distribute.ShardedVariable):
     rows = tf.nn.embedding_lookup(list(variable.variables), tf.reshape(indices, [-1]))
     return tf.reshape(rows, tf.concat([tf.shape(indices), variable.shape[1:]], axis=0))
-  return tf.gather(on_replica(variable), indices)
+  rows = tf.gather(on_replica(variable), indices)
+  # a function that is called, and not copied, does not know the shapes of the variables that it is given
+  return tf.ensure_shape(rows, rows.shape)
 
 
 def global_rows(rows: tf.Tensor) -> tf.Tensor:

@@ -90,7 +90,7 @@ def rank_encoded(model: RequestModel, schema: Schema, request: Tensors, at_once:
   """The probabilities `[B, N]` of candidates for embedded users. The arguments are those of `encoded_functions`."""
   valid = _valid(request, schema, model.embedder.histories)
   specs = {name: _any_size(name, tf.TensorSpec(tensor.shape, tensor.dtype)) for name, tensor in valid.items()}
-  score = traced(lambda **part: _scores(model, schema, part), specs)
+  score = traced(lambda **part: _scores(model, schema, part), specs, inline=False)
   return {"probability": in_blocks(score, valid, at_once)}
 
 

@@ -133,7 +133,7 @@ def _score_function(model: RequestModel, schema: Schema, more: Specs | None = No
   def score(**request: tf.Tensor) -> tf.Tensor:
     return tf.sigmoid(model(at_least_one_column(request), training=False))
 
-  return traced(score, _widened({**request_spec(schema), **(more or {})}))
+  return traced(score, _widened({**request_spec(schema), **(more or {})}), inline=False)
 
 
 def _widened(specs: Specs) -> Specs:
