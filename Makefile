@@ -7,6 +7,7 @@ comma := ,
 # one for each choice of extras: adding the GPU's libraries later is another set-up
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 RUN := runs/quickstart
+MARKS ?= not slow and not config and not job
 CONFIG := configs/movielens/lcn.yaml
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export TF_USE_LEGACY_KERAS := 1
@@ -29,8 +30,8 @@ quickstart: setup # MovieLens-1M -> records -> LCN trained, exported, evaluated 
 	$(BIN)/python -m pipelines.train --config $(CONFIG) --records $(RUN)/records --run_dir $(RUN)
 	@echo "Look at $(RUN)/report/index.html; the model is in $(RUN)/export; metrics: $(RUN)/metrics.json"
 
-test: setup # the default test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: setup # the default test suite; MARKS="not slow and not config" for whole jobs, too
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(MARKS)"
 
 check: setup # ruff, types and tests, as CI runs them
 	tools/check.sh

@@ -29,10 +29,11 @@ def records(tmp_path_factory):
   return folder
 
 
-# what the default suite trains; .ci/run trains them all
+# what is trained with the tests marked job; those marked config train them all
 KINDS = ("lcn",)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(
   "config",
   [pytest.param(c, id=c.stem, marks=[] if c.stem in KINDS else pytest.mark.config) for c in CONFIGS],
@@ -79,6 +80,7 @@ def test_a_later_log_is_evaluated_but_not_trained_on(records, tmp_path):
     train.main(["train", *flags, f"--records={tmp_path / 'later'}", f"--run_dir={tmp_path / 'run'}"])
 
 
+@pytest.mark.job
 def test_a_job_that_leaves_out_broken_records_ends_with_its_metrics(tmp_path):
   record_set = write_record_set(tmp_path / "records", tiny_schema(), compression="none")
   for split in ("train", "validation", "test"):

@@ -205,6 +205,7 @@ def test_lap_counts_at_most_five_percent_of_full_attention_as_papers_count_it():
   assert row["LAP / per_candidate, %"] <= 5.0
 
 
+@pytest.mark.job
 def test_the_command_leaves_a_table_and_a_page(tmp_path, capsys):
   command.main(
     ["complexity", f"--output={tmp_path}", "--lengths=20,40", "--candidates=2", "--models=lap,average_pooling"]

@@ -29,6 +29,7 @@ def test_variants_take_turns_and_every_run_is_timed():
   assert (found[1] >= 10).all()
 
 
+@pytest.mark.job
 def test_what_is_timed_is_the_models_probability():
   model = synthetic.build("lap", 30, items=50)
   request = synthetic.requests(model.schema, 2, 3, 30)
@@ -55,6 +56,7 @@ def test_lap_is_timed_against_full_attention_in_all_its_ways():
     assert row["LAP / shared, %"] == pytest.approx(100 * row["LAP"] / row["shared"])
 
 
+@pytest.mark.job
 def test_the_command_leaves_a_table_and_a_page(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(latency, "_ITEMS", 100)
   monkeypatch.setattr(latency, "against_full_attention", lambda *_, **__: [{"model": "lap", "N": 1}])
@@ -80,6 +82,7 @@ def test_memory_and_growth_are_tables_of_their_own(tmp_path, monkeypatch):
   assert growth["rows"] == grown
 
 
+@pytest.mark.job
 def test_sizes_of_a_call_are_compared_by_the_cost_of_a_candidate(tmp_path, monkeypatch):
   monkeypatch.setattr(latency, "_ITEMS", 100)
   costs = {(1, 1): 2.0, (1, 200): 100.0, (2, 100): 400.0}

@@ -193,6 +193,7 @@ def test_rates_are_of_shown_items_and_of_requests_and_an_a_a_check_can_fail():
   assert low < high
 
 
+@pytest.mark.job
 def test_the_command_compares_exports_and_says_that_it_is_simulated(served, records, tmp_path, capsys):
   flags = [f"--control={served}", f"--treatment={served}", f"--records={records.path}", "--users=6", "--requests=2"]
   more = [f"--output={tmp_path}", "--candidates=8", "--shown=2", "--bootstrap=20"]

@@ -181,6 +181,7 @@ def test_what_the_plan_cuts_is_what_servers_cut(model, cut):
   assert all(any(name in of and planned[of] for of in planned) for name in cut), planned
 
 
+@pytest.mark.job
 def test_a_device_compares_its_rows_with_those_of_all_others():
   tree = {**TREE, "model": {**TREE["model"], "crp": {"units": [8]}}, "train": {"global_batch_size": 512}}
   experiment = config_lib.from_tree(tree, "test")
@@ -193,6 +194,7 @@ def test_a_device_compares_its_rows_with_those_of_all_others():
   assert own.activations < shared.activations < alone.activations
 
 
+@pytest.mark.job
 def test_arithmetic_counts_the_rows_of_all_replicas_and_of_one_micro_batch():
   tree = {**TREE, "model": {**TREE["model"], "crp": {"units": [8]}}}
   experiment = config_lib.from_tree(tree, "test")
@@ -231,6 +233,7 @@ def test_the_command_says_what_fits(config, capsys):
   assert "does not fit: every device holds all tables and their state, 864.1 MB" in capsys.readouterr().out
 
 
+@pytest.mark.job
 def test_the_command_says_how_many_servers_hold_what_a_device_does_not(config, capsys):
   def said(*flags):
     sizes = "--sizes=target_item=80M,source_item=1M,category=1k"

@@ -108,6 +108,7 @@ def test_processes_at_the_same_time_never_see_the_same_gpu(monkeypatch, tmp_path
     assert {file.read_text() for file in files} == {"0,1", "2,3"}
 
 
+@pytest.mark.job
 def test_a_real_grid_is_trained_tested_and_compared_once(folder, capsys):
   compare.main([*flags(folder), "--dry_run"])
   assert capsys.readouterr().out == "wide, seed 3: to do\nnarrow, seed 3: to do\n"

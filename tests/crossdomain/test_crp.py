@@ -74,6 +74,7 @@ def _gradients(layer, target, source):
   return tape.gradient(total, watched + layer.trainable_variables, unconnected_gradients="zero")
 
 
+@pytest.mark.job
 def test_survives_every_use_that_keras_makes_of_a_layer():
   options = {
     "contrastive": (0.1, 0.2, 0.3, 0.4),
@@ -411,6 +412,7 @@ def _train_once(replicas, target, source):
   return tf.nest.map_structure(lambda values: strategy.experimental_local_results(values)[0], result)
 
 
+@pytest.mark.job
 def test_one_two_and_four_replicas_give_the_same_losses_and_gradients():
   target, source = random_batch(10, requests=8), random_batch(11, requests=4, candidates=3)
   losses, gradients = _train_once(1, target, source)
@@ -440,6 +442,7 @@ def test_a_graph_of_any_number_of_requests_and_behaviours_gives_what_eager_gives
     np.testing.assert_allclose(actual[name], loss, rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.job
 def test_every_op_of_a_step_has_a_gpu_kernel():
   target, source = tensors((random_batch(12), random_batch(13)))
   layer = _crp()

@@ -52,6 +52,7 @@ def found(record_set, tmp_path_factory):
   return output, baselines.run(record_set, output, bootstrap=10)
 
 
+@pytest.mark.job
 def test_item_baselines_count_the_training_candidates(train, test, found):
   positives, count = np.zeros(30), np.zeros(30)
   for _, item, label, _ in train:
@@ -155,6 +156,7 @@ def test_predictions_name_users_and_items_as_the_log_does(found):
   assert table["item_id"].to_list() == [f"target-{row}" if row > 1 else None for row in table["item"]]
 
 
+@pytest.mark.job
 def test_broken_records_are_left_out_if_so_wanted(record_set, tmp_path):
   shutil.copytree(record_set.path, tmp_path / "records")
   for split in ("train", "validation", "test"):

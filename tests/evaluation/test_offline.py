@@ -54,6 +54,7 @@ def predictions(folder, found):
   return pl.read_parquet(folder / "run" / "predictions.parquet")
 
 
+@pytest.mark.job
 def test_predictions_hold_every_candidate_in_the_order_of_the_records(record_set, predictions):
   batches = list(dataset.evaluation_batches(record_set, "test", requests=3).as_numpy_iterator())
   expected = np.concatenate([batch["candidate_items"][batch["candidate_mask"]] for batch in batches])
@@ -144,6 +145,7 @@ def test_evaluating_again_gives_the_same(folder, record_set, found, tmp_path):
     assert json.dumps(again[name]) == json.dumps(found[name])
 
 
+@pytest.mark.job
 def test_metrics_are_never_of_other_predictions(folder, record_set, tmp_path, monkeypatch):
   def killed(*arguments, **options):
     raise KeyboardInterrupt
@@ -246,6 +248,7 @@ def test_a_broken_record_is_named(folder, record_set, tmp_path):
   assert not (tmp_path / "out" / "predictions.parquet").exists()
 
 
+@pytest.mark.job
 def test_a_broken_record_is_left_out_if_so_wanted(folder, record_set, tmp_path):
   shutil.copytree(folder / "records", tmp_path / "records")
   shard = tmp_path / "records" / record_set.part("test").shards[1].file
@@ -293,6 +296,7 @@ def test_a_bucket_is_no_model(record_set, tmp_path):
     evaluate("gs://bucket/export", record_set, "test", tmp_path)
 
 
+@pytest.mark.job
 def test_command_leaves_the_contract(folder, tmp_path):
   command = [sys.executable, "-m", "pipelines.evaluate", "--model", str(folder / "run" / "export")]
   command += ["--records", str(folder / "records"), "--split", "validation", "--output", str(tmp_path / "out")]

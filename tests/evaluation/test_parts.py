@@ -66,6 +66,7 @@ def _interrupted(folder, record_set, output, monkeypatch, after=2):
   assert len(list((output / "scored").glob("*.json"))) == after
 
 
+@pytest.mark.job
 def test_an_interrupted_evaluation_goes_on(folder, record_set, whole, tmp_path, monkeypatch):
   _interrupted(folder, record_set, tmp_path, monkeypatch)
   seen = _scored(monkeypatch)
@@ -84,6 +85,7 @@ def test_rows_are_written_piece_by_piece_in_their_order(folder, record_set, whol
   assert pl.concat([pl.read_parquet(piece) for piece in pieces]).equals(whole)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("stale", ["model", "records", "columns", "bytes", "description"])
 def test_what_is_stale_is_scored_again(folder, record_set, tmp_path, monkeypatch, stale):
   _interrupted(folder, record_set, tmp_path / "out", monkeypatch)
@@ -110,11 +112,13 @@ def test_what_is_stale_is_scored_again(folder, record_set, tmp_path, monkeypatch
   np.testing.assert_array_equal(found["probability"].to_numpy(), expected)
 
 
+@pytest.mark.job
 def test_several_processes_leave_the_same(folder, record_set, whole, tmp_path):
   evaluate(folder / "export", record_set, "test", tmp_path, bootstrap=0, workers=2)
   assert pl.read_parquet(tmp_path / "predictions.parquet").equals(whole)
 
 
+@pytest.mark.job
 def test_the_error_of_a_process_is_the_error_of_the_command(folder, record_set, tmp_path):
   model = write_export(tmp_path / "1", record_set, scores=np.full(30, np.nan, np.float32))
   with pytest.raises(UserError, match="scores are no probabilities; the first: nan for user"):
@@ -122,6 +126,7 @@ def test_the_error_of_a_process_is_the_error_of_the_command(folder, record_set, 
   assert not (tmp_path / "out" / "scored").exists()
 
 
+@pytest.mark.job
 def test_processes_end_with_the_one_that_started_them(folder, tmp_path):
   # the records are a pipe to which nobody writes: the processes wait
   code = """
@@ -145,6 +150,7 @@ def test_processes_end_with_the_one_that_started_them(folder, tmp_path):
   assert eventually(lambda: not alive(child))
 
 
+@pytest.mark.job
 def test_a_killed_process_is_said(folder, record_set, tmp_path, monkeypatch):
   monkeypatch.setattr(parts, "_work", _killed)
   with pytest.raises(UserError, match=r"a scoring process was ended from outside.*the same command goes on"):
@@ -163,6 +169,7 @@ def test_two_evaluations_do_not_meet(folder, record_set, tmp_path):
     evaluate(folder / "export", record_set, "test", tmp_path, bootstrap=0)
 
 
+@pytest.mark.job
 def test_scoring_alone_leaves_predictions_alone(folder, whole, tmp_path):
   command = ["evaluate", f"--model={folder / 'export'}", f"--records={folder / 'records'}", f"--output={tmp_path}"]
   evaluate_command.main([*command, "--bootstrap=0"])
@@ -172,6 +179,7 @@ def test_scoring_alone_leaves_predictions_alone(folder, whole, tmp_path):
   assert pl.read_parquet(tmp_path / "predictions.parquet").equals(whole)
 
 
+@pytest.mark.job
 def test_a_shard_of_which_nothing_is_left_is_left_out(folder, record_set, whole, tmp_path):
   shutil.copytree(folder / "records", tmp_path / "records")
   shards = record_set.part("test").shards

@@ -39,6 +39,7 @@ def _versions(served):
   return sorted(path.name for path in served.iterdir())
 
 
+@pytest.mark.job
 def test_what_passes_is_served_and_what_is_refused_is_not(folder, tmp_path):
   served = tmp_path / "served"
   _publish(folder, served, 5)

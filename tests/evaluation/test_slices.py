@@ -170,6 +170,7 @@ def _values(record_set, name, index):
   return {"unknown" if i <= record_set.record_schema.vocabularies[name].oov else f"{name}-{i}" for i in index if i}
 
 
+@pytest.mark.job
 def test_fields_of_records_are_sliced_by_with_the_values_of_the_log(of_records):
   record_set, predictions, found = of_records
   expected = {name: {} for name in ("user.hobbies", "item.genres", "page", "item.author*page")}

@@ -127,6 +127,7 @@ def test_a_search_in_chunks_finds_what_one_at_once_finds(options, shared, size, 
     np.testing.assert_array_equal(actual, wanted)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("options", [{}, {"projections": "cached", "items": CATALOGUE}], ids=["live", "cached"])
 def test_shares_the_properties_of_all_extractors_and_equals_its_twin(options):
   check_extractor(lambda: _twin(**options), _reference, all_visible_learn=False, inputs=consistent_inputs)
@@ -391,6 +392,7 @@ def test_beta_zero_is_without_bias_and_cross_fields_are_pooled_all_the_same():
   assert (np.abs(without(*tensors((inputs[0], other))) - expected)[1:] > 1e-3).any()
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("options", [{}, {"projections": "cached", "items": CATALOGUE}], ids=["live", "cached"])
 def test_without_any_cross_field_it_shares_the_properties_and_has_no_bias(options):
   def inputs_of(seed, **shape):

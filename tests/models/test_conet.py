@@ -129,6 +129,7 @@ def test_both_tasks_equal_their_twin(model, domain):
   assert np.ptp(expected) > 0.01
 
 
+@pytest.mark.job
 def test_it_shares_the_properties_of_all_networks(tmp_path):
   training_only = ("candidate_source", "logit_source", "towers/source_1", "towers/source_2")
   check_network("conet", {"lasso": 0.01}, tmp_path, training_only=training_only, units=UNITS)

@@ -92,6 +92,7 @@ def test_a_table_gets_one_gradient_row_per_distinct_id():
     assert len(set(indices)) == len(indices), table.name
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("crp", [False, True])
 def test_the_padding_row_of_every_table_stays_zero(crp):
   model = model_of(crp=crp, learning_rate=0.1)
@@ -120,6 +121,7 @@ def test_padded_candidates_and_weights_count_as_the_formula_says():
   np.testing.assert_allclose(model.compute_loss({"target": batch})["ctr_loss"], total / weights, rtol=1e-5)
 
 
+@pytest.mark.job
 def test_without_weight_crp_leaves_the_main_gradients_as_they_are():
   with_crp, without = model_of(crp=True), model_of()
   with_crp.crp_weight = 0.0
@@ -166,6 +168,7 @@ def test_crp_moves_item_tables_and_never_the_attention():
   assert np.abs(tf.convert_to_tensor(gradients["source_item/table:0"])).max() > 0
 
 
+@pytest.mark.job
 def test_every_op_of_a_training_step_has_a_gpu_kernel():
   model = model_of(crp=True)
   inputs = {d: batch_of(seed=i, domain=d) for i, d in enumerate(model.domains)}

@@ -24,6 +24,7 @@ def _model(experiment, dropout):
   return model
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("network", EXPERIMENTS)
 def test_dropout_acts_in_training_and_never_at_inference(network):
   experiment = EXPERIMENTS[network]()

@@ -141,6 +141,7 @@ def planted(standardise, folder):
   return learned(model, made, 40)
 
 
+@pytest.mark.job
 def test_a_planted_linear_effect_is_found_better_with_the_standardised_value(tmp_path):
   found = {standardise: planted(standardise, tmp_path) for standardise in (True, False)}
   assert found[True] > found[False] + 0.05
@@ -159,6 +160,7 @@ def served(records, tmp_path_factory):
   return model, folder, tf.saved_model.load(str(folder))
 
 
+@pytest.mark.job
 def test_a_request_by_raw_values_is_scored_as_its_record(records, served):
   model, folder, loaded = served
   encoder, log = RequestEncoder(RecordSet.open(folder / "assets.extra")), log_of()

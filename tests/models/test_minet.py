@@ -207,6 +207,7 @@ def test_both_tasks_equal_their_twins(model):
   assert np.ptp(expected) > 0.01
 
 
+@pytest.mark.job
 def test_it_shares_the_properties_of_all_networks(tmp_path):
   check_network("minet", SMALL, tmp_path, training_only=("source_mlp", "source_logit"))
 

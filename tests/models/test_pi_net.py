@@ -23,6 +23,7 @@ def _model():
   return model_of()
 
 
+@pytest.mark.job
 def test_shares_the_properties_of_all_networks(tmp_path):
   only = ("filter/source", "transfer/source", "mlp/source", "logit/source")
   check_network("pi_net", OPTIONS, tmp_path, training_only=only, order_free=False)

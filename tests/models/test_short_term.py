@@ -74,6 +74,7 @@ def test_without_it_a_model_without_extractor_reads_no_history():
   np.testing.assert_array_equal(model(other), model(batch))
 
 
+@pytest.mark.job
 def test_it_learns_and_is_exported(tmp_path):
   model, batch = _model("average_pooling", 3), _batch(seed=5)
   own = [v for v in model.trainable_variables if "short_term_" in v.name]

@@ -109,6 +109,7 @@ def planted(vectors, folder):
   return learned(model, made, 60)
 
 
+@pytest.mark.job
 def test_a_planted_taste_is_found(tmp_path):
   found = {vectors: planted(vectors, tmp_path) for vectors in (True, False)}
   assert found[True] > found[False] + 0.2
@@ -131,6 +132,7 @@ def scored(served, *users):
   return rank(**{name: tf.constant(value) for name, value in tensors.items()})["probability"].numpy()[:, 0], tensors
 
 
+@pytest.mark.job
 def test_an_export_scores_a_vector_as_the_model_does(served):
   users = {}, {"taste": TASTES[0]}, {"taste": [0, 0, 0], "mood": None}, {"taste": TASTES[2], "mood": np.ones(2)}
   found, tensors = scored(served, *users)

@@ -312,6 +312,7 @@ def test_vectors_of_other_settings_are_taken_with_a_warning(record_set, made, tm
   assert Pretrained.open(tmp_path / "other").vectors["target"].shape[1] == 8
 
 
+@pytest.mark.job
 def test_a_run_resumes_with_its_vectors_and_serves_with_them(record_set, tmp_path, monkeypatch):
   experiment = experiment_of(epochs=1, steps_per_epoch=1)
   options = {"top_k": 4, "esu": "mha", "num_heads": 1}

@@ -62,6 +62,7 @@ def test_each_candidate_is_scored_once_with_what_is_its_own(users, candidates, s
   assert seen == sizes
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("extractor", ["lap", "average_pooling", "twin"])
 def test_a_large_call_is_answered_as_its_candidates_alone(extractor, monkeypatch):
   model = model_of(extractor)
@@ -78,6 +79,7 @@ def test_a_large_call_is_answered_as_its_candidates_alone(extractor, monkeypatch
   np.testing.assert_allclose(rank(**one)["probability"], whole[:1], rtol=1e-5)
 
 
+@pytest.mark.job
 def test_every_signature_answers_in_blocks_as_at_once(tmp_path):
   record_set = write_record_set(tmp_path / "records", SCHEMA, records={"train": 4})
   rng, model = np.random.default_rng(0), twin_of()
@@ -103,6 +105,7 @@ def test_every_signature_answers_in_blocks_as_at_once(tmp_path):
     np.testing.assert_allclose(other["outputs"]["probability"], one["outputs"]["probability"], rtol=1e-5)
 
 
+@pytest.mark.job
 def test_the_command_takes_the_size_of_a_block(tmp_path):
   write_run(tmp_path / "run", tiny_experiment(), write_record_set(tmp_path / "records", tiny_schema()))
   for flags, expected in (([], blocks.at_once_here()), (["--at_once=7"], 7)):

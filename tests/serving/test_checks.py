@@ -41,6 +41,7 @@ def rank(tmp_path_factory):
   return function
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("trials", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_whatever_bytes_a_record_has_it_is_scored_or_refused(rank, trials):
   rng, refusals = np.random.default_rng(3), 0

@@ -50,6 +50,7 @@ def sides(batch, schema, histories=("target", "source")):
   return {name: request[name] for name in request.keys() - later}, {name: request[name] for name in read}
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("name", MODELS)
 def test_embedded_users_are_ranked_as_their_requests_are(name):
   model, batch = MODELS[name](), batch_of()
@@ -101,6 +102,7 @@ def asked(function, tensors):
   return function(**{name: tf.cast(tensors[name], spec.dtype) for name, spec in specs.items()})
 
 
+@pytest.mark.job
 def test_the_signatures_answer_as_rank_and_histories_of_width_0_are_empty(functions):
   encode, ranked, rank = (functions[name] for name in ("encode_user", "rank_encoded", "rank"))
   batch = batch_of()

@@ -86,6 +86,7 @@ def call_bytes(version, one):
   return b"".join([*parts, text(signature.outputs["probability"].name.encode())])
 
 
+@pytest.mark.job
 @pytest.mark.skipif(not shutil.which("gcc"), reason="there is no C compiler")
 def test_a_c_program_loads_an_export_and_answers_as_the_model_does(version, tmp_path):
   package, source = pathlib.Path(tf.__file__).parent, pathlib.Path(__file__).parent / "loader.c"
@@ -99,6 +100,7 @@ def test_a_c_program_loads_an_export_and_answers_as_the_model_does(version, tmp_
     np.testing.assert_allclose(found, np.ravel(one["outputs"]["probability"]), rtol=1e-6)
 
 
+@pytest.mark.job
 def test_a_session_of_tensorflow_alone_answers_as_the_model_does(version, tmp_path):
   (tmp_path / "session.py").write_text(SESSION)
   environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}

@@ -57,6 +57,7 @@ class Model:
     return self.function(**{name: tf.constant(value) for name, value in tensors.items()})["probability"].numpy()
 
 
+@pytest.mark.job
 def test_requests_that_wait_together_are_answered_as_each_alone(signatures):
   model, requests = Model(signatures), requests_of(11)
   with RequestMerger(model, most_requests=4, calls=1) as merger:

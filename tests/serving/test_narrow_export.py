@@ -58,6 +58,7 @@ def stored(version):
   return [(types[name], shape) for name, shape in read.get_variable_to_shape_map().items() if types[name] != tf.string]
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(("dtype", "bytes_a_number"), [("bfloat16", 2), ("int8", 1)])
 def test_the_tables_are_in_the_export_once_in_the_narrow_type(dtype, bytes_a_number, quick, versions):
   shapes = [table.shape.as_list() for table in quick[1].table_variables()]
@@ -111,6 +112,7 @@ def systems():
   yield "conet", network_experiment("conet")
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(("name", "experiment"), [pytest.param(*one, id=one[0]) for one in systems()])
 def test_every_system_reads_the_rows_of_its_narrow_tables_alone(name, experiment):
   model = build_model(SCHEMA, experiment.model, catalogues=catalogue(), training=False)
@@ -132,6 +134,7 @@ def test_every_system_reads_the_rows_of_its_narrow_tables_alone(name, experiment
   assert np.ptp(found) > 0
 
 
+@pytest.mark.job
 def test_cached_projections_are_those_of_the_narrow_tables(tmp_path, monkeypatch):
   record_set = write_record_set(tmp_path / "records", tiny_schema())
   experiment = wide(tiny_experiment("twin"), 8, options={"top_k": 4, "projections": "cached"})
@@ -152,6 +155,7 @@ def test_cached_projections_are_those_of_the_narrow_tables(tmp_path, monkeypatch
   assert np.abs(served - cached["float32"]).max() > 1e-5
 
 
+@pytest.mark.job
 def test_the_command_says_what_a_type_costs(quick, versions, tmp_path, monkeypatch):
   folder, _, record_set = quick
   said = []
@@ -185,6 +189,7 @@ def test_a_narrow_version_does_not_stand_for_the_export_of_a_run(quick, versions
   assert exported(quick[0], versions["int8"].parent) is None
 
 
+@pytest.mark.job
 def test_what_cannot_be_measured_or_stored_is_told_and_leaves_nothing(quick, tmp_path):
   folder, model, record_set = quick
   flags = [f"--run_dir={folder}", f"--output={tmp_path / 'served'}"]

@@ -254,6 +254,7 @@ class Begins(keras.callbacks.Callback):
     self.files = file_bytes(self.folder)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(
   "damage",
   [
@@ -349,6 +350,7 @@ def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(run, tin
   assert names(run / "checkpoints" / "last") == parts(2, 4)
 
 
+@pytest.mark.job
 def test_a_disk_that_is_full_at_a_checkpoint_ends_the_job_which_goes_on_when_there_is_space(
   finished, tiny_set, tmp_path, monkeypatch
 ):

@@ -36,6 +36,7 @@ class Clock(keras.callbacks.Callback):
     self.now += 100
 
 
+@pytest.mark.job
 def test_a_killed_job_counts_what_it_kept(tiny_set, tmp_path, monkeypatch):
   experiment, clock = tiny_experiment(checkpoint_every=1), Clock()
   monkeypatch.setattr(cost, "time", clock)
@@ -59,6 +60,7 @@ def test_a_killed_job_counts_what_it_kept(tiny_set, tmp_path, monkeypatch):
   assert after["candidates_per_second"] == pytest.approx(tiny_set.part("train").candidates / 40)
 
 
+@pytest.mark.job
 def test_without_evaluation_the_test_split_is_untouched_and_a_later_call_goes_on_from_there(tiny_set, tmp_path):
   experiment = tiny_experiment(epochs=1, steps_per_epoch=1)
   file, run = tmp_path / "experiment.yaml", tmp_path / "run"

@@ -93,6 +93,7 @@ def run(unbroken, tmp_path):
   return shutil.copytree(unbroken, tmp_path / "run")
 
 
+@pytest.mark.job
 def test_history_and_curves_hold_the_same_numbers_of_every_epoch_once(unbroken):
   found = rows(unbroken)
   assert [row["epoch"] for row in found] == [0, 1]
@@ -107,6 +108,7 @@ def test_history_and_curves_hold_the_same_numbers_of_every_epoch_once(unbroken):
     np.testing.assert_allclose(drawn[tag], [(row["epoch"], row[name]) for row in found], rtol=1e-6)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("kill", KILLS)
 def test_a_killed_job_that_goes_on_has_the_rows_of_an_unbroken_one(kill, jobs, unbroken, tiny_set):
   run, (_, written, steps) = jobs / kill, KILLS[kill]

@@ -67,6 +67,7 @@ def expected_tables(record_set, folder):
   return id_tables(record_set.record_schema, experiment_of().model, made, found)
 
 
+@pytest.mark.job
 def test_a_job_begins_with_the_vectors_trains_them_and_goes_on_without(later, tmp_path, monkeypatch):
   begins, run = Begins(), tmp_path / "run"
   trained = tables_of(train(experiment_of(epochs=1), later, run, (begins,)).model)
@@ -84,6 +85,7 @@ def test_a_job_begins_with_the_vectors_trains_them_and_goes_on_without(later, tm
   np.testing.assert_array_equal(begins.tables["target_item"], trained["target_item"])
 
 
+@pytest.mark.job
 def test_frozen_tables_stay_on_every_replica_and_are_served(frozen, later, tmp_path):
   job, run = frozen
   expected = expected_tables(later, run)

@@ -54,6 +54,7 @@ def points(run):
   return found
 
 
+@pytest.mark.job
 def test_a_killed_job_ends_with_the_weights_and_averages_of_an_unbroken_one(jobs):
   for one, other in zip(jobs.unbroken.trainable_variables, jobs.again.trainable_variables, strict=True):
     np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)

@@ -100,6 +100,7 @@ def test_the_rhythm_of_refreshes():
   assert Rhythm(0, begin=2).run(epochs=1, steps=2) == [4]
 
 
+@pytest.mark.job
 def test_a_job_that_is_taken_up_searches_with_what_it_had(record_set, tmp_path):
   settings = {"refresh_every": 2, "checkpoint_every": 1, "epochs": 1, "histories": ("target",)}
   experiment = twin_experiment({"projections": "cached"}, **settings)
@@ -115,6 +116,7 @@ def test_a_job_that_is_taken_up_searches_with_what_it_had(record_set, tmp_path):
   assert np.abs(last - kept).max() > 1e-5, "the fourth step refreshes"
 
 
+@pytest.mark.job
 def test_a_step_trains_both_models_and_leaves_the_search_until_it_is_taken_over():
   model = twin_of(auxiliary_seed=5, histories=("target",))
   model.compile(optimizer=make_optimizer(model, twin_experiment(learning_rate=0.01).train))

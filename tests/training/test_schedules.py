@@ -48,6 +48,7 @@ def test_both_optimizers_follow_it_from_the_first_step_of_the_job(preset):
   assert float(optimizer.optimizers[1]._decayed_lr(tf.float32)) == pytest.approx(0.5 * 3 / 10)
 
 
+@pytest.mark.job
 def test_a_job_that_was_killed_goes_on_with_the_same_rates(tiny_set, tmp_path):
   course = {"schedule": "cosine", "warmup_steps": 2, "decay_steps": 5, "clip_norm": 0.05}
   experiment = tiny_experiment("average_pooling", checkpoint_every=1, learning_rate=0.05, **course)

@@ -106,6 +106,7 @@ def test_settings_that_servers_do_not_have_are_refused(options, message):
     tiny_experiment(strategy="parameter_server", **options)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_workers_that_share_a_step_have_its_losses_and_gradients(micro_batches):
   model = model_of(crp=True)

@@ -84,6 +84,7 @@ def _reads(graph, names, called):
 SYSTEMS = ["lap crp", "twin", "twin adagrad", "sim_soft", "sim_cluster", "minet"]
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(
   ("system", "replicas"), [*((system, 1) for system in SYSTEMS), ("lap crp", 2), ("twin adagrad", 2)]
 )
@@ -103,6 +104,7 @@ def test_a_step_reads_rows_of_its_tables_and_never_a_whole_one(system, replicas)
   assert whole_reads(scoring.get_concrete_function(), names) == {}
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("system", ["lap", "twin", "sim_soft"])
 def test_a_request_to_the_export_reads_rows_alone(system, tmp_path):
   experiment = experiment_of(system)

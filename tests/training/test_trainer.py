@@ -63,6 +63,7 @@ def expect_weights(job, unbroken):
     np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
 
 
+@pytest.mark.job
 def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(tiny_set, tmp_path):
   """Of all systems: tests/golden/test_golden.py."""
   experiment = tiny_experiment("average_pooling", crp=True, checkpoint_every=1)
@@ -75,6 +76,7 @@ def test_a_killed_job_ends_with_the_weights_of_an_unbroken_one(tiny_set, tmp_pat
       np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)
 
 
+@pytest.mark.job
 def test_a_killed_job_drops_what_an_unbroken_one_would_have_dropped(tiny_set, tmp_path):
   tree = tiny_experiment(checkpoint_every=1).model_dump(mode="json", by_alias=True)
   tree["model"]["mlp"]["dropout"] = 0.5
@@ -223,6 +225,7 @@ def old(trained, tmp_path):
   return shutil.copytree(trained, tmp_path / "old")
 
 
+@pytest.mark.job
 def test_a_job_may_begin_with_the_weights_of_another_run(old, later, tmp_path):
   run = read_run(old)
   old, begins, again = weights_of(run), Begins(), Begins()
@@ -308,6 +311,7 @@ def published(unbroken, tiny_set, tmp_path_factory):
   return folder
 
 
+@pytest.mark.job
 def test_a_job_goes_on_for_longer_if_it_is_asked_to_and_its_metrics_stay_until_then(published, tiny_set, tmp_path):
   run = shutil.copytree(published, tmp_path / "run")
   train(EXPERIMENT, tiny_set, run)
@@ -346,6 +350,7 @@ class StopsAfter(keras.callbacks.Callback):
       self._stop()
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(("callback", "steps", "epochs"), [(StopsAfter(4, True), 4, 1), (StopsAfter(6), 6, 1)])
 def test_a_callback_of_the_caller_stops_a_job_that_goes_on_from_there(
   unbroken, tiny_set, tmp_path, callback, steps, epochs
@@ -359,6 +364,7 @@ def test_a_callback_of_the_caller_stops_a_job_that_goes_on_from_there(
   expect_weights(job, unbroken)
 
 
+@pytest.mark.job
 def test_a_job_that_stopped_early_says_what_goes_on_and_its_metrics_stay_until_then(tiny_set, tmp_path, caplog):
   settings = {"learning_rate": 1e-12, "early_stopping": 1}
   train(tiny_experiment(epochs=9, **settings), tiny_set, tmp_path)
@@ -374,6 +380,7 @@ def test_a_job_that_stopped_early_says_what_goes_on_and_its_metrics_stay_until_t
   assert train(goes_on, tiny_set, tmp_path).steps == 4
 
 
+@pytest.mark.job
 def test_nobody_else_trains_where_a_job_exports_and_evaluates(run, tiny_set, monkeypatch):
   def evaluated(*arguments, **options):
     with pytest.raises(UserError, match="somebody is at work here"), files.exclusive(run, "somebody"):
@@ -386,6 +393,7 @@ def test_nobody_else_trains_where_a_job_exports_and_evaluates(run, tiny_set, mon
     pass
 
 
+@pytest.mark.job
 def test_a_folder_without_a_checkpoint_takes_another_experiment(tiny_set, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     train(tiny_experiment(), tiny_set, tmp_path, (Stop(1),))
@@ -402,6 +410,7 @@ def test_a_folder_without_a_checkpoint_takes_another_experiment(tiny_set, tmp_pa
   assert not (tmp_path / "pretrained").exists(), "vectors of other settings"
 
 
+@pytest.mark.job
 def test_a_folder_that_is_begun_anew_keeps_no_result_and_exports_its_own_weights(published, tiny_set, tmp_path):
   run = shutil.copytree(published, tmp_path / "run")
   assert (run / "metrics.json").exists()
@@ -458,6 +467,7 @@ class Preempted(keras.callbacks.Callback):
       os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("step", [3, 4])
 def test_a_job_saves_before_it_ends_on_sigterm(unbroken, tiny_set, tmp_path, step):
   """In the middle of an epoch, and at its end."""
@@ -486,6 +496,7 @@ def test_the_first_sigterm_may_come_twice_and_a_later_one_ends_at_once(monkeypat
   assert asked == [10.0]
 
 
+@pytest.mark.job
 def test_an_epoch_tells_where_it_is(tiny_set, tmp_path, caplog, monkeypatch):
   caplog.set_level("INFO", logger="absl")
   monkeypatch.setattr(trainer, "ProgressLog", functools.partial(ProgressLog, seconds=0.0))
@@ -502,6 +513,7 @@ def test_an_epoch_tells_where_it_is(tiny_set, tmp_path, caplog, monkeypatch):
   assert told == [(epoch, step, 1, 2 * (4 - step)) for epoch, step in first + again]
 
 
+@pytest.mark.job
 def test_several_steps_per_call_train_as_one_and_several_replicas_take_one(tiny_set, tmp_path):
   losses = {}
   for steps in (1, 3):  # of 4 in an epoch
@@ -591,12 +603,14 @@ def test_a_broken_record_stops_the_job_and_is_named(split, tmp_path):
     train(tiny_experiment(), record_set, tmp_path / "run")
 
 
+@pytest.mark.job
 def test_a_broken_record_can_be_skipped(tmp_path):
   record_set, _ = with_a_broken_record(tmp_path / "records")
   job = train(tiny_experiment(on_corrupt="skip"), record_set, tmp_path / "run")
   assert job.steps == 8
 
 
+@pytest.mark.job
 def test_broken_validation_records_are_looked_for_once_a_job(tmp_path, monkeypatch):
   record_set, _ = with_a_broken_record(tmp_path / "records", "validation")
   looked = []

@@ -1,12 +1,14 @@
 """The trainer with mixed precision and with XLA."""
 
 import numpy as np
+import pytest
 
 from lcn_tf.training.trainer import train
 from tests.support.callbacks import Losses
 from tests.support.experiments import tiny_experiment
 
 
+@pytest.mark.job
 def test_mixed_precision_trains_close_to_float32(tiny_set, tmp_path):
   curves = {}
   for mixed in (False, True):
@@ -18,6 +20,7 @@ def test_mixed_precision_trains_close_to_float32(tiny_set, tmp_path):
   np.testing.assert_allclose(curves[True], curves[False], rtol=0.03)
 
 
+@pytest.mark.job
 def test_xla_trains_as_without(tiny_set, tmp_path):
   curves = {}
   for compiled in (False, True):

@@ -9,6 +9,7 @@ from tests.support.callbacks import Losses, Stop
 from tests.support.experiments import tiny_experiment
 
 
+@pytest.mark.job
 def test_two_and_four_replicas_give_the_losses_of_one(tiny_set, tmp_path):
   """Of every shipped config: tests/shipped/test_devices.py."""
   curves = {}
@@ -23,6 +24,7 @@ def test_two_and_four_replicas_give_the_losses_of_one(tiny_set, tmp_path):
     np.testing.assert_allclose(curves[replicas], curves[1], rtol=1e-4)
 
 
+@pytest.mark.job
 def test_a_job_that_goes_on_with_other_replicas_has_the_mean_losses_of_an_unbroken_one(tiny_set, tmp_path):
   options = {"learning_rate": 0.01, "epochs": 1}
   whole = train(tiny_experiment("average_pooling", **options), tiny_set, tmp_path / "whole")

@@ -38,6 +38,7 @@ def files(folder):
   return ["--interactions", str(folder / "interactions.parquet"), "--items", str(folder / "items.parquet")]
 
 
+@pytest.mark.job
 def test_the_command_builds_a_record_set_with_overrides_and_says_what_is_in_it(folder):
   flags = ["--set", "records.labels.kind=sampled", "--set", "records.labels.negatives=2", "--strict"]
   done = subprocess.run(command(folder, *files(folder), *flags), cwd=ROOT, capture_output=True, text=True)
@@ -70,6 +71,7 @@ def test_wrong_input_is_one_message_without_a_traceback_and_leaves_nothing(folde
   assert not [path for path in folder.iterdir() if "out" in path.name]
 
 
+@pytest.mark.job
 def test_a_part_that_brings_no_items_extends_records(folder):
   log = pl.read_parquet(folder / "interactions.parquet")
   for name, part in (("interactions", log["timestamp"] < 900), ("today", log["timestamp"] >= 900)):
@@ -88,6 +90,7 @@ def test_a_part_that_brings_no_items_extends_records(folder):
   assert (done.returncode, "--like and --extend exclude each other" in done.stderr) == (1, True)
 
 
+@pytest.mark.job
 def test_a_terminated_build_leaves_nothing(folder):
   rng = np.random.default_rng(0)
   logs.random_log(rng, 60_000, users=300, span=10**6).write_parquet(folder / "interactions.parquet")

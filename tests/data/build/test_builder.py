@@ -56,6 +56,7 @@ def test_another_seed_draws_other_negatives_in_another_order(tmp_path, log):
   assert negatives[0] != negatives[1]
 
 
+@pytest.mark.job
 def test_several_processes_write_the_same_bytes_as_one(tmp_path, log, monkeypatch):
   build(tmp_path, log, name="one", shards=2, **SAMPLED)
   monkeypatch.setattr(shards, "PARALLEL_FROM", 1)
@@ -723,6 +724,7 @@ def test_a_validation_split_that_defines_no_metric_is_told_when_training_begins(
   )
 
 
+@pytest.mark.job
 def test_a_path_is_a_name_and_no_pattern(tmp_path, log, capsys):
   name = "x [x] *?\\ ü"
   folder = tmp_path / name / name

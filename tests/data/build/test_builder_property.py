@@ -34,6 +34,7 @@ RULES = [
 ]
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("split", RULES, ids=str)
 @hypothesis.settings(max_examples=16, deadline=None, derandomize=True)
 @hypothesis.given(

@@ -97,6 +97,7 @@ def _seen(records, request, d, n, names):
   return tuple((str(names.get(item)), time) for item, time in rows)
 
 
+@pytest.mark.job
 @hypothesis.settings(max_examples=15, deadline=None, derandomize=True, phases=[hypothesis.Phase.generate])
 @hypothesis.given(
   rows=st.lists(row, max_size=12) | st.lists(row, min_size=40, max_size=90),

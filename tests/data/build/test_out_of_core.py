@@ -324,6 +324,7 @@ def test_runs_of_users_own_about_as_much_as_is_looked_at_together(monkeypatch):
   assert list(arrays.runs(np.zeros(4, np.int64))) == [(0, 3)]
 
 
+@pytest.mark.job
 def test_a_build_that_was_killed_leaves_buckets_until_the_next_one(tmp_path):
   write(tmp_path, random_log(), logs.items(12))
   process = children.start(
