@@ -20,6 +20,8 @@ from tests.support.layers import CATALOGUE, random_inputs, tensors
 from tests.support.record_sets import small_schema, write_record_set
 from tests.support.runs import write_run
 
+pytestmark = pytest.mark.job
+
 
 def _twin(seed, **options):
   """A small TWIN with random weights, which has read its inputs once."""
@@ -95,7 +97,6 @@ def _main(folder, output, *runs, flags=()):
   return json.loads((output / "consistency.json").read_text(), parse_constant=pytest.fail)
 
 
-@pytest.mark.job
 def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(trained):
   one = read_run(trained / "lap")
 
@@ -110,7 +111,6 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(trained):
   ]
 
 
-@pytest.mark.job
 def test_the_command_leaves_a_table_and_a_page(trained, tmp_path, capsys):
   found = _main(trained, tmp_path, "lap", "lap", flags=["--top=5", "--oracle=10"])
   rows = found["tables"][0]["rows"]
@@ -136,7 +136,6 @@ def test_the_command_leaves_a_table_and_a_page(trained, tmp_path, capsys):
   assert (tmp_path / "consistency.md").read_text() == capsys.readouterr().out.removesuffix("\n")
 
 
-@pytest.mark.job
 def test_an_older_checkpoint_searches_for_the_best_one(trained, tmp_path):
   flags = ["--top=5", "--oracle=10", "--requests=5", "--stale_checkpoint=1", "--stale_checkpoint=3"]
   found = _main(trained, tmp_path, "lap", flags=flags)
@@ -151,7 +150,6 @@ def test_an_older_checkpoint_searches_for_the_best_one(trained, tmp_path):
   assert rows["after CSA", "target"]["candidates"] <= 5 * 4
 
 
-@pytest.mark.job
 def test_twin_finds_its_hundred_and_says_how_far_older_projections_are(trained, tmp_path):
   found = _main(trained, tmp_path, "twin", "lap", flags=["--top=5", "--oracle=10", "--stale_checkpoint=1"])
   rows = {(row["model"], row["order"]): row for row in found["tables"][0]["rows"] if row["history"] == "both"}

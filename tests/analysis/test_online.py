@@ -21,6 +21,8 @@ from tests.support.record_sets import tiny_schema, write_record_set
 from tests.support.runs import write_run
 from tools import simulate_online as command
 
+pytestmark = pytest.mark.job
+
 PLANTED = {"users": 40, "target_items": 30, "source_items": 30, "topics": 5, "interests": 2, "source_only": 1}
 PLANTED |= {"target_length": 10, "source_length": 12, "price_effect": 1.0, "taste_width": 3}
 SMALL = Settings(users=30, requests=3, candidates=12, shown=3, replicates=200)
@@ -193,7 +195,6 @@ def test_rates_are_of_shown_items_and_of_requests_and_an_a_a_check_can_fail():
   assert low < high
 
 
-@pytest.mark.job
 def test_the_command_compares_exports_and_says_that_it_is_simulated(served, records, tmp_path, capsys):
   flags = [f"--control={served}", f"--treatment={served}", f"--records={records.path}", "--users=6", "--requests=2"]
   more = [f"--output={tmp_path}", "--candidates=8", "--shown=2", "--bootstrap=20"]

@@ -25,6 +25,8 @@ from tests.support.layers import ops_without_gpu_kernel
 from tests.support.record_sets import random_request, small_schema, tiny_schema, write_record_set
 from tests.support.runs import write_run
 
+pytestmark = pytest.mark.job
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -60,7 +62,6 @@ def request(candidates=4, count=3, seed=5):
   return {name: tensor for name, tensor in batch.items() if name in request_spec(schema)}
 
 
-@pytest.mark.job
 def test_the_saved_model_scores_as_the_trained_model_any_number_of_candidates(run, served):
   model = run[1]
   for candidates in (1, 4, 9):
@@ -113,7 +114,6 @@ def test_the_signatures_of_an_export(version):
     assert all(0 not in spec.shape for spec in one.structured_input_signature[1].values() if spec.shape.rank)
 
 
-@pytest.mark.job
 def test_an_export_of_records_with_another_hash_has_no_raw_signature_and_says_why(run, tmp_path, caplog):
   _, model, record_set = run
   old = record_set.model_copy(update={"oov_hash": "blake2b"})
@@ -149,7 +149,6 @@ def test_candidates_of_one_moment_may_share_their_visibility(served):
   np.testing.assert_allclose(served(**shared)["probability"], served(**batch)["probability"], rtol=1e-5)
 
 
-@pytest.mark.job
 def test_versions_are_numbers_that_rise_and_nothing_else_is_left(quick, tmp_path):
   folder, record_set = quick
   versions = [int(export_run(folder, tmp_path).name) for _ in range(3)]
@@ -159,7 +158,6 @@ def test_versions_are_numbers_that_rise_and_nothing_else_is_left(quick, tmp_path
   assert description["fingerprint"] == record_set.fingerprint
 
 
-@pytest.mark.job
 def test_a_version_is_above_all_others_whatever_the_clock_says(quick, tmp_path):
   newest = export_run(quick[0], tmp_path)
   newest.rename(tmp_path / "99999999999")
@@ -221,7 +219,6 @@ def tried(run, tmp_path_factory):
   return export_run(run[0], tmp_path_factory.mktemp("tried"), tried=True)
 
 
-@pytest.mark.job
 def test_an_export_brings_requests_and_the_answers_of_the_model_in_memory(tried):
   written = json.loads((tried / answers.REQUESTS).read_text())
   assert {one["signature_name"] for one in written} == {"rank", "rank_examples", "rank_raw"}
@@ -242,7 +239,6 @@ def test_the_model_card_lists_data_and_the_tensors_of_each_signature(tried):
   assert re.search(r"\| `target_cross` \| int32 \| \[B, L, \d\] \|", said)
 
 
-@pytest.mark.job
 def test_a_version_that_answers_otherwise_does_not_appear(run, tmp_path, monkeypatch):
   write = export.trial.write
 
@@ -266,7 +262,6 @@ def test_the_trial_ends_with_the_process_that_has_started_it(tried):
   assert (done.returncode, done.stdout) == (1, "")
 
 
-@pytest.mark.job
 def test_warm_up_requests_are_calls_that_a_server_parses_and_answers(tried):
   model, names = tf.saved_model.load(str(tried)), []
   written = json.loads((tried / answers.REQUESTS).read_text())
@@ -280,7 +275,6 @@ def test_warm_up_requests_are_calls_that_a_server_parses_and_answers(tried):
   assert names == ["rank", "rank_examples", "rank_raw"] * 3
 
 
-@pytest.mark.job
 def test_the_newest_versions_stay(quick, tmp_path):
   written = [export_run(quick[0], tmp_path, keep=2).name for _ in range(4)]
   assert sorted(path.name for path in tmp_path.iterdir()) == sorted(written)[2:]

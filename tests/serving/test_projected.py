@@ -24,6 +24,8 @@ from tests.support.record_sets import ITEMS, random_request, small_schema, tiny_
 from tests.support.runs import write_run
 from tests.support.twins import twin_experiment, twin_of
 
+pytestmark = pytest.mark.job
+
 SCHEMA = small_schema()
 
 
@@ -63,7 +65,6 @@ def brought(request, tables):
   }
 
 
-@pytest.mark.job
 def test_items_have_the_projections_of_the_formula(live, record_set):
   model, signatures = live
   rows = {"target": [7, 2, 29], "source": [1, 3, 39, 5, 3]}
@@ -98,7 +99,6 @@ def test_a_request_with_fresh_projections_is_answered_as_one_without(kind, live)
   assert np.abs(tf.sigmoid(model(batch | other)) - expected).max() > 1e-4
 
 
-@pytest.mark.job
 def test_the_signature_answers_as_the_one_that_projects(live):
   signatures = live[1]
   specs = signatures.functions["rank_projected"].structured_input_signature[1]
@@ -109,7 +109,6 @@ def test_the_signature_answers_as_the_one_that_projects(live):
   np.testing.assert_allclose(probability(signatures, "rank_projected", fresh), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.job
 def test_a_request_with_old_projections_is_answered_as_by_a_table_of_them(live):
   model, signatures = live
   tables = {d: np.random.default_rng(3).normal(size=(ITEMS[d], 6)).astype(np.float32) for d in ITEMS}
@@ -226,7 +225,6 @@ def test_a_model_without_projections_is_not_exported_with_a_table(record_set, tm
   assert not (tmp_path / "served").exists()
 
 
-@pytest.mark.job
 def test_the_requests_of_an_export_have_one_with_projections_and_one_of_an_embedded_user(record_set, live):
   sample = records.encode(random_request(SCHEMA, np.random.default_rng(2)), SCHEMA)
   calls = trial._calls(live[1], [sample], SCHEMA, id_mapping_of(record_set))[-2:]

@@ -25,6 +25,8 @@ from tests.support.experiments import tiny_experiment
 from tests.support.replicas import mirrored
 from tests.support.runs import write_run
 
+pytestmark = pytest.mark.job
+
 SETTINGS = {"ema_decay": 0.8, "checkpoint_every": 3, "learning_rate": 0.05}
 EXPERIMENT = tiny_experiment(**SETTINGS, log_every=2)
 NAMES = {"loss", "ctr_loss", "learning_rate", "table_learning_rate", "gradient_norm", "table_gradient_norm"}
@@ -54,7 +56,6 @@ def points(run):
   return found
 
 
-@pytest.mark.job
 def test_a_killed_job_ends_with_the_weights_and_averages_of_an_unbroken_one(jobs):
   for one, other in zip(jobs.unbroken.trainable_variables, jobs.again.trainable_variables, strict=True):
     np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-7, err_msg=one.name)

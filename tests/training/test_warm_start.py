@@ -23,6 +23,8 @@ from tests.support.callbacks import Copy
 from tests.support.runs import write_run
 from tests.training import growing
 
+pytestmark = pytest.mark.job
+
 PER_USER = {"split": {"kind": "per_user"}}
 # the best table rows of an id, and the keys that DARE searches with
 DARE = {"extractor": "dare", "options": {"top_k": 2, "key_dim": 3}}
@@ -117,7 +119,6 @@ def check_tables(found, run, half, whole, names, slot_names, fresh):
         np.testing.assert_array_equal(copy, np.float32(expected), err_msg=f"{table} {slot}")
 
 
-@pytest.mark.job
 def test_weights_and_moments_of_known_values_are_those_of_the_run(searched, half, whole, tmp_path):
   warm = growing.experiment(model=DARE, warm_start=str(searched), seed=5, **COMMON)
   found = begins(warm, whole, tmp_path / "run")
@@ -135,7 +136,6 @@ def test_weights_and_moments_of_known_values_are_those_of_the_run(searched, half
   assert found.steps == [STEPS, STEPS]
 
 
-@pytest.mark.job
 def test_accumulators_are_carried_on_every_replica_and_new_ones_are_the_initial_ones(adagrad, half, whole, tmp_path):
   warm = growing.experiment(preset="twin", replicas=2, warm_start=str(adagrad), validate=False, **COMMON)
   found = begins(warm, whole, tmp_path / "run")
@@ -224,7 +224,6 @@ def test_a_checkpoint_of_another_structure_is_told(searched, half, whole, tmp_pa
     grown_model(read_run(run), whole)
 
 
-@pytest.mark.job
 def test_without_validation_no_such_split_is_needed_and_the_last_epoch_counts(half, tmp_path, caplog):
   caplog.set_level(logging.INFO, "absl")
   alone = half.model_copy(update={"splits": {"train": half.splits["train"]}})

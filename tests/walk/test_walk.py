@@ -19,6 +19,8 @@ from lcn_tf.walk.walk import walk
 from tests.support.callbacks import Stop
 from tests.training import growing
 
+pytestmark = pytest.mark.job
+
 PERIODS = 2
 METRICS = ("auc", "gauc", "logloss", "calibration")
 
@@ -63,7 +65,6 @@ def records(folder, number):
   return RecordSet.open(folder / "records" / f"{number:05d}")
 
 
-@pytest.mark.job
 def test_every_candidate_of_a_period_is_scored(walked):
   log = growing.tables(1.0).interactions
   first = formats.read_sealed(walked / "walk.json")["start"]
@@ -84,7 +85,6 @@ def test_every_candidate_of_a_period_is_scored(walked):
       assert row["logloss"] == pytest.approx(metrics.log_loss(found["label"], found["probability"]), rel=1e-4)
 
 
-@pytest.mark.job
 def test_a_period_is_scored_by_the_model_of_the_one_before_it_which_it_then_trains(walked, tmp_path):
   days.score(read_run(walked / "run" / "00001"), records(walked, 2), tmp_path / "again.parquet", "error")
   again = pl.read_parquet(tmp_path / "again.parquet")
