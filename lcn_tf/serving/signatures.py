@@ -57,7 +57,7 @@ class Signatures(tf.Module):
     self.at_once = at_once_here() if at_once is None else at_once
     self.weights = model.served_variables()
     self._schema = schema
-    self._score = _score_function(model, schema)  # traced once
+    self._score = _score_function(model, schema, self.at_once)  # traced once
     self._projections = projection_specs(model)
     self._project = functools.partial(item_projections, model)
     self._readers: dict[str, _Reader] = {
@@ -72,7 +72,7 @@ class Signatures(tf.Module):
       raw = self._readers["rank_raw"] = RawRequests(mapping, schema, folder)
       specs["rank_raw"] = raw.spec
     if self._projections:
-      self._score_projected = _score_function(model, schema, self._projections)
+      self._score_projected = _score_function(model, schema, self.at_once, self._projections)
       self._readers["rank_projected"] = self._readers["rank"]
       specs["rank_projected"] = {**specs["rank"], **self._projections}
     self.functions: dict[str, Any] = {name: self._ranking(name, spec) for name, spec in specs.items()}
@@ -88,8 +88,8 @@ class Signatures(tf.Module):
     if name == "rank_encoded":
       return self.functions[name](**request)  # type: ignore[no-any-return]
     if name == "rank_projected":
-      return _called(self._score_projected, self.read(name, request), self._schema, self.at_once, self._projections)
-    return _called(self._score, self.read(name, request), self._schema, self.at_once)
+      return _called(self._score_projected, self.read(name, request), self._schema, self._projections)
+    return _called(self._score, self.read(name, request), self._schema)
 
   def projections(self, request: Tensors) -> Tensors:
     """The tensors that `rank_projected` takes besides those of a request of `rank`."""
@@ -123,17 +123,19 @@ class Signatures(tf.Module):
 
 def rank_function(model: RequestModel, schema: Schema) -> Any:
   """The function `rank` of a model, for the devices of this process: it takes the tensors of `served_spec`."""
-  score, at_once = _score_function(model, schema), at_once_here()
-  return traced(lambda **request: _called(score, checked(request, schema), schema, at_once), served_spec(schema))
+  score = _score_function(model, schema, at_once_here())
+  return traced(lambda **request: _called(score, checked(request, schema), schema), served_spec(schema))
 
 
-def _score_function(model: RequestModel, schema: Schema, more: Specs | None = None) -> Any:
+def _score_function(model: RequestModel, schema: Schema, at_once: int, more: Specs | None = None) -> Any:
   """The part of signatures that has the model: it takes tensors of `request_spec` and `more`, integers as int64."""
+  specs = _widened({**request_spec(schema), **(more or {})})
 
   def score(**request: tf.Tensor) -> tf.Tensor:
     return tf.sigmoid(model(at_least_one_column(request), training=False))
 
-  return traced(score, _widened({**request_spec(schema), **(more or {})}), inline=False)
+  block = traced(score, specs, inline=False)
+  return traced(lambda **request: in_blocks(block, request, at_once), specs) if at_once else block
 
 
 def _widened(specs: Specs) -> Specs:
@@ -143,11 +145,11 @@ def _widened(specs: Specs) -> Specs:
   }
 
 
-def _called(score: Any, request: Tensors, schema: Schema, at_once: int, more: Specs | None = None) -> Tensors:
+def _called(score: Any, request: Tensors, schema: Schema, more: Specs | None = None) -> Tensors:
   """The scores of a valid request, whose tensors without columns may be left out."""
   whole, specs = with_empty(request, schema), _widened({**request_spec(schema), **(more or {})})
   wide = {name: tf.cast(whole[name], spec.dtype) for name, spec in specs.items()}
-  return {"probability": in_blocks(score, wide, at_once)}
+  return {"probability": score(**wide)}
 
 
 def _whole(data: Tensors, counts: Tensors, schema: Schema) -> list[tf.Operation]:
