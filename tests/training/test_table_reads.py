@@ -19,6 +19,7 @@ from tests.support.record_sets import small_schema, write_record_set
 from tests.support.replicas import mirrored
 
 SCHEMA = small_schema()
+READS = ("ReadVariableOp", "ResourceGather")
 LARGE = ("table", "catalogue", "vectors", "clusters", "projections")
 
 
@@ -60,25 +61,32 @@ def large(model, strategy):
   return found
 
 
-def whole_reads(function, names):
-  """How often a traced function, and those that it calls, read one of these variables whole."""
+def reads(function, names):
+  """How often a traced function, and those that it calls, read these variables: whole, and rows of them."""
   called = {one.signature.name: one for one in function.graph.as_graph_def().library.function}
   outer = {id(inner): names.get(id(handle)) for handle, inner in function.graph.captures}
   with function.graph.as_default():
-    return _reads(function.graph, outer, called)
+    found = _reads(function.graph, outer, called)
+  return tuple(collections.Counter(name for kind, name in found.elements() if kind == each) for each in READS)
 
 
 def _reads(graph, names, called):
   """The same of a graph; `names` are those of its tensors, by id, and `called` the functions by name."""
   counted = collections.Counter()
   for op in graph.get_operations():
-    if op.type == "ReadVariableOp" and names.get(id(op.inputs[0])):
-      counted[names[id(op.inputs[0])]] += 1
-    if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
-      inner = function_def_to_graph(called[op.get_attr("f").name])
-      own = {id(tensor): names.get(id(given)) for tensor, given in zip(inner.inputs, op.inputs, strict=True)}
+    if op.type in READS and names.get(id(op.inputs[0])):
+      counted[op.type, names[id(op.inputs[0])]] += 1
+    given = list(op.inputs)[1 if op.type in ("If", "StatelessIf") else 0 :]
+    for function in _functions(op):
+      inner = function_def_to_graph(called[function])
+      own = {id(tensor): names.get(id(outer)) for tensor, outer in zip(inner.inputs, given, strict=True)}
       counted += _reads(inner, own, called)
   return counted
+
+
+def _functions(op):
+  """The names of the functions that an operation calls: calls, both ways of a condition, and loops."""
+  return [value.func.name for value in op.node_def.attr.values() if value.HasField("func")]
 
 
 SYSTEMS = ["lap crp", "twin", "twin adagrad", "sim_soft", "sim_cluster", "minet"]
@@ -95,13 +103,18 @@ def test_a_step_reads_rows_of_its_tables_and_never_a_whole_one(system, replicas)
   step = tf.function(lambda: strategy.run(model.train_step, (inputs,)), autograph=False).get_concrete_function()
   names = large(model, strategy)
   assert len(names) >= replicas * 3 * len(model.table_variables()) or system.endswith("adagrad")
-  assert whole_reads(step, names) == {}
-  # the count can fail: a dense read of the same variables is seen
-  reading = tf.function(lambda: model.table_variables()[0] + 0.0, autograph=False).get_concrete_function()
-  assert sum(whole_reads(reading, names).values()) == 1
+  whole, rows = reads(step, names)
+  assert whole == {}
+  assert rows
+  # the count can fail: a dense read of the same variables is seen, in one way of a condition too
+  table = model.table_variables()[0]
+  reading = tf.function(lambda x: tf.cond(x > 0, lambda: table + x, lambda: table - x), autograph=False)
+  assert sum(reads(reading.get_concrete_function(tf.TensorSpec([])), names)[0].values()) == 2
   spec = request_spec(SCHEMA)
   scoring = tf.function(lambda request: model(request), autograph=False, input_signature=[spec])
-  assert whole_reads(scoring.get_concrete_function(), names) == {}
+  whole, rows = reads(scoring.get_concrete_function(), names)
+  assert whole == {}
+  assert rows
 
 
 @pytest.mark.job
@@ -113,4 +126,6 @@ def test_a_request_to_the_export_reads_rows_alone(system, tmp_path):
   served = tf.saved_model.load(str(save(model, experiment, record_set, tmp_path / "served")))
   names = {id(v.handle): v.name for v in served.weights if any(part in v.name for part in LARGE)}
   assert names
-  assert whole_reads(served.signatures["rank"], names) == {}
+  whole, rows = reads(served.signatures["rank"], names)
+  assert whole == {}
+  assert rows
