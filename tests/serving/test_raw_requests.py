@@ -169,7 +169,8 @@ def changed(raw, rng):
   elif kind == 1 and value.size:
     odd = {"O": [b"", b"\xff\xfe", b"\x00", b"new"], "f": [np.nan, np.inf, -1.0, 1e300]}
     pool = odd.get(value.dtype.kind, [-(2**31), -1, 0, 3, 40, 2**31 - 1])
-    value.reshape(-1)[rng.integers(value.size, size=2)] = [pool[rng.integers(len(pool))] for _ in range(2)]
+    with np.errstate(over="ignore"):  # 1e300 is infinite in float32
+      value.reshape(-1)[rng.integers(value.size, size=2)] = [pool[rng.integers(len(pool))] for _ in range(2)]
   else:
     tensors[name] = rng.permutation(value, axis=int(rng.integers(value.ndim)))
   return {key: tf.constant(one, raw[key].dtype) for key, one in tensors.items()}
