@@ -128,20 +128,16 @@ def test_the_error_of_a_process_is_the_error_of_the_command(folder, record_set, 
 
 @pytest.mark.job
 def test_processes_end_with_the_one_that_started_them(folder, tmp_path):
-  # the records are a pipe to which nobody writes: the processes wait
   code = """
-    import multiprocessing, pathlib, sys, threading, time
+    import operator, pathlib, sys
     from lcn_tf.data.record_set import RecordSet
     from lcn_tf.evaluation import parts
-    parts._work = time.sleep
-    def tell():
-      while not multiprocessing.active_children():
-        time.sleep(0.01)
-      print(multiprocessing.active_children()[0].pid, flush=True)
-    threading.Thread(target=tell).start()
     model, records, output = map(pathlib.Path, sys.argv[1:])
     task = parts.Task(model, RecordSet.open(records), "test", output)
-    parts._in_processes(task, {10**6: 0}, 1)
+    # the process calls exec with the program
+    parts._work = operator.call
+    program = "import os, time; print(os.getpid(), flush=True); time.sleep(10**6)"
+    parts._in_processes(task, {exec: program}, 1)
   """
   process = start(code, folder / "export" / "1", folder / "records", tmp_path)
   child = int(process.stdout.readline())

@@ -122,4 +122,4 @@ def _largest_tensors(layer, L=600):
 
 def test_the_history_is_never_copied_for_each_candidate():
   """The copies would be [2, 3, 600, 16], the pairs 4 times that; the hidden layers here are narrower."""
-  assert _largest_tensors(DIN(units=(5, 4))) <= 2 * 3 * 600 * 5 * 2
+  assert 2 * 3 * 600 * 5 <= _largest_tensors(DIN(units=(5, 4))) <= 2 * 3 * 600 * 5 * 2

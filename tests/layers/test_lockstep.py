@@ -115,12 +115,17 @@ def test_branches_and_loops_are_on_the_device_of_their_part_and_reads_where_the_
   @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.bool)])
   def run(yes):
     with _but_resources_on("/job:localhost/device:CPU:1"):
-      return tf.cond(yes, lambda: 2 * weight, lambda: 1.0), 3 * weight
+      looped = tf.while_loop(lambda x: x < 9.0, lambda x: x + tf.abs(weight), [1.0])
+      return tf.cond(yes, lambda: tf.square(weight), lambda: 1.0), 3 * weight, looped
 
-  ops = {op.type: op for op in run.get_concrete_function().graph.get_operations()}
-  assert ops["If"].device.endswith("CPU:1")
-  assert ops["Mul"].device.endswith("CPU:1")
+  graph = run.get_concrete_function().graph
+  ops = {op.type: op for op in graph.get_operations()}
   assert ops["ReadVariableOp"].device == ""
+  inner = [op for function in graph.as_graph_def().library.function for op in function.node_def]
+  assert {op.device for op in inner if op.op == "ReadVariableOp"} == {""}
+  computing = [ops["If"], ops["While"], ops["Mul"], *(op for op in inner if op.op in ("Abs", "Square"))]
+  assert len(computing) == 5
+  assert all(op.device.endswith("CPU:1") for op in computing)
 
 
 def test_parts_that_exchange_different_things_are_an_error():

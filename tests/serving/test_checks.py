@@ -248,5 +248,7 @@ def test_no_changed_request_gets_a_number_that_is_not_that_of_what_it_says(rank,
 
 def test_checks_change_nothing():
   tensors = {name: tf.constant(value) for name, value in request().items()}
-  for name, value in checked(tensors, SCHEMA).items():
+  found = checked(tensors, SCHEMA)
+  assert found.keys() == tensors.keys()
+  for name, value in found.items():
     np.testing.assert_array_equal(value, tensors[name])

@@ -89,13 +89,9 @@ def test_the_saved_model_scores_as_the_narrow_model_does(dtype, quick, versions)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   exact = tf.sigmoid(model(batch)).numpy()
   assert 0 < np.abs(found - exact).max() < 0.01
-  called = served.signatures["rank"].graph.as_graph_def().library.function
-  narrow_ops = {
-    op.op
-    for function in called
-    for op in function.node_def
-    if op.attr["dtype"].type == tf.as_dtype(dtype).as_datatype_enum
-  }
+  graph = served.signatures["rank"].graph.as_graph_def()
+  ops = [*graph.node, *(op for function in graph.library.function for op in function.node_def)]
+  narrow_ops = {op.op for op in ops if op.attr["dtype"].type == tf.as_dtype(dtype).as_datatype_enum} - {"Placeholder"}
   assert narrow_ops == {"ResourceGather"}  # no ReadVariableOp: tables are not read whole
 
 
@@ -122,7 +118,10 @@ def test_every_system_reads_the_rows_of_its_narrow_tables_alone(name, experiment
   assert all(set(layer.narrow) == set(layer.tables) for layer in layers)
   rank = rank_function(model, SCHEMA)
   captured = {id(outer) for outer, _ in rank.graph.captures}
+  assert unread
   assert captured.isdisjoint({id(table.handle) for table in unread})
+  read = [part for layer in layers for parts in layer.narrow.values() for part in parts]
+  assert captured.intersection(id(part.handle) for part in read)
   assert ops_without_gpu_kernel(rank) == set()
   batch = {tensor: batch_of(5, 1)[tensor] for tensor in request_spec(SCHEMA)}
   found = model(batch)

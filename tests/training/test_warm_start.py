@@ -155,7 +155,11 @@ def test_other_optimizers_and_those_that_are_not_asked_for_begin_anew(adagrad, w
     assert ("begin anew" in caplog.text) == bool(said)
     assert said in caplog.text
     assert found.steps == [0, 0]
-    assert all((copy == 0).all() for (_, slot), value in found.slots.items() for copy in value if slot in "mv")
+    begun = {"m": 0, "v": 0, "accumulator": np.float32(0.1)}
+    assert {slot for _, slot in found.slots} == {"m", "v"} | (
+      {"accumulator"} if settings["preset"] == "twin" else set()
+    )
+    assert all((copy == begun[slot]).all() for (_, slot), value in found.slots.items() for copy in value)
     old = saved(adagrad)["model/logit/kernel/.ATTRIBUTES/VARIABLE_VALUE"]
     np.testing.assert_array_equal(
       next(v for name, v in found.weights.items() if name.endswith("logit/kernel:0"))[0], old

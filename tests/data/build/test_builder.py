@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pathlib
 import re
 import shutil
@@ -7,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lcn_tf import files
+from lcn_tf import files, processes
 from lcn_tf.data.build import builder, shards, tables
 from lcn_tf.data.id_mapping import oov_indices
 from lcn_tf.data.read.dataset import training_batches
@@ -60,7 +61,11 @@ def test_another_seed_draws_other_negatives_in_another_order(tmp_path, log):
 def test_several_processes_write_the_same_bytes_as_one(tmp_path, log, monkeypatch):
   build(tmp_path, log, name="one", shards=2, **SAMPLED)
   monkeypatch.setattr(shards, "PARALLEL_FROM", 1)
+  monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+  started, pool = [], processes.pool
+  monkeypatch.setattr(processes, "pool", lambda workers, *start: started.append(workers) or pool(workers, *start))
   build(tmp_path, log, name="two", shards=2, **SAMPLED)
+  assert 2 in started
   assert logs.file_bytes(tmp_path / "one") == logs.file_bytes(tmp_path / "two")
 
 

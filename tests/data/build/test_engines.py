@@ -166,10 +166,12 @@ def test_a_full_disk_of_a_task_is_told_as_one_of_the_build(tmp_path, monkeypatch
     build(tmp_path, MEMORY, engine=Elsewhere())
 
 
-def test_processes_give_results_in_order_and_errors_in_their_place():
-  found = engines.Processes().map(broken, ["a", "user"])
-  assert next(found) == "a"
-  with pytest.raises(UserError):
+@pytest.mark.job
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_give_results_in_order_and_errors_in_their_place(workers):
+  found = engines.Processes().map(broken, ["a", "b", "user"], workers)
+  assert [next(found), next(found)] == ["a", "b"]
+  with pytest.raises(UserError, match=r"^day1\.parquet: not there$"):
     next(found)
 
 

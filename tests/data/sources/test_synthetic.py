@@ -205,17 +205,17 @@ def test_the_oracle_of_a_time_range_counts_its_impressions_only(tables):
 
 
 @pytest.mark.parametrize(
-  "options",
+  ("options", "said"),
   [
-    {"interests": 30},
-    {"interests": 3, "source_only": 3},
-    {"interests": 3, "source_only": 2, "target_only": 2},
-    {"target_items": 10},
-    {"sparse": True, "source_items": 30},
+    ({"interests": 30}, r"target_only 1 < interests 30 <= topics"),
+    ({"interests": 3, "source_only": 3}, r"source_only 3 and target_only 1 < interests 3 <= topics"),
+    ({"interests": 3, "source_only": 2, "target_only": 2}, r"source_only 2 \+ target_only 2 exceed interests 3"),
+    ({"target_items": 10}, r"target_items 10 and source_items \d+: at least \d+ each"),
+    ({"sparse": True, "source_items": 30}, r"target_items \d+ and source_items 30: at least \d+ each"),
   ],
 )
-def test_impossible_options_are_refused(options):
-  with pytest.raises(pydantic.ValidationError, match=r"interests|items"):
+def test_impossible_options_are_refused(options, said):
+  with pytest.raises(pydantic.ValidationError, match=said):
     Synthetic(**options)
 
 
