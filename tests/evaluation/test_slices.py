@@ -195,6 +195,7 @@ def test_fields_of_records_are_sliced_by_with_the_values_of_the_log(of_records):
   assert len(predictions.columns) == 10, "fields of slices are no columns of predictions"
 
 
+@pytest.mark.job
 def test_a_model_is_compared_with_a_model(of_records):
   record_set, predictions, found = of_records
   assert found["baseline"]["path"].endswith("/2")

@@ -130,6 +130,7 @@ def begun(run, epoch):
   return history
 
 
+@pytest.mark.job
 def test_rows_of_epochs_that_the_checkpoint_does_not_know_are_written_anew(run):
   history = begun(run, 1)
   assert [row["epoch"] for row in history.rows] == ["0"]

@@ -88,6 +88,7 @@ def test_a_killed_job_drops_what_an_unbroken_one_would_have_dropped(tiny_set, tm
   np.testing.assert_allclose(again.values, unbroken.values[3:], rtol=1e-6)
 
 
+@pytest.mark.job
 def test_a_checkpoint_is_written_by_the_clock(tiny_set, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     train(tiny_experiment(checkpoint_minutes=1e-9), tiny_set, tmp_path / "often", (Stop(3),))
@@ -108,6 +109,7 @@ def test_records_that_other_settings_made_are_told(record_set, tmp_path, caplog)
   assert "shards" not in caplog.text
 
 
+@pytest.mark.job
 def test_a_finished_job_is_not_run_again(unbroken, run, tiny_set):
   assert unbroken[0].steps == 8
   assert train(EXPERIMENT, tiny_set, run).steps == 0
@@ -263,6 +265,7 @@ def test_a_model_with_an_auxiliary_one_beside_it_may_begin_with_the_weights_of_b
     np.testing.assert_array_equal(value, variable.numpy(), err_msg=name)
 
 
+@pytest.mark.job
 def test_a_warm_start_that_does_not_fit_is_refused_before_the_run_begins(old, later, tiny_set, tmp_path):
   warm = {"epochs": 1, "warm_start": str(old)}
   right = tiny_experiment(**warm)

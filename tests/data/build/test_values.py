@@ -78,6 +78,7 @@ def test_a_fraction_is_no_value_of_a_column_and_alone_equals_its_text(value, tex
   assert text_of(value) == text == of_column("event", text)
 
 
+@pytest.mark.job
 @SETTINGS
 @given(
   st.integers(-(2**100), 2**100)

@@ -362,6 +362,7 @@ def test_a_damaged_table_of_values_is_told(tmp_path, records):
     RecordSet.open(made.path).item_values("target")
 
 
+@pytest.mark.job
 def test_a_record_set_of_float_values_is_valid_as_a_whole(records):
   assert diagnosis.verify(records) == []
 
