@@ -20,7 +20,7 @@ from absl import logging
 
 from lcn_tf.analysis import complexity, synthetic
 from lcn_tf.analysis.full_attention import PROJECTIONS
-from lcn_tf.data.request_spec import request_spec, traced
+from lcn_tf.data.request_spec import request_spec
 from lcn_tf.errors import UserError
 from lcn_tf.interest.base import Extractor
 from lcn_tf.layers.structures import Behaviours, Candidates
@@ -28,7 +28,7 @@ from lcn_tf.models.base import RequestModel
 from lcn_tf.pages import figures
 from lcn_tf.pages.markup import Cell
 from lcn_tf.pages.table_page import Page, Table
-from lcn_tf.serving.blocks import at_once_here, in_blocks
+from lcn_tf.serving.blocks import at_once_here, blocked
 from lcn_tf.training.cost import cores, peak_memory_bytes
 
 LENGTHS = (500, 2000, 10_000)
@@ -68,10 +68,9 @@ def serve(model: RequestModel, request: dict[str, tf.Tensor], xla: bool = False)
     compiled = tf.function(score, autograph=False, jit_compile=True).get_concrete_function(**request)
     return lambda: compiled(**request).numpy()
   specs = request_spec(model.schema)
-  block = traced(score, {n: tf.TensorSpec(specs[n].shape, x.dtype, n) for n, x in request.items()}, inline=False)
-  served = tf.function(lambda **one: in_blocks(block, one, at_once_here()), autograph=False)
-  concrete = served.get_concrete_function(**request)
-  return lambda: concrete(**request).numpy()
+  typed = {name: tf.TensorSpec(specs[name].shape, tensor.dtype, name) for name, tensor in request.items()}
+  served = blocked(score, typed, at_once_here())
+  return lambda: served(**request).numpy()
 
 
 def latencies(

@@ -5,8 +5,11 @@ candidate costs the same whatever the size of the call, and the memory of a call
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
+
+from lcn_tf.data.request_spec import traced
 
 Tensors = dict[str, tf.Tensor]
 AT_ONCE = 512
@@ -15,6 +18,18 @@ AT_ONCE = 512
 def at_once_here() -> int:
   """Candidates that are best scored at once by the devices of this process; 0 = all of a call, for a GPU."""
   return 0 if tf.config.list_physical_devices("GPU") else AT_ONCE
+
+
+def blocked(score: Callable[..., tf.Tensor], specs: Mapping[str, tf.TensorSpec], at_once: int) -> Any:
+  """The graph of a function as of `in_blocks`, which is in it once.
+
+  Args:
+    score: Function.
+    specs: Shapes and types of its tensors, for calls and blocks of any size.
+    at_once: Most candidates of a block; 0 = a call is one block.
+  """
+  block = traced(score, specs, inline=False)
+  return traced(lambda **request: in_blocks(block, request, at_once), specs) if at_once else block
 
 
 def in_blocks(score: Callable[..., tf.Tensor], request: Mapping[str, tf.Tensor], at_once: int) -> tf.Tensor:
@@ -27,10 +42,8 @@ def in_blocks(score: Callable[..., tf.Tensor], request: Mapping[str, tf.Tensor],
     score: Function that takes the tensors of a request by name and returns its scores `[B, N]`.
     request: Tensors, with `candidate_items` `[B, N]`. All of them begin with the axis B. Those of candidates and
       `*_first_visible` have the axis N next, or one column for all candidates.
-    at_once: Most candidates of a block; 0 = the call is one block.
+    at_once: Most candidates of a block.
   """
-  if not at_once:
-    return score(**request)
   size = tf.shape(request["candidate_items"])
   return tf.cond(
     size[0] * size[1] <= at_once, lambda: score(**request), lambda: _one_by_one(score, request, size, at_once)

@@ -27,7 +27,7 @@ from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_s
 from lcn_tf.errors import UserError
 from lcn_tf.models.base import RequestModel
 from lcn_tf.schema import DOMAINS, DomainName, Schema
-from lcn_tf.serving.blocks import in_blocks, is_of_candidates
+from lcn_tf.serving.blocks import blocked, is_of_candidates
 from lcn_tf.serving.checks import asserted, checked, holds, same_size
 
 Tensors = dict[str, tf.Tensor]
@@ -90,8 +90,8 @@ def rank_encoded(model: RequestModel, schema: Schema, request: Tensors, at_once:
   """The probabilities `[B, N]` of candidates for embedded users. The arguments are those of `encoded_functions`."""
   valid = _valid(request, schema, model.embedder.histories)
   specs = {name: _any_size(name, tf.TensorSpec(tensor.shape, tensor.dtype)) for name, tensor in valid.items()}
-  score = traced(lambda **part: _scores(model, schema, part), specs, inline=False)
-  return {"probability": in_blocks(score, valid, at_once)}
+  score = blocked(lambda **part: _scores(model, schema, part), specs, at_once)
+  return {"probability": score(**valid)}
 
 
 def _valid(request: Tensors, schema: Schema, histories: tuple[DomainName, ...]) -> Tensors:

@@ -14,7 +14,7 @@ from lcn_tf.data.request_spec import at_least_one_column, request_spec, served_s
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import item_projections
 from lcn_tf.schema import DOMAINS, Schema
-from lcn_tf.serving.blocks import at_once_here, in_blocks
+from lcn_tf.serving.blocks import at_once_here, blocked
 from lcn_tf.serving.checks import asserted, checked
 from lcn_tf.serving.encoded import encoded_functions
 from lcn_tf.serving.item_signatures import item_embedding, project_items, projection_specs
@@ -129,13 +129,11 @@ def rank_function(model: RequestModel, schema: Schema) -> Any:
 
 def _score_function(model: RequestModel, schema: Schema, at_once: int, more: Specs | None = None) -> Any:
   """The part of signatures that has the model: it takes tensors of `request_spec` and `more`, integers as int64."""
-  specs = _widened({**request_spec(schema), **(more or {})})
 
   def score(**request: tf.Tensor) -> tf.Tensor:
     return tf.sigmoid(model(at_least_one_column(request), training=False))
 
-  block = traced(score, specs, inline=False)
-  return traced(lambda **request: in_blocks(block, request, at_once), specs) if at_once else block
+  return blocked(score, _widened({**request_spec(schema), **(more or {})}), at_once)
 
 
 def _widened(specs: Specs) -> Specs:

@@ -96,8 +96,8 @@ def test_every_signature_answers_in_blocks_as_at_once(tmp_path):
       encoded_user=True,
     )
     assert describe(version)["at_once"] == at_once
+    assert answers.differences(version) == []
     answered[at_once] = json.loads((version / answers.REQUESTS).read_text())
-  assert answers.differences(version) == []
   ranking = {"rank", "rank_examples", "rank_raw", "rank_projected", "rank_encoded"}
   assert {one["signature_name"] for one in answered[3]} == ranking
   for one, other in zip(answered[0], answered[3], strict=True):

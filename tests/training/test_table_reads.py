@@ -9,6 +9,7 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 from lcn_tf import config
 from lcn_tf.data.request_spec import request_spec
 from lcn_tf.models.build import build_model, needs_pretrained
+from lcn_tf.models.graphs import BRANCHES
 from lcn_tf.pretraining.vectors import Pretrained
 from lcn_tf.schema import DOMAINS
 from lcn_tf.serving.export import save
@@ -76,7 +77,7 @@ def _reads(graph, names, called):
   for op in graph.get_operations():
     if op.type in READS and names.get(id(op.inputs[0])):
       counted[op.type, names[id(op.inputs[0])]] += 1
-    given = list(op.inputs)[1 if op.type in ("If", "StatelessIf") else 0 :]
+    given = list(op.inputs)[1 if op.type in BRANCHES else 0 :]
     for function in _functions(op):
       inner = function_def_to_graph(called[function])
       own = {id(tensor): names.get(id(outer)) for tensor, outer in zip(inner.inputs, given, strict=True)}
@@ -86,7 +87,8 @@ def _reads(graph, names, called):
 
 def _functions(op):
   """The names of the functions that an operation calls: calls, both ways of a condition, and loops."""
-  return [value.func.name for value in op.node_def.attr.values() if value.HasField("func")]
+  values = op.node_def.attr.values()
+  return [called.name for value in values for called in ([value.func] if value.HasField("func") else value.list.func)]
 
 
 SYSTEMS = ["lap crp", "twin", "twin adagrad", "sim_soft", "sim_cluster", "minet"]
