@@ -119,10 +119,8 @@ class Train(Strict):
       ("replicas", self.replicas > 1),
       ("steps_per_execution", self.steps_per_execution > 1),
       ("jit_compile", self.jit_compile),
-      ("mixed_precision", self.mixed_precision),
       ("profile", self.profile),
       ("on_corrupt", self.on_corrupt == "skip"),
-      ("warm_start", self.warm_start),
     ):
       if value:
         raise ValueError(f"{name} {getattr(self, name)!r} is not for strategy 'parameter_server'")

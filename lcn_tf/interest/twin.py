@@ -9,8 +9,9 @@ from tensorflow import keras
 from lcn_tf.config import Model
 from lcn_tf.errors import positive
 from lcn_tf.interest.base import Extractor, SearchLevel, constant, every_bucket, in_float32, kept_rows, static_rows
+from lcn_tf.layers.parts import in_parts
 from lcn_tf.layers.pooling import attend_and_pool
-from lcn_tf.layers.replicas import gather_rows, in_parts
+from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.union_walk import union_walk, walk_order
 from lcn_tf.schema import DomainName, Schema

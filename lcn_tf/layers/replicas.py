@@ -1,38 +1,11 @@
 """Exchange between the replicas of a strategy, or between the parts of one graph that are traced in lockstep."""
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from lcn_tf.layers.lockstep import current_part
-
-_IN_PARTS = contextvars.ContextVar("in_parts", default=False)
-
-
-@contextlib.contextmanager
-def in_parts() -> Iterator[None]:
-  """Lets variables that are made within the block lie on servers in parts of their rows."""
-  token = _IN_PARTS.set(True)
-  try:
-    yield
-  finally:
-    _IN_PARTS.reset(token)
-
-
-def may_be_in_parts() -> bool:
-  """Whether a variable that is made now may lie on servers in parts."""
-  return _IN_PARTS.get()
-
-
-def rows_of_part(values: Any, **kwargs: Any) -> Any:
-  """The rows of `values` that an initializer is asked for: all, or a part by TensorFlow's arguments for parts."""
-  if "partition_shape" not in kwargs:
-    return values
-  begin = kwargs["partition_offset"][0]
-  return values[begin : begin + kwargs["partition_shape"][0]]
+from lcn_tf.layers.parts import is_in_parts, parts_of
 
 
 def replicas() -> tuple[int, int | tf.Tensor]:
@@ -68,8 +41,8 @@ def gather_rows(variable: Any, indices: tf.Tensor) -> tf.Tensor:
     variable: Variable, or one in parts that `ParameterServerStrategy` has made.
     indices: Rows, `[...]` int64.
   """
-  if isinstance(variable, tf.__internal__.distribute.ShardedVariable):
-    rows = tf.nn.embedding_lookup(list(variable.variables), tf.reshape(indices, [-1]))
+  if is_in_parts(variable):
+    rows = tf.nn.embedding_lookup(parts_of(variable), tf.reshape(indices, [-1]))
     return tf.reshape(rows, tf.concat([tf.shape(indices), variable.shape[1:]], axis=0))
   rows = tf.gather(on_replica(variable), indices)
   # a function that is called, and not copied, does not know the shapes of the variables that it is given

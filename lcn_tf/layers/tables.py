@@ -11,7 +11,8 @@ from tensorflow import keras
 
 from lcn_tf.layers.masked import repeat_rows
 from lcn_tf.layers.narrow import Dtype, from_int8, stored
-from lcn_tf.layers.replicas import gather_rows, in_parts, rows_of_part
+from lcn_tf.layers.parts import in_parts, put
+from lcn_tf.layers.replicas import gather_rows
 
 
 class EmbeddingTables(keras.layers.Layer):
@@ -65,10 +66,13 @@ class EmbeddingTables(keras.layers.Layer):
         self.tables[name] = self.add_weight(
           f"{name}/table",
           [size, width],
-          initializer=functools.partial(_initial, 1 + unknown[name], limit, (starts or {}).get(name)),
+          initializer=functools.partial(_initial, 1 + unknown[name], limit),
           trainable=name not in frozen,
           experimental_autocast=False,  # only the rows that are read are cast
         )
+      # after the draw: whatever is drawn next does not depend on it
+      if (start := (starts or {}).get(name)) is not None:
+        put(self.tables[name], start)
 
   def call(self, lookups: Sequence[tuple[str, tf.Tensor]]) -> list[tf.Tensor]:
     """Embeddings `[..., width]` of each (vocabulary, indices `[...]` int64), in order."""
@@ -133,13 +137,9 @@ def initial_limit(init: str, size: int, width: int, scale: float = 1.0) -> float
   return scale * float(np.sqrt(6.0 / (size + width)) if init == "glorot" else width**-0.5)
 
 
-def _initial(
-  first: int, limit: float, start: np.ndarray | None, shape: Sequence[int], dtype: Any = None, **kwargs: Any
-) -> tf.Tensor:
-  """Uniform values in [-limit, limit] from row `first` on, zeros before; or those of `start`; or a part of the rows."""
+def _initial(first: int, limit: float, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
+  """Uniform values in [-limit, limit] from row `first` on, zeros before; or a part of the rows."""
   rows = keras.initializers.RandomUniform(-limit, limit)(shape, dtype, **kwargs)
-  if start is not None:  # after the draw: whatever is drawn next does not depend on it
-    return tf.constant(rows_of_part(start, **kwargs), dtype or tf.float32)
   zeros = max(0, first - kwargs.get("partition_offset", [0])[0])
   return tf.concat([tf.zeros_like(rows[:zeros]), rows[zeros:]], axis=0)
 

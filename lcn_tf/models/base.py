@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ from tensorflow import keras
 from lcn_tf.config import Model
 from lcn_tf.layers.lockstep import current_part
 from lcn_tf.layers.narrow import Dtype
+from lcn_tf.layers.parts import reference, wholes
 from lcn_tf.layers.replicas import global_sum, replicas
 from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.models.embedder import Embedded, RequestEmbedding
@@ -226,19 +227,22 @@ class RequestModel(tfrs.Model):
     return list({v.ref(): v for layer in layers for v in layer.trainable_variables}.values())
 
   def warm_variables(self) -> list[tf.Variable]:
-    """What a job may take over from another one: all trainable weights, and the embedding tables that are frozen."""
-    layers = [part for part in self.submodules if isinstance(part, EmbeddingTables) and part.trainable]
-    frozen = {v.ref(): v for layer in layers for v in layer.non_trainable_variables}
-    return [*self.trainable_variables, *frozen.values()]
+    """What a job may take over from another one: all trainable weights, and the embedding tables that are frozen.
 
-  def vocabularies(self) -> dict[Any, str]:
-    """The vocabulary of every variable that has a row per value of one, by the variable's reference.
+    Tables that servers hold in parts are whole here.
+    """
+    layers = [part for part in self.submodules if isinstance(part, EmbeddingTables) and part.trainable]
+    frozen = [v for layer in layers for v in layer.non_trainable_variables]
+    return wholes([*self.trainable_variables, *frozen])
+
+  def vocabularies(self) -> dict[Hashable, str]:
+    """The vocabulary of every variable that has a row per value of one, by the variable's `reference`.
 
     These are the embedding tables of all layers. Tables of vocabularies that the schema does not have are left out.
     """
     layers = [part for part in self.submodules if isinstance(part, EmbeddingTables)]
-    named = ((table.ref(), layer.vocabularies[name]) for layer in layers for name, table in layer.tables.items())
-    return {reference: vocabulary for reference, vocabulary in named if vocabulary in self.schema.vocabularies}
+    named = ((reference(table), layer.vocabularies[name]) for layer in layers for name, table in layer.tables.items())
+    return {table: vocabulary for table, vocabulary in named if vocabulary in self.schema.vocabularies}
 
   def make_narrow(self, dtype: Dtype) -> None:
     """Stores the embedding tables of all layers in a narrower type, for serving; see `EmbeddingTables.make_narrow`."""

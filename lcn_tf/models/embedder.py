@@ -11,7 +11,8 @@ from lcn_tf.config import Embedding
 from lcn_tf.data.records import visibility
 from lcn_tf.errors import UserError
 from lcn_tf.layers.masked import repeat_rows
-from lcn_tf.layers.replicas import gather_rows, in_parts, rows_of_part
+from lcn_tf.layers.parts import in_parts, put
+from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.models.field_values import field_lookups, item_values, projected_users, slopes, user_projections
@@ -152,29 +153,26 @@ class RequestEmbedding(keras.layers.Layer):
 
   def _frozen(self, name: str, values: np.ndarray, dtype: tf.DType) -> tf.Variable:
     with in_parts():
-      return self.add_weight(
-        name,
-        values.shape,
-        dtype,
-        initializer=lambda shape, dtype=None, **kwargs: tf.constant(rows_of_part(values, **kwargs), dtype),
-        trainable=False,
-        experimental_autocast=False,
+      frozen = self.add_weight(
+        name, values.shape, dtype, initializer="zeros", trainable=False, experimental_autocast=False
       )
+    put(frozen, values)
+    return frozen
 
   def set_catalogue(self, domain: DomainName, table: np.ndarray) -> None:
     """Fills the catalogue of a domain, if the model reads that domain."""
     if domain in self.catalogues:
-      self.catalogues[domain].assign(table.astype(np.int64))
+      put(self.catalogues[domain], table.astype(np.int64))
 
   def set_item_values(self, domain: DomainName, values: np.ndarray) -> None:
     """Fills the float values of a domain's items, if they have some and the model reads that domain."""
     if domain in self.item_values:
-      self.item_values[domain].assign(values)
+      put(self.item_values[domain], values)
 
   def set_contents(self, domain: DomainName, vectors: Mapping[str, np.ndarray]) -> None:
     """Fills the frozen vectors of a domain's items by name, if the model reads that domain."""
     for name, content in self.contents.get(domain, {}).items():
-      content.assign(vectors[name])
+      put(content, vectors[name])
 
   def copy_catalogues(self, other: "RequestEmbedding") -> None:
     """Takes catalogues, float values and frozen vectors of items over from a layer of the same schema and histories."""

@@ -10,7 +10,7 @@ from tensorflow import keras
 
 from lcn_tf.config import Embedding
 from lcn_tf.data.field_values import vector_columns
-from lcn_tf.layers.replicas import in_parts
+from lcn_tf.layers.parts import in_parts
 from lcn_tf.models.lookups import Handles, Lookups
 from lcn_tf.schema import DomainName, Feature, Schema, value_columns
 

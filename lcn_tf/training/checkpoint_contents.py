@@ -1,10 +1,12 @@
 """What a checkpoint holds of a model, one tensor at a time, whatever the shapes of the model that reads it."""
 
-from typing import Any
+from collections.abc import Hashable
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+from lcn_tf.layers.parts import is_in_parts, reference
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
@@ -34,11 +36,11 @@ class CheckpointContents:
 
   def weight(self, variable: tf.Variable) -> np.ndarray | None:
     """The value of a variable of the model; None if there is none."""
-    return self._read(self._key(self._nodes.get(variable.ref())))
+    return self._read(self._key(self._nodes.get(reference(variable))))
 
   def slot(self, optimizer: int, variable: tf.Variable, name: str) -> np.ndarray | None:
     """The value of a variable's slot, such as `m`, in the optimizer of that number; None if there is none."""
-    return self._read(self._slots.get((optimizer, self._nodes.get(variable.ref(), -1), name), ""))
+    return self._read(self._slots.get((optimizer, self._nodes.get(reference(variable), -1), name), ""))
 
   def iterations(self, optimizer: int) -> int:
     """The number of steps that an optimizer has done."""
@@ -53,15 +55,15 @@ class CheckpointContents:
       found[len(found)] = node
     return found
 
-  def _matched(self, model: tf.keras.Model) -> dict[Any, int]:
+  def _matched(self, model: tf.keras.Model) -> dict[Hashable, int]:
     """The node of every variable that model and checkpoint both have, by its reference."""
-    found: dict[Any, int] = {}
+    found: dict[Hashable, int] = {}
     view, seen = tf.train.TrackableView(model), {id(model)}
     left = [(model, self._root)]
     while left:
       trackable, node = left.pop()
-      if isinstance(trackable, tf.Variable) and node is not None:
-        found[trackable.ref()] = node
+      if (isinstance(trackable, tf.Variable) or is_in_parts(trackable)) and node is not None:
+        found[reference(trackable)] = node
       for name, child in view.children(trackable).items():
         there = self._child(node, name)
         if there is not None and id(child) not in seen:

@@ -7,8 +7,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from lcn_tf.layers.parts import is_in_parts
 from lcn_tf.layers.replicas import on_replica
-from lcn_tf.models.base import RequestModel
+from lcn_tf.models.base import Batch, RequestModel
 from lcn_tf.schema import DOMAINS, DomainName
 
 
@@ -23,7 +24,7 @@ class Gauges:
 
   def __init__(self, slots: Sequence[Sequence[tf.Variable]]):
     self._slots = slots
-    self._squares = {id(slot): tf.Variable(0.0, trainable=False) for group in slots for slot in group}
+    self._squares = {id(slot): _beside(slot) for group in slots for slot in group}
     self._norm = tf.Variable(0.0, trainable=False)
     self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
     self._widths: dict[tuple[DomainName, DomainName], tf.Variable] = {}
@@ -56,12 +57,16 @@ class Gauges:
     """Sums of the widths of all batches up to now, by the domains of candidates and history."""
     return {which: float(width.numpy()) for which, width in self._widths.items()}
 
-  def watch(self, model: RequestModel, strategy: tf.distribute.Strategy) -> None:
-    """Lets the training function of a compiled model note waits and widths."""
+  def prepare(self, model: RequestModel, strategy: tf.distribute.Strategy) -> None:
+    """Makes what a step of a model notes in."""
     with strategy.scope():
       for of in model.domains:
         for d in DOMAINS:
           self._widths[of, d] = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+
+  def watch(self, model: RequestModel, strategy: tf.distribute.Strategy) -> None:
+    """Lets the training function of a compiled model note waits and widths."""
+    self.prepare(model, strategy)
     model.make_train_function()
     function = model.train_tf_function.python_function
 
@@ -71,19 +76,37 @@ class Gauges:
     model.train_function = tf.function(train_function, reduce_retracing=True)
 
   def next(self, iterator: Iterator[Any], strategy: tf.distribute.Strategy) -> Any:
-    """The next batches of an iterator."""
-    began = tf.timestamp()
-    with tf.control_dependencies([began]):
-      batches = next(iterator)
-    first = {
-      d: {name: strategy.experimental_local_results(tensor)[0] for name, tensor in batch.items()}
-      for d, batch in batches.items()
-    }
-    with tf.control_dependencies(tf.nest.flatten(first)):
-      self._waited.assign_add(tf.timestamp() - began)
-    for (of, d), width in self._widths.items():
-      width.assign_add(tf.cast(tf.shape(first[of][f"{d}_items"])[1], tf.float64))
+    """The next batches of an iterator, noted."""
+    batches, first, seconds = timed_next(iterator, strategy)
+    self.note(first, seconds)
     return batches
+
+  def note(self, batches: dict[DomainName, Batch], seconds: tf.Tensor) -> None:
+    """Notes the widths of batches, by the domain of their candidates, and the seconds that the step waited for them."""
+    self._waited.assign_add(seconds)
+    for (of, d), width in self._widths.items():
+      width.assign_add(tf.cast(tf.shape(batches[of][f"{d}_items"])[1], tf.float64))
+
+
+def timed_next(
+  iterator: Iterator[Any], strategy: tf.distribute.Strategy
+) -> tuple[Any, dict[DomainName, Batch], tf.Tensor]:
+  """The next batches of an iterator, those of its first replica alone, and the seconds that they took, float64."""
+  began = tf.timestamp()
+  with tf.control_dependencies([began]):
+    batches = next(iterator)
+  first = {
+    d: {name: strategy.experimental_local_results(tensor)[0] for name, tensor in batch.items()}
+    for d, batch in batches.items()
+  }
+  with tf.control_dependencies(tf.nest.flatten(first)):
+    return batches, first, tf.timestamp() - began
+
+
+def _beside(slot: tf.Variable) -> tf.Variable:
+  """A scalar where a slot is."""
+  with tf.distribute.get_strategy().extended.colocate_vars_with(slot):
+    return tf.Variable(0.0, trainable=False)
 
 
 class _Watched:
@@ -112,7 +135,7 @@ class Measured(keras.optimizers.legacy.Optimizer):
 
   def get_slot(self, var: tf.Variable, slot_name: str) -> tf.Variable:
     """The slot of a variable. That of one in parts is the same object always, as checkpoints need it."""
-    if not isinstance(var, tf.__internal__.distribute.ShardedVariable):
+    if not is_in_parts(var):
       return super().get_slot(var, slot_name)
     self._whole = self._whole or {}
     key = (id(var), slot_name)

@@ -89,14 +89,14 @@ class Growth:
         later[means.rows] = means.by_item @ (means.by_value @ earlier[means.known])
     return later
 
-  def slots(self, vocabulary: str, earlier: np.ndarray, fresh: Callable[[], np.ndarray]) -> np.ndarray:
-    """As `weights`; the rows of new values are those of `fresh`, what a new optimizer has."""
+  def slots(self, vocabulary: str, earlier: np.ndarray, fresh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """As `weights`; `fresh` gives the rows of new values, by their numbers: what a new optimizer has."""
     if self.same:
       return earlier
     rows = self._rows[vocabulary]
     later = earlier[np.maximum(rows, 0)]
-    if (rows < 0).any():
-      later[rows < 0] = fresh()[rows < 0]
+    if len(new := np.flatnonzero(rows < 0)):
+      later[new] = fresh(new)
     return later
 
   @functools.cached_property

@@ -163,7 +163,6 @@ def make_optimizer(model: RequestModel, config: Train) -> CompositeOptimizer:
   With `train.ema_decay` the optimizer of all other weights averages them. With `train.log_every` all gradients are
   measured.
   """
-  servers = config.strategy == "parameter_server"
   ages = model.age_variables if config.preset == "twin" else list
   dense = DenseAdam(learning_rate(config.learning_rate, config), ema_decay=config.ema_decay)
   if config.preset == "twin":
@@ -173,7 +172,7 @@ def make_optimizer(model: RequestModel, config: Train) -> CompositeOptimizer:
     tables = RowwiseAdam(
       learning_rate(config.table_learning_rate or config.learning_rate, config),
       row_decay=config.row_decay,
-      unique_rows=model.embedder.deduplicate and config.micro_batches == 1 and not servers,
+      unique_rows=model.embedder.deduplicate and config.micro_batches == 1 and config.strategy != "parameter_server",
     )
 
   def of_tables() -> list[tf.Variable]:
@@ -190,5 +189,4 @@ def make_optimizer(model: RequestModel, config: Train) -> CompositeOptimizer:
     # now: had the first step to make its slots, TensorFlow would trace that step twice
     optimizer._create_all_weights(mine)
     slots.append([optimizer.get_slot(variable, optimizer.get_slot_names()[0]) for variable in mine])
-  gauged = config.log_every and not servers
-  return CompositeOptimizer(optimizers, config.clip_norm, Gauges(slots) if gauged else None)
+  return CompositeOptimizer(optimizers, config.clip_norm, Gauges(slots) if config.log_every else None)

@@ -24,12 +24,13 @@ from lcn_tf.config import Train
 from lcn_tf.errors import LostWorkerError, UserError, one_line
 from lcn_tf.layers.dropout import Dropout
 from lcn_tf.layers.lockstep import in_lockstep
-from lcn_tf.layers.replicas import may_be_in_parts
+from lcn_tf.layers.parts import may_be_in_parts
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.micro_batches import joined
 from lcn_tf.storage import readable
 from lcn_tf.training.cluster import LOST, PATIENCE, Cluster, listens, wait_for
 from lcn_tf.training.cost import peak_memory_bytes
+from lcn_tf.training.gauges import timed_next
 from lcn_tf.training.preemption import at_sigterm
 
 _LOOK = 0.5  # seconds between two looks for the chief
@@ -175,9 +176,11 @@ class Steps:
     model, variables = self._model, self._model.trainable_variables
     seeds = [layer.generator.make_seeds(len(self._devices)) for layer in self._dropouts]
 
+    given: dict[int, Any] = {}
+
     def of_part(index: int) -> tuple[dict[str, tf.Tensor], list[Any]]:
       with tf.device(self._devices[index]):
-        inputs = next(iterators[index])
+        inputs, *given[index] = timed_next(iterators[index], model.distribute_strategy)
       for layer, seed in zip(self._dropouts, seeds, strict=True):
         layer.give(seed[:, index])
       with _but_resources_on(self._devices[index]):
@@ -187,6 +190,9 @@ class Steps:
     of_parts = zip(variables, *(gradients for _, gradients in found), strict=True)
     summed = [(_sum(parts, v), v) for v, *parts in of_parts if parts[0] is not None]
     model.optimizer.apply_gradients(summed)
+    if gauges := model.optimizer.gauges:
+      batches, _ = given[0]
+      gauges.note(batches, tf.reduce_max([seconds for _, seconds in given.values()]))
     for name, tracker in model.trackers.items():
       tracker.update_state(tf.add_n([losses[name] for losses, _ in found]))
     return {name: tracker.result() for name, tracker in model.trackers.items()}

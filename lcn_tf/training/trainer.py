@@ -221,9 +221,9 @@ def _asked(
   if config.profile and workers.chief:
     yield Profile(run / "tensorboard", config.profile, first)
   if gauges := model.optimizer.gauges:
-    gauges.watch(model, strategy)
+    (gauges.prepare if workers.led else gauges.watch)(model, strategy)
     if workers.chief:
-      replicas = strategy.num_replicas_in_sync
+      replicas = workers.replicas
       counts = zip(model.domains, (size.requests, size.second_requests), strict=False)
       rows = {d: count // replicas for d, count in counts}
 

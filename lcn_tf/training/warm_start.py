@@ -1,7 +1,9 @@
 """A job that begins with the weights of an earlier run: which run may be, and what is carried from its checkpoint."""
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from lcn_tf.config import Experiment, difference
 from lcn_tf.data.id_mapping import NULL
 from lcn_tf.data.record_set import RecordSet
 from lcn_tf.errors import DamagedError, UserError
+from lcn_tf.layers.parts import put, reference
+from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, item_tables, needs_pretrained
 from lcn_tf.models.embedder import RequestEmbedding
@@ -59,18 +63,18 @@ class WarmStart:
     optimizers = trained.optimizers if trained and self.slots else []
     carried = False
     for variable in model.warm_variables():
-      vocabulary = tables.get(variable.ref(), "")
+      vocabulary = tables.get(reference(variable), "")
       weights = self._weights(variable, vocabulary, contents)
-      if variable.ref() in standardised and not self.growth.same:
-        weights = self._rescaled(weights, *standardised[variable.ref()], contents)
-      variable.assign(weights)
+      of_numbers = None if self.growth.same else standardised.get(reference(variable))
+      put(variable, self._rescaled(weights, *of_numbers, contents) if of_numbers else weights)
       for number, optimizer in enumerate(optimizers):
         for name in optimizer.get_slot_names():
           slot, value = _slot(optimizer, variable, name), contents.slot(number, variable, name)
           if slot is not None and value is not None:
-            if name == SLOT and variable.ref() in standardised and not self.growth.same:
-              value = self._rescaled(value, *standardised[variable.ref()], contents)
-            slot.assign(self.growth.slots(vocabulary, value, slot.numpy) if vocabulary else value)
+            if name == SLOT and of_numbers:
+              value = self._rescaled(value, *of_numbers, contents)
+            fresh = functools.partial(_rows, slot)
+            put(slot, self.growth.slots(vocabulary, value, fresh) if vocabulary else value)
             carried = True
     for number, optimizer in enumerate(optimizers if carried else []):
       # bias corrections belong to the moments
@@ -249,14 +253,19 @@ def _learned(job: Experiment, run: Experiment) -> tuple[dict[str, Any], dict[str
   return asked, there
 
 
-def _standardised(model: RequestModel) -> dict[Any, tuple[str, tf.Variable | None]]:
+def _standardised(model: RequestModel) -> dict[Hashable, tuple[str, tf.Variable | None]]:
   """The vocabulary of each slope by its reference; by that of the table that it is of, the vocabulary and the slope."""
-  found: dict[Any, tuple[str, tf.Variable | None]] = {}
+  found: dict[Hashable, tuple[str, tf.Variable | None]] = {}
   for part in model.submodules:
     for name, slope in part.slopes.items() if isinstance(part, RequestEmbedding) else ():
       vocabulary = part.tables.vocabularies[name]
-      found |= {slope.ref(): (vocabulary, None), part.tables.tables[name].ref(): (vocabulary, slope)}
+      table = part.tables.tables[name]
+      found |= {reference(slope): (vocabulary, None), reference(table): (vocabulary, slope)}
   return found
+
+
+def _rows(slot: tf.Variable, rows: np.ndarray) -> np.ndarray:
+  return gather_rows(slot, tf.constant(rows)).numpy()  # type: ignore[no-any-return]
 
 
 def _slot(optimizer: Any, variable: tf.Variable, name: str) -> tf.Variable | None:

@@ -1,13 +1,10 @@
 """One row per epoch in `history.csv` and in TensorBoard, whatever the job went through."""
 
-import collections
-import contextlib
 import csv
 import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from lcn_tf.training.callbacks import Validation
 from lcn_tf.training.checkpoints import Checkpoints
@@ -15,6 +12,7 @@ from lcn_tf.training.history import Curves, History
 from lcn_tf.training.progress import Progress
 from lcn_tf.training.trainer import train
 from tests.support.callbacks import Copy
+from tests.support.curves import points
 from tests.support.damage import truncate
 from tests.support.experiments import tiny_experiment
 
@@ -29,13 +27,8 @@ def rows(run):
 
 def curves(run):
   """Of TensorBoard: every value that an epoch has, by curve."""
-  found = collections.defaultdict(list)
-  for file in sorted(run.glob("tensorboard/*/events.*")):
-    with contextlib.suppress(tf.errors.DataLossError):  # the end of a file, cut off
-      for event in tf.compat.v1.train.summary_iterator(str(file)):
-        for value in event.summary.value:
-          found[f"{file.parent.name}/{value.tag}"].append((event.step, float(tf.make_ndarray(value.tensor))))
-  return {name: sorted(values) for name, values in found.items()}
+  folders = {folder.name: points(folder, torn=True) for folder in run.glob("tensorboard/*")}
+  return {f"{name}/{tag}": sorted(values) for name, found in folders.items() for tag, values in found.items()}
 
 
 def expect_same(run, other):

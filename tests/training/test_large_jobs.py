@@ -21,6 +21,7 @@ from lcn_tf.training.step_log import forget
 from lcn_tf.training.trainer import train
 from lcn_tf.training.warm_start import earlier_run
 from tests.support.callbacks import Copy
+from tests.support.curves import points
 from tests.support.experiments import tiny_experiment
 from tests.support.replicas import mirrored
 from tests.support.runs import write_run
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.job
 
 SETTINGS = {"ema_decay": 0.8, "checkpoint_every": 3, "learning_rate": 0.05}
 EXPERIMENT = tiny_experiment(**SETTINGS, log_every=2)
+STEPS = "tensorboard/steps"
 NAMES = {"loss", "ctr_loss", "learning_rate", "table_learning_rate", "gradient_norm", "table_gradient_norm"}
 NAMES |= {"candidates_per_second", "input_wait_share", "flops_per_second"}
 
@@ -41,19 +43,9 @@ def jobs(tiny_set, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(step_log, "_FLOPS_AFTER", 0.0)
     unbroken = train(EXPERIMENT, tiny_set, folder / "unbroken", (kill,)).model
-  assert [step for step, _ in points(folder / "broken")["loss"]] == [2, 4]
+  assert [step for step, _ in points(folder / "broken" / STEPS)["loss"]] == [2, 4]
   again = train(EXPERIMENT, tiny_set, folder / "broken").model
   return types.SimpleNamespace(folder=folder, unbroken=unbroken, again=again)
-
-
-def points(run):
-  """The points of each curve by step, in the order in which they were written."""
-  found = {}
-  for file in sorted((run / "tensorboard" / "steps").glob("events.*")):
-    for event in tf.compat.v1.train.summary_iterator(str(file)):
-      for value in event.summary.value:
-        found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
-  return found
 
 
 def test_a_killed_job_ends_with_the_weights_and_averages_of_an_unbroken_one(jobs):
@@ -67,7 +59,7 @@ def test_a_killed_job_ends_with_the_weights_and_averages_of_an_unbroken_one(jobs
 
 
 def test_each_step_is_drawn_once_and_after_a_kill_too(jobs):
-  drawn, expected = points(jobs.folder / "broken"), points(jobs.folder / "unbroken")
+  drawn, expected = points(jobs.folder / "broken" / STEPS), points(jobs.folder / "unbroken" / STEPS)
   assert drawn.keys() | {"flops_per_second"} == expected.keys() == NAMES
   for name in NAMES - {"candidates_per_second", "input_wait_share", "flops_per_second"}:
     assert [step for step, _ in drawn[name]] == [2, 4, 6, 8], name
@@ -80,7 +72,7 @@ def test_each_step_is_drawn_once_and_after_a_kill_too(jobs):
 
 
 def test_losses_of_an_epochs_points_have_the_mean_of_its_row(jobs):
-  drawn = points(jobs.folder / "unbroken")["ctr_loss"]
+  drawn = points(jobs.folder / "unbroken" / STEPS)["ctr_loss"]
   rows = list(csv.DictReader((jobs.folder / "unbroken" / "history.csv").open()))
   for epoch, row in enumerate(rows):
     assert np.mean([value for _, value in drawn[2 * epoch : 2 * epoch + 2]]) == pytest.approx(float(row["ctr_loss"]))
@@ -92,7 +84,7 @@ def test_a_scraper_finds_the_newest_numbers(jobs):
   names = [line.split("{")[0].split(" ")[-1] for line in lines if not line.startswith("#")]
   typed = [line.split(" ")[2] for line in lines if line.startswith("# TYPE")]
   assert typed == list(dict.fromkeys(names))
-  norm = points(jobs.folder / "unbroken")["gradient_norm"][-1][1]
+  norm = points(jobs.folder / "unbroken" / STEPS)["gradient_norm"][-1][1]
   (line,) = (line for line in lines if line.startswith("lcn_tf_gradient_norm{") and 'weights="dense"' in line)
   assert float(line.split()[-1]) == pytest.approx(norm)
 
@@ -169,7 +161,7 @@ def test_points_behind_a_step_and_half_written_ones_are_forgotten(tmp_path):
   (file,) = (tmp_path / "tensorboard" / "steps").iterdir()
   file.write_bytes(file.read_bytes()[:-5])
   forget(file.parent, 2)
-  assert points(tmp_path) == {"loss": [(1, 0.5), (2, 0.5)]}
+  assert points(file.parent) == {"loss": [(1, 0.5), (2, 0.5)]}
 
 
 def test_the_text_of_prometheus_is_escaped():

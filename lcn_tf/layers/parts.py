@@ -1,0 +1,84 @@
+"""Variables that servers hold in parts of their rows."""
+
+import contextlib
+import contextvars
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_IN_PARTS = contextvars.ContextVar("in_parts", default=False)
+_AT_ONCE = 1 << 28  # bytes of a message to a server, which must be below 2 GB
+
+
+@contextlib.contextmanager
+def in_parts() -> Iterator[None]:
+  """Lets variables that are made within the block lie on servers in parts of their rows."""
+  token = _IN_PARTS.set(True)
+  try:
+    yield
+  finally:
+    _IN_PARTS.reset(token)
+
+
+def may_be_in_parts() -> bool:
+  """Whether a variable that is made now may lie on servers in parts."""
+  return _IN_PARTS.get()
+
+
+def is_in_parts(variable: Any) -> bool:
+  """Whether a variable is one that `ParameterServerStrategy` has made of parts."""
+  return isinstance(variable, tf.__internal__.distribute.ShardedVariable)
+
+
+def parts_of(variable: Any) -> list[tf.Variable]:
+  """The parts of a variable, in the order of their rows; itself if it has none."""
+  return list(variable.variables) if is_in_parts(variable) else [variable]
+
+
+def whole(variable: Any) -> Any:
+  """The variable that a part is of; a variable that is none is its own."""
+  found = getattr(variable, "_sharded_container", None)
+  return variable if found is None else found()
+
+
+def reference(variable: Any) -> Hashable:
+  """What stands for a variable, whole or in parts, in sets and dicts."""
+  return parts_of(variable)[0].ref()
+
+
+def wholes(variables: Sequence[Any]) -> list[Any]:
+  """The variables that variables and parts are of, each once, in their order."""
+  return list({reference(v): v for v in map(whole, variables)}.values())
+
+
+def put(variable: Any, values: np.ndarray, at_once: int = _AT_ONCE) -> None:
+  """Gives a variable its values; a server gets large ones in blocks of rows.
+
+  Args:
+    variable: Variable, whole or in parts.
+    values: Values, of its shape.
+    at_once: Bytes of a block, at least a row.
+
+  Raises:
+    ValueError: `values` have another shape.
+  """
+  if list(values.shape) != list(variable.shape):
+    raise ValueError(f"{variable.name} has the shape {list(variable.shape)}, and the values {list(values.shape)}")
+  begin = 0
+  for part in parts_of(variable):
+    end = begin + (part.shape[0] if is_in_parts(variable) else 0)
+    _put(part, values[begin:end] if is_in_parts(variable) else values, at_once)
+    begin = end
+
+
+def _put(part: tf.Variable, values: np.ndarray, at_once: int) -> None:
+  size = part.dtype.size * values.size
+  if size <= at_once or isinstance(part, tf.distribute.DistributedValues):
+    part.assign(values)
+    return
+  rows = max(1, at_once * len(values) // size)
+  for first in range(0, len(values), rows):
+    block = tf.constant(values[first : first + rows], part.dtype)
+    part.scatter_update(tf.IndexedSlices(block, tf.range(first, first + len(block))))
