@@ -29,15 +29,8 @@ def records(tmp_path_factory):
   return folder
 
 
-# what is trained with the tests marked job; those marked config train them all
-KINDS = ("lcn",)
-
-
-@pytest.mark.job
-@pytest.mark.parametrize(
-  "config",
-  [pytest.param(c, id=c.stem, marks=[] if c.stem in KINDS else pytest.mark.config) for c in CONFIGS],
-)
+@pytest.mark.config
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda file: file.stem)
 def test_a_synthetic_experiment_learns_what_its_histories_tell(config, records, tmp_path):
   run = tmp_path / "run"
   flags = [f"--config={config}", f"--records={records}", f"--run_dir={run}", *RECORDS, *TRAIN, "--bootstrap=20"]
@@ -52,7 +45,7 @@ def test_a_synthetic_experiment_learns_what_its_histories_tell(config, records, 
   assert "<html" in (run / "report" / "index.html").read_text()
   assert yaml.safe_load((run / "experiment.yaml").read_text())["train"]["epochs"] == 4
 
-  if config.stem != KINDS[0]:
+  if config.stem != "lcn":
     return
   export.main(["export", f"--run_dir={run}", f"--output={tmp_path / 'served'}"])
   evaluate.main(

@@ -19,16 +19,16 @@ from lcn_tf.evaluation import predictions
 from lcn_tf.machine import gpus, shares, threads
 from lcn_tf.training.run_folder import read_run
 from pipelines import compare
-from tests.support.experiments import small_experiment
-from tests.support.record_sets import small_schema, write_record_set
+from tests.support.experiments import small_experiment, tiny_experiment
+from tests.support.record_sets import tiny_schema, write_record_set
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """A record set, two experiments and their comparison."""
   path = tmp_path_factory.mktemp("real")
-  write_record_set(path / "records", small_schema(), records={"train": 16, "validation": 8, "test": 8})
-  experiment = small_experiment("none", global_batch_size=32)
+  write_record_set(path / "records", tiny_schema(), records={"train": 16, "validation": 8, "test": 8})
+  experiment = tiny_experiment(global_batch_size=32)
   (path / "experiment.yaml").write_text(config.dump(experiment))
   tree = {
     "name": "real",

@@ -124,9 +124,9 @@ def test_settings_that_servers_do_not_have_are_refused(options, message):
 
 
 @pytest.mark.job
-@pytest.mark.parametrize("micro_batches", [1, 2])
-def test_workers_that_share_a_step_have_its_losses_and_gradients(micro_batches):
-  model = model_of(crp=True)
+@pytest.mark.parametrize(("extractor", "micro_batches"), [("lap", 1), ("average_pooling", 2)])
+def test_workers_that_share_a_step_have_its_losses_and_gradients(extractor, micro_batches):
+  model = model_of(extractor, crp=True)
   model.micro_batches = micro_batches
   variables = model.trainable_variables
   inputs = {"target": without_repeats(batch_of(8, 0)), "source": without_repeats(batch_of(4, 1, "source"))}
