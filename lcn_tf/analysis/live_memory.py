@@ -30,11 +30,13 @@ class LiveMemory:
     peak: Most bytes that live at a time, without variables, constants and inputs.
     kept: Bytes that are appended to lists, which live until the caller drops them.
     rows: Most rows of a variable that are written, by the handle of the variable in the graph.
+    read: Most bytes of rows of a variable that are gathered, by its handle; those that called functions gather by None.
   """
 
   peak: int
   kept: int = 0
   rows: Mapping[Any, int] = dataclasses.field(default_factory=dict)
+  read: Mapping[Any, int] = dataclasses.field(default_factory=dict)
 
 
 def live_memory(function: Any) -> LiveMemory:
@@ -79,6 +81,7 @@ class _Body:
     self.bytes: dict[Any, int] = {}  # of each buffer that lives
     self.readers: dict[Any, int] = {}
     self.rows: dict[Any, int] = {}
+    self.gathered: dict[Any, int] = {}
     self.live = self.peak = self.kept = 0
     for tensor in [x for op in order for x in op.inputs] + [x for x in outputs if isinstance(x, tf.Tensor)]:
       self.readers[tensor.ref()] = self.readers.get(tensor.ref(), 0) + 1
@@ -95,11 +98,13 @@ class _Body:
         left[shared] = left.get(shared, 0) + self.readers.get(x.ref(), 0)
     for op in self.order:
       self._step(op, left)
-    return LiveMemory(self.peak, self.kept, self.rows)
+    return LiveMemory(self.peak, self.kept, self.rows, self.gathered)
 
   def _step(self, op: Any, left: dict[Any, int]) -> None:
     inner = self._inner(op)
     self.kept += inner.kept
+    if within := sum(inner.read.values()):
+      self._gathers(None, within)
     made = 0
     for x in op.outputs:
       self.dims[x.ref()] = _bounds(op, x, [self._dims(y) for y in op.inputs])
@@ -114,6 +119,8 @@ class _Body:
       self.kept += self._size(item) * _width(item)
     if op.type.startswith(("ResourceScatter", "ResourceSparseApply")):
       self.rows[op.inputs[0].ref()] = max(self._size(x) for x in op.inputs[1:] if x.dtype.is_integer)
+    if op.type == "ResourceGather":
+      self._gathers(op.inputs[0].ref(), self._size(op.outputs[0]) * _width(op.outputs[0]))
     self.live += made
     dying = self._read(op, left)
     reused = made if op.type in _IN_PLACE and any(one >= made for one in dying) else 0
@@ -122,6 +129,9 @@ class _Body:
     for x in op.outputs:  # what nobody reads is gone at once
       if not left.get(self.buffer[x.ref()]):
         self.live -= self.bytes.pop(self.buffer[x.ref()], 0)
+
+  def _gathers(self, handle: Any, size: int) -> None:
+    self.gathered[handle] = self.gathered.get(handle, 0) + size
 
   def _dims(self, tensor: tf.Tensor) -> Dims:
     return self.dims.get(tensor.ref(), _dims(tensor))
@@ -146,10 +156,12 @@ class _Body:
       return self.walk.called(callee(op), op.inputs, self.dims)
     if op.type in BRANCHES:
       found = [self.walk.called(one, op.inputs[1:], self.dims) for one in branches(op)]
-      return max(found, key=lambda one: one.peak)
+      largest = max(found, key=lambda one: one.peak)
+      return dataclasses.replace(largest, read={None: max(sum(one.read.values()) for one in found)})
     if op.type in LOOPS:
       body = self.walk.called(op.get_attr("body"), op.inputs, self.dims)
-      return LiveMemory(body.peak, body.kept * (turns(op) or 1))
+      count = turns(op) or 1
+      return LiveMemory(body.peak, body.kept * count, read={None: sum(body.read.values()) * count})
     return LiveMemory(0)
 
 
@@ -189,6 +201,8 @@ def _bounds(op: Any, output: tf.Tensor, read: Sequence[Dims]) -> Dims:
   """
   if output.shape.is_fully_defined() or not read:
     return _dims(output)
+  if op.type == "ResourceGather" and (shape := _said(output)).rank is not None:
+    return (*read[1], *(size or 1 for size in shape.as_list()[len(read[1]) :]))
   everything = max(math.prod(one) for one in read)
   if output.shape.rank is None:
     return (everything,)
@@ -199,8 +213,6 @@ def _bounds(op: Any, output: tf.Tensor, read: Sequence[Dims]) -> Dims:
     return _first_unknown(output, math.prod(read[0]) // max(math.prod(known), 1))
   if op.type in ("Unique", "UniqueV2"):
     return _first_unknown(output, math.prod(read[0]))
-  if op.type == "ResourceGather":
-    return (*read[1], *(size or 1 for size in output.shape.as_list()[len(read[1]) :]))
   if op.type == "GatherV2" and op.inputs[0].shape.rank == len(read[0]):
     axis, shared = int(tf.get_static_value(op.inputs[2])), op.get_attr("batch_dims")
     return (*read[0][:axis], *read[1][shared:], *read[0][axis + 1 :])
@@ -224,6 +236,11 @@ def _bounds(op: Any, output: tf.Tensor, read: Sequence[Dims]) -> Dims:
     bound = max((max(one[axis : axis + 1 + len(one) - rank]) for one in wide), default=everything)
     found.append(bound if size is None else size)
   return tuple(found)
+
+
+def _said(rows: tf.Tensor) -> tf.TensorShape:
+  """The shape of rows, as `gather_rows` says it behind the look-up: within functions those of variables are unknown."""
+  return next((op.outputs[0].shape for op in rows.consumers() if op.type == "EnsureShape"), rows.shape)
 
 
 def _sliced(op: Any, read: Dims) -> Dims:

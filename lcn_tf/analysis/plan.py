@@ -5,12 +5,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from lcn_tf.analysis.live_memory import live_memory
+from lcn_tf.analysis.live_memory import LiveMemory, live_memory
 from lcn_tf.analysis.synthetic import random_vectors
 from lcn_tf.config import Experiment
 from lcn_tf.data import records
@@ -39,11 +39,13 @@ class Share:
     activations: Most bytes that the tensors of the step take at a time.
     rows: Bytes of the gradients of table rows, at most: a row for every distinct id that the share may hold.
     mult_adds: Mult-adds of the matrix products, forward and backward.
+    read: Bytes of the rows of tables, catalogues and frozen vectors that the step looks up, at most.
   """
 
   activations: int
   rows: int
   mult_adds: int
+  read: int
 
 
 class Stored(NamedTuple):
@@ -121,8 +123,12 @@ class Plan:
     return 2 * self.dense + self.shares[workers].activations
 
   def worker_sent(self, workers: int) -> int:
-    """Bytes of gradients that a worker sends to servers in a step, at most. It gets what they are the gradients of."""
+    """Bytes of gradients that a worker sends to servers in a step, at most."""
     return self.dense + self.shares[workers].rows
+
+  def worker_read(self, workers: int) -> int:
+    """Bytes of weights, catalogues and frozen vectors that a worker gets from servers in a step, at most."""
+    return self.dense + self.shares[workers].read
 
   def sent(self, devices: int) -> int:
     """Bytes that a device sends in a step: dense gradients around a ring, and its rows to all others."""
@@ -238,7 +244,23 @@ def _share(
     written = parts * live.rows.get(inner.get(id(table.handle)), 0)
     rows += min(written, size) * (width * table.dtype.size + _ROW_NUMBER)
   kept = rows + sum(v.shape.num_elements() * v.dtype.size for v in model.dense_variables()) if parts > 1 else 0
-  return Share(live.peak + kept, rows, parts * mult_adds.count(step).total)
+  return Share(
+    live.peak + kept, rows, parts * mult_adds.count(step).total, _looked_up(model, actual, parts, inner, live)
+  )
+
+
+def _looked_up(
+  model: RequestModel, actual: Mapping[int, int], parts: int, inner: Mapping[int, Any], live: LiveMemory
+) -> int:
+  """Bytes of rows that a step of so many micro-batches looks up. `inner` has the handles of variables in the graph."""
+  distinct = {v.ref() for v in (*model.table_variables(), *model.embedder.catalogues.values())}
+  found = parts * live.read.get(None, 0)
+  for variable in model.variables:
+    read = live.read.get(inner.get(id(variable.handle)), 0)
+    if variable.ref() in distinct and model.embedder.deduplicate:  # each row once
+      read = min(read, _bytes(variable, actual))
+    found += parts * read
+  return found
 
 
 def _bytes(variable: tf.Variable, actual: Mapping[int, int]) -> int:

@@ -90,24 +90,26 @@ def _on_servers(experiment: Experiment, plan: Plan, free: int, servers: Servers)
   lines = [
     f"With tables on servers (train.strategy=parameter_server) of {readable(servers.memory)}, devices as workers:",
     "",
-    "| workers | candidates each | peak of a worker | gradients per step | fits |",
-    "| ---: | ---: | ---: | ---: | --- |",
+    "| workers | candidates each | peak of a worker | gets per step | gradients per step | fits |",
+    "| ---: | ---: | ---: | ---: | ---: | --- |",
   ]
   workers = [count for count in plan.shares if plan.worker_memory(count) <= free]
   for count in plan.shares:
-    cells = [str(count), f"{batch // count:,}", readable(plan.worker_memory(count)), readable(plan.worker_sent(count))]
+    cells = [str(count), f"{batch // count:,}"]
+    cells += map(readable, (plan.worker_memory(count), plan.worker_read(count), plan.worker_sent(count)))
     lines.append(f"| {' | '.join([*cells, 'yes' if count in workers else 'no'])} |")
   fewest = min(workers, default=max(plan.shares))
   lines += [
     "",
-    f"| servers (workers: {fewest}) | peak of a server | gradients per step | fits |",
-    "| ---: | ---: | ---: | --- |",
+    f"| servers (workers: {fewest}) | peak of a server | sends per step | gradients per step | fits |",
+    "| ---: | ---: | ---: | ---: | --- |",
   ]
   room = servers.memory - libraries("cpu")
   peaks = {count: plan.server_memory(count, fewest, part_bytes) for count in servers.counts}
   enough = [count for count, peak in peaks.items() if peak <= room]
   for count, peak in peaks.items():
-    cells = [str(count), readable(peak), readable(fewest * plan.worker_sent(fewest) // count)]
+    cells = [str(count), readable(peak)]
+    cells += [readable(fewest * each(fewest) // count) for each in (plan.worker_read, plan.worker_sent)]
     lines.append(f"| {' | '.join([*cells, 'yes' if count in enough else 'no'])} |")
   lines += [
     "",

@@ -151,10 +151,8 @@ class TWIN(Extractor):
 
   def _cross_initializer(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
     """Glorot-uniform values per field and head, each initialised as a kernel `[width, 1]` of its own."""
-    glorot = keras.initializers.GlorotUniform
-    heads = [
-      tf.concat([glorot()([width, 1], dtype, **kwargs) for width in self._fields], axis=0) for _ in range(shape[1])
-    ]
+    draw = keras.initializers.GlorotUniform
+    heads = [tf.concat([draw()([width, 1], dtype, **kwargs) for width in self._fields], 0) for _ in range(shape[1])]
     return tf.concat(heads, axis=1)
 
   def call(

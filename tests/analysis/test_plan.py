@@ -7,6 +7,7 @@ from lcn_tf import config as config_lib
 from lcn_tf.analysis.live_memory import live_memory
 from lcn_tf.analysis.plan import _compiled, _stand_ins, _stored, plan
 from lcn_tf.errors import UserError
+from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.models.build import build_model
 from lcn_tf.schema import DOMAINS, with_sizes
 from lcn_tf.training.flops import of_step
@@ -117,6 +118,9 @@ def test_a_plan_of_more_rows_than_any_memory_holds_costs_none():
   # 8 requests: 4 candidates, 30 and 20 behaviours, whose rows are 8 floats and a number; categories have 40 rows
   assert large.shares[1].rows == (8 * 4 + 8 * 30 + 8 * 20 + 40) * 40
   assert small.shares[1].rows < large.shares[1].rows
+  # and those of the catalogue, an id and a category each, behind them
+  assert large.shares[1].read == (8 * 54 + 40) * 32 + 8 * 54 * 16
+  assert small.shares[1].read < large.shares[1].read
   assert large.shares[4].activations < large.shares[1].activations / 2
   assert large.sent(1) == 0
   assert large.sent(4) == 2 * large.dense * 3 // 4 + 3 * large.shares[4].rows
@@ -146,6 +150,33 @@ def test_servers_hold_parts_of_what_has_rows_of_values():
   assert planned.server_memory(10**6, 1, 10**9) >= 3 * max(one.size for one in large)
   assert planned.worker_memory(4) == 2 * planned.dense + planned.shares[4].activations
   assert planned.worker_sent(4) == planned.dense + planned.shares[4].rows
+  assert planned.worker_read(4) == planned.dense + planned.shares[4].read
+
+
+def test_rows_that_functions_look_up_are_counted_once_for_each_turn():
+  table = tf.Variable(tf.zeros([50, 3]))
+  look_up = lambda rows: tf.reduce_sum(gather_rows(table, rows))  # noqa: E731
+
+  def call(rows):
+    own = look_up(rows) + look_up(rows[:2])
+    looped = tf.while_loop(
+      lambda i, _: i < 4, lambda i, x: (i + 1, x + look_up(rows[:5])), (0, 0.0), maximum_iterations=4
+    )
+    chosen = tf.cond(own > 0, lambda: look_up(rows[:3]), lambda: look_up(rows[:6]))
+    return own + looped[1] + chosen
+
+  found = live_memory(tf.function(call, autograph=False).get_concrete_function(tf.TensorSpec([10], tf.int32)))
+  assert found.read.pop(None) == (4 * 5 + 6) * 12
+  assert list(found.read.values()) == [(10 + 2) * 12]
+
+
+def test_frozen_vectors_are_read_for_each_behaviour():
+  tree = {**TREE, "model": {**TREE["model"], "item_dim": 8, "extractor": "sim_soft", "options": {"top_k": 3}}}
+  tree["model"]["pretraining"] = {"dim": 5}
+  experiment = config_lib.from_tree(tree, "test")
+  planned = plan(experiment, sized(experiment, 10**6), [1]).shares[1]
+  # 8 requests: 4 candidates, 30 and 20 behaviours, whose vectors are 5 floats
+  assert planned.read == (8 * 54 + 40) * 32 + 8 * 54 * 16 + 8 * 54 * 5 * 4
 
 
 VALUES = {
