@@ -8,6 +8,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
+from lcn_tf.layers.parts import put
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.projections import item_projections, searched
 from lcn_tf.models.separate_search import SeparateSearch
@@ -51,7 +52,7 @@ class Projector:
       if len(chunks) > 1:  # one shape, one graph
         chunks[-1] = np.pad(last, (0, _CHUNK - len(last)))
       parts = [self._project[domain](tf.constant(chunk)).numpy() for chunk in chunks]
-      twin.cached.assign(np.concatenate(parts)[: twin.items])
+      put(twin.cached, np.concatenate(parts)[: twin.items])
 
 
 def refresh(model: RequestModel) -> None:
