@@ -53,13 +53,13 @@ def wholes(variables: Sequence[Any]) -> list[Any]:
   return list({reference(v): v for v in map(whole, variables)}.values())
 
 
-def put(variable: Any, values: np.ndarray, at_once: int = _AT_ONCE) -> None:
+def put(variable: Any, values: np.ndarray, at_once: int | None = None) -> None:
   """Gives a variable its values; a server gets large ones in blocks of rows.
 
   Args:
     variable: Variable, whole or in parts.
     values: Values, of its shape.
-    at_once: Bytes of a block, at least a row.
+    at_once: Bytes of a block, at least a row. None = what suits where the variable is.
 
   Raises:
     ValueError: `values` have another shape.
@@ -73,9 +73,11 @@ def put(variable: Any, values: np.ndarray, at_once: int = _AT_ONCE) -> None:
     begin = end
 
 
-def _put(part: tf.Variable, values: np.ndarray, at_once: int) -> None:
+def _put(part: tf.Variable, values: np.ndarray, at_once: int | None) -> None:
   size = part.dtype.size * values.size
-  if size <= at_once or isinstance(part, tf.distribute.DistributedValues):
+  if at_once is None:
+    at_once = _AT_ONCE if tf.DeviceSpec.from_string(part.device).job == "ps" else size
+  if size <= at_once:
     part.assign(values)
     return
   rows = max(1, at_once * len(values) // size)
