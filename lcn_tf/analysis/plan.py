@@ -17,9 +17,11 @@ from lcn_tf.data import records
 from lcn_tf.data.request_spec import batch_spec
 from lcn_tf.errors import UserError
 from lcn_tf.layers.lockstep import one_of
+from lcn_tf.layers.tables import EmbeddingTables
 from lcn_tf.models import mult_adds
 from lcn_tf.models.base import RequestModel
 from lcn_tf.models.build import build_model, needs_pretrained
+from lcn_tf.models.embedder import RequestEmbedding
 from lcn_tf.schema import DOMAINS, DomainName, Schema, with_sizes
 from lcn_tf.training.optimizers import make_optimizer
 from lcn_tf.training.servers import part_count
@@ -127,7 +129,7 @@ class Plan:
     return self.dense + self.shares[workers].rows
 
   def worker_read(self, workers: int) -> int:
-    """Bytes of weights, catalogues and frozen vectors that a worker gets from servers in a step, at most."""
+    """Bytes that a worker gets from servers in a step, at most: rows that it looks up, and each dense weight once."""
     return self.dense + self.shares[workers].read
 
   def sent(self, devices: int) -> int:
@@ -253,14 +255,16 @@ def _looked_up(
   model: RequestModel, actual: Mapping[int, int], parts: int, inner: Mapping[int, Any], live: LiveMemory
 ) -> int:
   """Bytes of rows that a step of so many micro-batches looks up. `inner` has the handles of variables in the graph."""
-  distinct = {v.ref() for v in (*model.table_variables(), *model.embedder.catalogues.values())}
-  found = parts * live.read.get(None, 0)
+  layers = [part for part in model.submodules if isinstance(part, EmbeddingTables | RequestEmbedding)]
+  # each row of these once
+  distinct = {v.ref() for layer in layers for v in layer.variables} if model.embedder.deduplicate else set()
+  distinct -= {v.ref() for layer in layers for v in getattr(layer, "vectors", {}).values()}
+  found = live.read.get(None, 0)
   for variable in model.variables:
-    read = live.read.get(inner.get(id(variable.handle)), 0)
-    if variable.ref() in distinct and model.embedder.deduplicate:  # each row once
-      read = min(read, _bytes(variable, actual))
-    found += parts * read
-  return found
+    if id(variable.handle) in inner:
+      read = live.read.get(inner[id(variable.handle)], 0)
+      found += min(read, _bytes(variable, actual)) if variable.ref() in distinct else read
+  return parts * found
 
 
 def _bytes(variable: tf.Variable, actual: Mapping[int, int]) -> int:

@@ -145,9 +145,9 @@ class TWIN(Extractor):
     """Sets `projections`. A new table for the cached ones has zeros."""
     self.projections, self.cached = projections, None
     if projections == "cached":
-      shape = [self.items, self.num_heads * self.head_dim]
+      options = {"initializer": "zeros", "trainable": False, "experimental_autocast": False}
       with in_parts():
-        self.cached = self.add_weight("projections", shape, initializer="zeros", trainable=False)
+        self.cached = self.add_weight("projections", [self.items, self.num_heads * self.head_dim], **options)
 
   def _cross_initializer(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
     """Glorot-uniform values per field and head, each initialised as a kernel `[width, 1]` of its own."""

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 _IN_PARTS = contextvars.ContextVar("in_parts", default=False)
-_AT_ONCE = 1 << 28  # bytes of a message to a server, which must be below 2 GB
+_AT_ONCE = 1 << 28  # bytes in a message to a server; messages have less than 2 GB
 
 
 @contextlib.contextmanager
@@ -57,9 +57,9 @@ def put(variable: Any, values: np.ndarray, at_once: int | None = None) -> None:
   """Gives a variable its values; a server gets large ones in blocks of rows.
 
   Args:
-    variable: Variable, whole or in parts.
-    values: Values, of its shape.
-    at_once: Bytes of a block, at least a row. None = what suits where the variable is.
+    variable: Variable, `[rows, ...]` or of another shape, whole or in parts.
+    values: Values, of its shape and of a type that can be cast to its own.
+    at_once: Bytes of a block, at least a row. None = 256 MiB on a server, and all at once elsewhere.
 
   Raises:
     ValueError: `values` have another shape.

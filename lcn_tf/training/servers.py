@@ -176,11 +176,15 @@ class Steps:
     model, variables = self._model, self._model.trainable_variables
     seeds = [layer.generator.make_seeds(len(self._devices)) for layer in self._dropouts]
 
+    gauges = model.optimizer.gauges
     given: dict[int, Any] = {}
 
     def of_part(index: int) -> tuple[dict[str, tf.Tensor], list[Any]]:
       with tf.device(self._devices[index]):
-        inputs, *given[index] = timed_next(iterators[index], model.distribute_strategy)
+        if gauges:
+          inputs, *given[index] = timed_next(iterators[index], model.distribute_strategy)
+        else:
+          inputs = next(iterators[index])
       for layer, seed in zip(self._dropouts, seeds, strict=True):
         layer.give(seed[:, index])
       with _but_resources_on(self._devices[index]):
@@ -190,8 +194,8 @@ class Steps:
     of_parts = zip(variables, *(gradients for _, gradients in found), strict=True)
     summed = [(_sum(parts, v), v) for v, *parts in of_parts if parts[0] is not None]
     model.optimizer.apply_gradients(summed)
-    if gauges := model.optimizer.gauges:
-      batches, _ = given[0]
+    if gauges:
+      batches, _ = given[0]  # one worker stands for all, as one replica does
       gauges.note(batches, tf.reduce_max([seconds for _, seconds in given.values()]))
     for name, tracker in model.trackers.items():
       tracker.update_state(tf.add_n([losses[name] for losses, _ in found]))

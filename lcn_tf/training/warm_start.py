@@ -30,6 +30,8 @@ from lcn_tf.training.growth import Growth
 from lcn_tf.training.projections import refresh
 from lcn_tf.training.run_folder import Run, read_run
 
+_Slope = tuple[str, tf.Variable | None]  # vocabulary of numbers, and the slope of its table; None = it is the slope
+
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
@@ -52,7 +54,7 @@ class WarmStart:
   def carry(self, model: RequestModel) -> None:
     """Gives a model its first weights, and its optimizer, if it has one, its first state.
 
-    Of the checkpoint one tensor at a time is in memory.
+    Of the checkpoint one tensor at a time is in memory, and what it becomes for the job's records.
 
     Raises:
       DamagedError: The checkpoint lacks a weight, or holds one of another shape.
@@ -64,18 +66,11 @@ class WarmStart:
     carried = False
     for variable in model.warm_variables():
       vocabulary = tables.get(reference(variable), "")
-      weights = self._weights(variable, vocabulary, contents)
       of_numbers = None if self.growth.same else standardised.get(reference(variable))
-      put(variable, self._rescaled(weights, *of_numbers, contents) if of_numbers else weights)
+      self._carry_weight(variable, vocabulary, of_numbers, contents)
       for number, optimizer in enumerate(optimizers):
         for name in optimizer.get_slot_names():
-          slot, value = _slot(optimizer, variable, name), contents.slot(number, variable, name)
-          if slot is not None and value is not None:
-            if name == SLOT and of_numbers:
-              value = self._rescaled(value, *of_numbers, contents)
-            fresh = functools.partial(_rows, slot)
-            put(slot, self.growth.slots(vocabulary, value, fresh) if vocabulary else value)
-            carried = True
+          carried |= self._carry_slot(number, optimizer, name, variable, vocabulary, of_numbers, contents)
     for number, optimizer in enumerate(optimizers if carried else []):
       # bias corrections belong to the moments
       optimizer.iterations.assign(contents.iterations(number))
@@ -89,6 +84,31 @@ class WarmStart:
     new = {name: self.growth.new_rows(name) for name in sorted(set(tables.values()))}
     told = ", ".join(f"{count} of {name}" for name, count in new.items() if count)
     logging.info("begins with the weights of %s%s%s", self.checkpoint, state, f"; new values: {told}" if told else "")
+
+  def _carry_weight(
+    self, variable: tf.Variable, vocabulary: str, of_numbers: _Slope | None, contents: CheckpointContents
+  ) -> None:
+    weights = self._weights(variable, vocabulary, contents)
+    put(variable, self._rescaled(weights, *of_numbers, contents) if of_numbers else weights)
+
+  def _carry_slot(
+    self,
+    number: int,
+    optimizer: Any,
+    name: str,
+    variable: tf.Variable,
+    vocabulary: str,
+    of_numbers: _Slope | None,
+    contents: CheckpointContents,
+  ) -> bool:
+    """Carries a slot, if the optimizer and the checkpoint have it; returns whether they do."""
+    slot, value = _slot(optimizer, variable, name), contents.slot(number, variable, name)
+    if slot is None or value is None:
+      return False
+    if name == SLOT and of_numbers:
+      value = self._rescaled(value, *of_numbers, contents)
+    put(slot, self.growth.slots(vocabulary, value, functools.partial(_rows, slot)) if vocabulary else value)
+    return True
 
   def _weights(self, variable: tf.Variable, vocabulary: str, contents: CheckpointContents) -> np.ndarray:
     value, expected = contents.weight(variable), list(variable.shape)
@@ -253,9 +273,9 @@ def _learned(job: Experiment, run: Experiment) -> tuple[dict[str, Any], dict[str
   return asked, there
 
 
-def _standardised(model: RequestModel) -> dict[Hashable, tuple[str, tf.Variable | None]]:
+def _standardised(model: RequestModel) -> dict[Hashable, _Slope]:
   """The vocabulary of each slope by its reference; by that of the table that it is of, the vocabulary and the slope."""
-  found: dict[Hashable, tuple[str, tf.Variable | None]] = {}
+  found: dict[Hashable, _Slope] = {}
   for part in model.submodules:
     for name, slope in part.slopes.items() if isinstance(part, RequestEmbedding) else ():
       vocabulary = part.tables.vocabularies[name]

@@ -177,6 +177,10 @@ def test_frozen_vectors_are_read_for_each_behaviour():
   planned = plan(experiment, sized(experiment, 10**6), [1]).shares[1]
   # 8 requests: 4 candidates, 30 and 20 behaviours, whose vectors are 5 floats
   assert planned.read == (8 * 54 + 40) * 32 + 8 * 54 * 16 + 8 * 54 * 5 * 4
+  tree["train"] = {**TREE["train"], "micro_batches": 2}
+  experiment = config_lib.from_tree(tree, "test")
+  halves = plan(experiment, sized(experiment, 10**6), [1]).shares[1]
+  assert halves.read == planned.read + 40 * 32  # categories are looked up twice
 
 
 VALUES = {

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from lcn_tf import config
 from lcn_tf.errors import UserError
+from lcn_tf.layers import parts
 from lcn_tf.layers.dropout import Dropout
 from lcn_tf.layers.lockstep import in_lockstep
-from lcn_tf.layers.parts import in_parts, parts_of, put, reference, whole, wholes
+from lcn_tf.layers.parts import in_parts, parts_of, put, reference, wholes
 from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.layers.tables import _initial
 from lcn_tf.training.checkpoint_store import Store
@@ -100,11 +101,36 @@ def test_a_variable_takes_values_in_blocks(sizes, at_once):
     put(table, values[:6])
 
 
+def test_a_server_gets_large_values_in_blocks(monkeypatch):
+  monkeypatch.setattr(parts, "_AT_ONCE", 40)
+  values = np.arange(10).reshape(5, 2)
+
+  class Variable:
+    name, dtype, shape = "table", tf.int64, tf.TensorShape([5, 2])
+
+    def __init__(self, device):
+      self.device, self.found, self.blocks = device, np.zeros([5, 2], np.int64), []
+
+    def assign(self, given):
+      self.found, self.blocks = given, [len(given)]
+
+    def scatter_update(self, rows):
+      assert rows.values.dtype == tf.int64
+      self.found[rows.indices] = rows.values
+      self.blocks.append(len(rows.values))
+
+  for device, blocks in (("/job:ps/replica:0/task:1/device:CPU:0", [2, 2, 1]), ("/job:chief/task:0/device:GPU:0", [5])):
+    variable = Variable(device)
+    put(variable, values)
+    np.testing.assert_array_equal(variable.found, values)
+    assert variable.blocks == blocks
+
+
 def test_parts_stand_for_their_whole():
   table, other = cut(np.zeros([7, 3], np.float32), [3, 4]), tf.Variable([1.0])
   assert wholes([table.variables[0], other, table.variables[1], table, other]) == [table, other]
-  assert whole(table.variables[1]) is table
-  assert whole(other) is other
+  assert parts.whole(table.variables[1]) is table
+  assert parts.whole(other) is other
   assert reference(table) != reference(other)
 
 
@@ -194,18 +220,30 @@ def test_a_warm_start_on_a_grown_log_is_the_same_with_servers(preset, half, whol
 
 
 @pytest.mark.config(minutes=2)
-def test_mixed_precision_is_the_same_with_servers(record_set, tmp_path):
-  alike = {"crp": True, "mixed_precision": True, "log_every": 1, "early_stopping": 0}
-  here, folder = tmp_path / "here", tmp_path / "job"
-  train(small_experiment(epochs=1, **alike), record_set, here)
-  folder.mkdir()
-  shutil.copytree(here, folder / "run")
-  train(small_experiment(epochs=3, **alike), record_set, here)
-  experiment = small_experiment(epochs=3, **alike, **PARTS)
-  job = Job(folder, experiment, record_set.path, "--noevaluate", count=4, servers=2)
+@pytest.mark.parametrize(
+  ("extractor", "options"), [("lap", {}), ("twin", {"top_k": 4, "head_dim": 3, "projections": "cached"})]
+)
+def test_mixed_precision_is_the_same_with_servers(extractor, options, record_set, tmp_path):
+  def experiment(**settings):
+    tree = small_experiment(extractor, crp=True, epochs=1, log_every=1, **settings).model_dump(
+      mode="json", by_alias=True
+    )
+    tree["model"]["options"] |= options
+    return config.from_tree(tree, extractor)
+
+  train(experiment(), record_set, tmp_path / "earlier")
+  warm = {"warm_start": str(tmp_path / "earlier")}
+  for precision in (True, False):
+    train(experiment(**warm, mixed_precision=precision), record_set, tmp_path / str(precision))
+  mixed = experiment(**warm, mixed_precision=True, **PARTS)
+  job = Job(tmp_path / "job", mixed, record_set.path, "--noevaluate", count=4, servers=2)
   assert job.wait() == [0] * 4, job.logs()
   assert "Traceback" not in job.logs()
-  expect_same_job(job.run, here, rtol=1e-2)
+  drawn = expect_same_job(job.run, tmp_path / "True", rtol=1e-2)
+  one, other = (
+    np.array(points(tmp_path / precision / "tensorboard" / "steps")["loss"]) for precision in ("True", "False")
+  )
+  assert np.abs(np.array(drawn["loss"]) - one).max() < np.abs(other - one).max() / 2, "not in bfloat16"
 
 
 def expect_same_job(run, other, rtol):
