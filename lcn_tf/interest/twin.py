@@ -9,7 +9,7 @@ from tensorflow import keras
 from lcn_tf.config import Model
 from lcn_tf.errors import positive
 from lcn_tf.interest.base import Extractor, SearchLevel, constant, every_bucket, in_float32, kept_rows, static_rows
-from lcn_tf.layers.parts import in_parts
+from lcn_tf.layers.parts import frozen_zeros
 from lcn_tf.layers.pooling import attend_and_pool
 from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.layers.structures import Behaviours, Candidates
@@ -145,9 +145,7 @@ class TWIN(Extractor):
     """Sets `projections`. A new table for the cached ones has zeros."""
     self.projections, self.cached = projections, None
     if projections == "cached":
-      options = {"initializer": "zeros", "trainable": False, "experimental_autocast": False}
-      with in_parts():
-        self.cached = self.add_weight("projections", [self.items, self.num_heads * self.head_dim], **options)
+      self.cached = frozen_zeros(self.add_weight, "projections", [self.items, self.num_heads * self.head_dim])
 
   def _cross_initializer(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
     """Glorot-uniform values per field and head, each initialised as a kernel `[width, 1]` of its own."""

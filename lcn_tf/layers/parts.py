@@ -2,7 +2,7 @@
 
 import contextlib
 import contextvars
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,23 @@ def in_parts() -> Iterator[None]:
 def may_be_in_parts() -> bool:
   """Whether a variable that is made now may lie on servers in parts."""
   return _IN_PARTS.get()
+
+
+def frozen_zeros(
+  add_weight: Callable[..., Any], name: str, shape: Sequence[int], dtype: tf.DType | str = tf.float32
+) -> Any:
+  """A variable of zeros, in parts where there are servers, that nobody trains; `put` gives it its values.
+
+  Mixed precision leaves it in its type: Keras cannot cast a variable in parts, and only the rows that are read need it.
+
+  Args:
+    add_weight: Method `add_weight` of the layer that has it.
+    name: Name.
+    shape: Shape, `[rows, ...]`.
+    dtype: Type.
+  """
+  with in_parts():
+    return add_weight(name, shape, dtype, initializer="zeros", trainable=False, experimental_autocast=False)
 
 
 def is_in_parts(variable: Any) -> bool:
@@ -66,11 +83,10 @@ def put(variable: Any, values: np.ndarray, at_once: int | None = None) -> None:
   """
   if list(values.shape) != list(variable.shape):
     raise ValueError(f"{variable.name} has the shape {list(variable.shape)}, and the values {list(values.shape)}")
-  begin = 0
-  for part in parts_of(variable):
-    end = begin + (part.shape[0] if is_in_parts(variable) else 0)
-    _put(part, values[begin:end] if is_in_parts(variable) else values, at_once)
-    begin = end
+  parts = parts_of(variable)
+  each = np.split(values, np.cumsum([part.shape[0] for part in parts])[:-1]) if is_in_parts(variable) else [values]
+  for part, own in zip(parts, each, strict=True):
+    _put(part, own, at_once)
 
 
 def _put(part: tf.Variable, values: np.ndarray, at_once: int | None) -> None:

@@ -11,7 +11,7 @@ from lcn_tf.config import Embedding
 from lcn_tf.data.records import visibility
 from lcn_tf.errors import UserError
 from lcn_tf.layers.masked import repeat_rows
-from lcn_tf.layers.parts import in_parts, put
+from lcn_tf.layers.parts import frozen_zeros, put
 from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.tables import EmbeddingTables
@@ -138,24 +138,18 @@ class RequestEmbedding(keras.layers.Layer):
     """Variable for the indices of a domain's items, `[items, columns]`."""
     shape = [self.schema.domain(domain).items, columns(self.schema.catalogue_features(domain))]
     # int64, since TensorFlow keeps int32 variables on the host
-    with in_parts():
-      return self.add_weight(f"catalogue/{domain}", shape, tf.int64, initializer="zeros", trainable=False)
+    return frozen_zeros(self.add_weight, f"catalogue/{domain}", shape, tf.int64)
 
   def _empty_contents(self, domain: DomainName) -> dict[str, tf.Variable]:
     """Variables for the frozen vectors of a domain's items, `[items, width]` by name."""
     own = self.schema.domain(domain)
-    frozen: dict[str, Any] = {"initializer": "zeros", "trainable": False, "experimental_autocast": False}
-    with in_parts():
-      return {
-        v.name: self.add_weight(f"content/{domain}/{v.name}", [own.items, v.width], v.dtype, **frozen)
-        for v in own.item_vectors
-      }
+    return {
+      v.name: frozen_zeros(self.add_weight, f"content/{domain}/{v.name}", [own.items, v.width], v.dtype)
+      for v in own.item_vectors
+    }
 
   def _frozen(self, name: str, values: np.ndarray, dtype: tf.DType) -> tf.Variable:
-    with in_parts():
-      frozen = self.add_weight(
-        name, values.shape, dtype, initializer="zeros", trainable=False, experimental_autocast=False
-      )
+    frozen = frozen_zeros(self.add_weight, name, values.shape, dtype)
     put(frozen, values)
     return frozen
 

@@ -10,7 +10,7 @@ from tensorflow import keras
 
 from lcn_tf.config import Embedding
 from lcn_tf.data.field_values import vector_columns
-from lcn_tf.layers.parts import in_parts
+from lcn_tf.layers.parts import frozen_zeros
 from lcn_tf.models.lookups import Handles, Lookups
 from lcn_tf.schema import DomainName, Feature, Schema, value_columns
 
@@ -26,13 +26,11 @@ def item_values(add_weight: AddWeight, schema: Schema, domains: Iterable[DomainN
     domains: Domains whose items are read.
   """
   columns = {d: value_columns(schema.catalogue_features(d)) for d in domains}
-  frozen = {"initializer": "zeros", "trainable": False, "experimental_autocast": False}
-  with in_parts():
-    return {
-      d: add_weight(f"item_values/{d}", [schema.domain(d).items, width], **frozen)
-      for d, width in columns.items()
-      if width
-    }
+  return {
+    d: frozen_zeros(add_weight, f"item_values/{d}", [schema.domain(d).items, width])
+    for d, width in columns.items()
+    if width
+  }
 
 
 def slopes(add_weight: AddWeight, schema: Schema, widths: Mapping[str, int], key: str) -> dict[str, tf.Variable]:

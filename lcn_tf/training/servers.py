@@ -175,7 +175,6 @@ class Steps:
   def _of_all(self, iterators: Sequence[Iterator[Any]]) -> dict[str, tf.Tensor]:
     model, variables = self._model, self._model.trainable_variables
     seeds = [layer.generator.make_seeds(len(self._devices)) for layer in self._dropouts]
-
     gauges = model.optimizer.gauges
     given: dict[int, Any] = {}
 

@@ -67,10 +67,18 @@ class WarmStart:
     for variable in model.warm_variables():
       vocabulary = tables.get(reference(variable), "")
       of_numbers = None if self.growth.same else standardised.get(reference(variable))
-      self._carry_weight(variable, vocabulary, of_numbers, contents)
+      weights = self._weights(variable, vocabulary, contents)
+      put(variable, self._rescaled(weights, *of_numbers, contents) if of_numbers else weights)
+      del weights  # before the next tensor is read
       for number, optimizer in enumerate(optimizers):
         for name in optimizer.get_slot_names():
-          carried |= self._carry_slot(number, optimizer, name, variable, vocabulary, of_numbers, contents)
+          slot, value = _slot(optimizer, variable, name), contents.slot(number, variable, name)
+          if slot is not None and value is not None:
+            if name == SLOT and of_numbers:
+              value = self._rescaled(value, *of_numbers, contents)
+            put(slot, self.growth.slots(vocabulary, value, functools.partial(_rows, slot)) if vocabulary else value)
+            carried = True
+          del value
     for number, optimizer in enumerate(optimizers if carried else []):
       # bias corrections belong to the moments
       optimizer.iterations.assign(contents.iterations(number))
@@ -84,31 +92,6 @@ class WarmStart:
     new = {name: self.growth.new_rows(name) for name in sorted(set(tables.values()))}
     told = ", ".join(f"{count} of {name}" for name, count in new.items() if count)
     logging.info("begins with the weights of %s%s%s", self.checkpoint, state, f"; new values: {told}" if told else "")
-
-  def _carry_weight(
-    self, variable: tf.Variable, vocabulary: str, of_numbers: _Slope | None, contents: CheckpointContents
-  ) -> None:
-    weights = self._weights(variable, vocabulary, contents)
-    put(variable, self._rescaled(weights, *of_numbers, contents) if of_numbers else weights)
-
-  def _carry_slot(
-    self,
-    number: int,
-    optimizer: Any,
-    name: str,
-    variable: tf.Variable,
-    vocabulary: str,
-    of_numbers: _Slope | None,
-    contents: CheckpointContents,
-  ) -> bool:
-    """Carries a slot, if the optimizer and the checkpoint have it; returns whether they do."""
-    slot, value = _slot(optimizer, variable, name), contents.slot(number, variable, name)
-    if slot is None or value is None:
-      return False
-    if name == SLOT and of_numbers:
-      value = self._rescaled(value, *of_numbers, contents)
-    put(slot, self.growth.slots(vocabulary, value, functools.partial(_rows, slot)) if vocabulary else value)
-    return True
 
   def _weights(self, variable: tf.Variable, vocabulary: str, contents: CheckpointContents) -> np.ndarray:
     value, expected = contents.weight(variable), list(variable.shape)
