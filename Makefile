@@ -33,7 +33,7 @@ quickstart: setup # MovieLens-1M -> records -> LCN trained, exported, evaluated 
 test: setup # the default test suite; MARKS="not slow and not config" for whole jobs, too
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(MARKS)"
 
-check: setup # ruff, types and tests; MARKS as for test, with which it is what CI runs
+check: setup # ruff, types and tests; MARKS as for test
 	tools/check.sh
 
 clean: # what the other targets made

@@ -93,7 +93,7 @@ def pytest_addoption(parser):
     "--campaign", action="store_true", help="what is repeated, or tried on several devices, as often as it takes"
   )
   parser.addoption(
-    "--budget", type=float, help="minutes after which no test marked config begins; each commit has an order of its own"
+    "--budget", type=float, help="minutes after which no test begins; each commit has an order of its own"
   )
 
 
@@ -104,10 +104,10 @@ _STARTED = time.monotonic()
 def pytest_runtest_setup(item):
   """Skips a test that --budget has no time for; a machine that is twice as fast runs twice as many."""
   budget = item.config.getoption("--budget")
-  if budget is not None and item.get_closest_marker("config"):
+  if budget is not None:
     left = budget - (time.monotonic() - _STARTED) / 60
     if left < _minutes(item):
-      pytest.skip(f"the {budget:g} minutes of --budget are over, or too short: pytest -m config runs all")
+      pytest.skip(f"the {budget:g} minutes of --budget are over, or too short: without it every test runs")
 
 
 def _minutes(item):
@@ -126,13 +126,19 @@ def _commit():
 def pytest_collection_modifyitems(config, items):
   """What takes long begins first: several processes of a test run then end at about the same time.
 
-  With a budget the order is one of the commit, so that each commit tries other ones first.
+  With a budget the order is one of the commit, so that each commit tries other ones first: other tests of those marked
+  config, of others other files, whose tests share what they make.
   """
   if config.getoption("--budget") is None:
     items.sort(key=_minutes, reverse=True)
   else:
     commit = _commit()
-    items.sort(key=lambda item: hashlib.sha256(f"{commit} {item.nodeid}".encode()).digest())
+    items.sort(key=lambda item: hashlib.sha256(f"{commit} {_unit(item)}".encode()).digest())
+
+
+def _unit(item):
+  """The test, or its file: what is run in one go."""
+  return item.nodeid if item.get_closest_marker("config") else item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session")

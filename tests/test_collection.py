@@ -37,7 +37,7 @@ def item(budget, name="some", marks=()):
 
 @pytest.mark.parametrize(
   ("budget", "marks", "runs"),
-  [(None, [{}], True), (20, [], True), (20, [{}], False), (40, [{}], True), (40, [{"minutes": 11}, {}], False)],
+  [(None, [{}], True), (20, [], False), (20, [{}], False), (40, [{}], True), (40, [{"minutes": 11}, {}], False)],
 )
 def test_a_test_that_a_budget_has_no_time_for_is_skipped(budget, marks, runs, hooks, monkeypatch):
   monkeypatch.setattr(hooks, "_STARTED", time.monotonic() - 30 * 60)
@@ -59,3 +59,13 @@ def test_each_commit_tries_other_tests_first_and_without_a_budget_the_longest_be
   orders = [order(commit, 20) for commit in "aabc"]
   assert orders[0] == orders[1]
   assert all(one != other for one, other in itertools.pairwise(orders[1:]))
+
+
+def test_with_a_budget_tests_of_a_file_stay_together_but_for_those_marked_config(hooks, monkeypatch):
+  monkeypatch.setattr(hooks, "_commit", lambda: "a")
+  items = [item(20, f"{file}::{test}", marks) for file, marks in (("jobs", []), ("config", [{}])) for test in range(9)]
+  hooks.pytest_collection_modifyitems(items[0].config, items)
+  names = [one.nodeid for one in items]
+  first = names.index("jobs::0")
+  assert names[first : first + 9] == [f"jobs::{test}" for test in range(9)]
+  assert [name for name in names if name.startswith("config")] != [f"config::{test}" for test in range(9)]
