@@ -89,14 +89,34 @@ def put(variable: Any, values: np.ndarray, at_once: int | None = None) -> None:
     _put(part, own, at_once)
 
 
-def _put(part: tf.Variable, values: np.ndarray, at_once: int | None) -> None:
-  size = part.dtype.size * values.size
+def copy(variable: Any, other: Any, at_once: int | None = None) -> None:
+  """Gives a variable the values of another one; from server to server large ones go in blocks of rows.
+
+  Args:
+    variable: Variable, whole or in parts.
+    other: Variable of the same shape, type and parts.
+    at_once: Bytes of a block, as in `put`.
+  """
+  for part, source in zip(parts_of(variable), parts_of(other), strict=True):
+    _put(part, source, at_once)
+
+
+def _rows(values: np.ndarray | tf.Variable, first: int, end: int, dtype: tf.DType) -> tf.Tensor:
+  if isinstance(values, np.ndarray):
+    return tf.constant(values[first:end], dtype)
+  with tf.device(values.device):  # the rows alone cross the network
+    return tf.gather(values, tf.range(first, min(end, values.shape[0])))
+
+
+def _put(part: tf.Variable, values: np.ndarray | tf.Variable, at_once: int | None) -> None:
+  size = part.dtype.size * part.shape.num_elements()
   if at_once is None:
     at_once = _AT_ONCE if tf.DeviceSpec.from_string(part.device).job == "ps" else size
   if size <= at_once:
     part.assign(values)
     return
-  rows = max(1, at_once * len(values) // size)
-  for first in range(0, len(values), rows):
-    block = tf.constant(values[first : first + rows], part.dtype)
+  count = part.shape[0]
+  each = max(1, at_once * count // size)
+  for first in range(0, count, each):
+    block = _rows(values, first, first + each, part.dtype)
     part.scatter_update(tf.IndexedSlices(block, tf.range(first, first + len(block))))

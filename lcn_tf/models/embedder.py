@@ -11,7 +11,7 @@ from lcn_tf.config import Embedding
 from lcn_tf.data.records import visibility
 from lcn_tf.errors import UserError
 from lcn_tf.layers.masked import repeat_rows
-from lcn_tf.layers.parts import frozen_zeros, put
+from lcn_tf.layers.parts import copy, frozen_zeros, put
 from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.layers.tables import EmbeddingTables
@@ -171,11 +171,11 @@ class RequestEmbedding(keras.layers.Layer):
   def copy_catalogues(self, other: "RequestEmbedding") -> None:
     """Takes catalogues, float values and frozen vectors of items over from a layer of the same schema and histories."""
     for d, catalogue in other.catalogues.items():
-      self.catalogues[d].assign(catalogue)
+      copy(self.catalogues[d], catalogue)
       for name, content in other.contents[d].items():
-        self.contents[d][name].assign(content)
+        copy(self.contents[d][name], content)
     for d, values in other.item_values.items():
-      self.item_values[d].assign(values)
+      copy(self.item_values[d], values)
 
   def call(self, batches: Sequence[tuple[DomainName, dict[str, tf.Tensor]]]) -> list[Embedded]:
     """The embedded batches.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from lcn_tf.layers.parts import copy
 from lcn_tf.layers.structures import Behaviours, Candidates
 from lcn_tf.models.base import Batch, Blueprint, Terms, click_loss
 from lcn_tf.models.ctr import CTR, kept_projections
@@ -111,4 +112,4 @@ def _copy(sources: list[tf.Variable], targets: list[tf.Variable]) -> None:
   values = {variable.name: variable for variable in sources}
   assert set(values) == {variable.name for variable in targets}
   for variable in targets:
-    variable.assign(values[variable.name])
+    copy(variable, values[variable.name])

@@ -14,7 +14,7 @@ from lcn_tf.errors import UserError
 from lcn_tf.layers import parts
 from lcn_tf.layers.dropout import Dropout
 from lcn_tf.layers.lockstep import in_lockstep
-from lcn_tf.layers.parts import in_parts, parts_of, put, reference, wholes
+from lcn_tf.layers.parts import copy, in_parts, parts_of, put, reference, wholes
 from lcn_tf.layers.replicas import gather_rows
 from lcn_tf.layers.tables import _initial
 from lcn_tf.training.checkpoint_store import Store
@@ -99,6 +99,9 @@ def test_a_variable_takes_values_in_blocks(sizes, at_once):
   np.testing.assert_array_equal(np.concatenate([part.numpy() for part in parts_of(table)]), values)
   with pytest.raises(ValueError, match=r"the shape \[7, 3\], and the values \[6, 3\]"):
     put(table, values[:6])
+  other = cut(np.zeros_like(values), sizes) if sizes else tf.Variable(np.zeros_like(values))
+  copy(other, table, at_once)
+  np.testing.assert_array_equal(np.concatenate([part.numpy() for part in parts_of(other)]), values)
 
 
 def test_a_server_gets_large_values_in_blocks(monkeypatch):
@@ -112,7 +115,8 @@ def test_a_server_gets_large_values_in_blocks(monkeypatch):
       self.device, self.found, self.blocks = device, np.zeros([5, 2], np.int64), []
 
     def assign(self, given):
-      self.found, self.blocks = given, [len(given)]
+      self.found = np.asarray(given)
+      self.blocks = [len(self.found)]
 
     def scatter_update(self, rows):
       assert rows.values.dtype == tf.int64
@@ -120,10 +124,11 @@ def test_a_server_gets_large_values_in_blocks(monkeypatch):
       self.blocks.append(len(rows.values))
 
   for device, blocks in (("/job:ps/replica:0/task:1/device:CPU:0", [2, 2, 1]), ("/job:chief/task:0/device:GPU:0", [5])):
-    variable = Variable(device)
-    put(variable, values)
-    np.testing.assert_array_equal(variable.found, values)
-    assert variable.blocks == blocks
+    for give in (put, lambda variable, given: copy(variable, tf.Variable(given))):
+      variable = Variable(device)
+      give(variable, values)
+      np.testing.assert_array_equal(variable.found, values)
+      assert variable.blocks == blocks
 
 
 def test_parts_stand_for_their_whole():
@@ -175,8 +180,10 @@ def test_workers_that_share_a_step_have_its_losses_and_gradients(extractor, micr
 
 
 @pytest.mark.config(minutes=2)
-@pytest.mark.parametrize(("extractor", "crp", "workers"), [("lap", True, 2), ("twin", False, 2)])
-def test_a_job_goes_on_with_servers_as_one_process_does(extractor, crp, workers, tmp_path):
+@pytest.mark.parametrize(
+  ("extractor", "crp", "model"), [("lap", True, {}), ("twin", False, {}), ("twin", False, {"auxiliary_seed": 5})]
+)
+def test_a_job_goes_on_with_servers_as_one_process_does(extractor, crp, model, tmp_path):
   """A step reads all of the records, so nothing changes but the place of the tables, and of the parts of a batch.
 
   Histories are short enough that every search keeps all of them: rounding has no behaviours to choose from.
@@ -185,15 +192,20 @@ def test_a_job_goes_on_with_servers_as_one_process_does(extractor, crp, workers,
   lengths = {"target": 4, "source": 4}
   record_set = write_record_set(tmp_path / "records", small_schema(), records=sizes, lengths=lengths, unique_users=True)
   alike = {"crp": crp, "global_batch_size": 128, "learning_rate": 0.01, "early_stopping": 0, "log_every": 1}
+
+  def experiment(**settings):
+    tree = small_experiment(extractor, **alike, **settings).model_dump(mode="json", by_alias=True)
+    tree["model"] |= model
+    return config.from_tree(tree, extractor)
+
   begun = tmp_path / "here"
-  train(small_experiment(extractor, epochs=1, **alike), record_set, begun)
+  train(experiment(epochs=1), record_set, begun)
   folder = tmp_path / "job"
   folder.mkdir()
   shutil.copytree(begun, folder / "run")
-  train(small_experiment(extractor, epochs=4, **alike), record_set, begun)
-  experiment = small_experiment(extractor, epochs=4, **alike, **PARTS)
-  job = Job(folder, experiment, record_set.path, count=3 + workers, servers=2)
-  assert job.wait() == [0] * (3 + workers), job.logs()
+  train(experiment(epochs=4), record_set, begun)
+  job = Job(folder, experiment(epochs=4, **PARTS), record_set.path, count=5, servers=2)
+  assert job.wait() == [0] * 5, job.logs()
   assert "resumed from step 1" in job.logs()
   assert "Traceback" not in job.logs()
   assert len(pl.read_csv(begun / "history.csv")) == 4
