@@ -15,18 +15,19 @@ It leaves no files. It prints one JSON line:
     records, part_records              records of the training split of the whole log, and of the part
 
 With --memory the log lies in Parquet files, and a process of its own builds the records of the whole log with that
-flag. --whole adds a process without the flag, and compares all bytes. The JSON line is:
+flag. --whole adds a process without the flag, --spark one with --engine spark, on all cores of this machine. The JSON
+line is:
 
-    buckets                            of the first process: seconds, cpu_seconds, anonymous_mb (most memory that all
-                                       its processes had together, files apart), resident_mb (most that one of them
-                                       had, files that are mapped included)
-    whole                              the same of the second one
-    same                               true if both record sets have the same bytes
+    buckets                            of the first process: seconds, interactions_per_second, cpu_seconds,
+                                       anonymous_mb (most memory that all its processes had together, files apart),
+                                       resident_mb (most that one of them had, files that are mapped included)
+    whole, spark                       the same of the others
+    same                               true if all record sets have the same bytes
 
 Examples:
 
     python -m tools.benchmark_building --interactions 1000000 --session 10
-    python -m tools.benchmark_building --interactions 4000000 --memory 500MB --whole
+    python -m tools.benchmark_building --interactions 4000000 --memory 500MB --whole --spark
 """
 
 import filecmp
@@ -60,6 +61,7 @@ _ITEMS = flags.DEFINE_integer("items", 20_000, "Items of each domain.", 2, flag_
 _PART = flags.DEFINE_float("part", 0.01, "Share of the log that is the newest part.", 0.0, 0.9, flag_values=_FLAGS)
 _MEMORY = entry.define_memory(_FLAGS)
 _WHOLE = flags.DEFINE_bool("whole", False, "With --memory, build without it as well.", flag_values=_FLAGS)
+_SPARK = flags.DEFINE_bool("spark", False, "With --memory, build on Spark as well.", flag_values=_FLAGS)
 _DAYS = 100
 _FILE = 2_000_000  # interactions of a file
 
@@ -121,19 +123,27 @@ def _in_processes(memory: int) -> dict[str, object]:
     _items().write_parquet(folder / "items.parquet")
     (folder / "config.yaml").write_text(json.dumps(_tree()), encoding="utf-8")  # JSON is YAML
     found: dict[str, object] = {"interactions": rows, "memory": memory}
-    found["buckets"] = _measured(folder, "buckets", "--memory", f"{memory / 1e6:.0f}MB")
+    within = ["--memory", f"{memory / 1e6:.0f}MB"]
+    ways = {"buckets": within}
     if _WHOLE.value:
-      found["whole"] = _measured(folder, "whole")
-      of_whole = {path.relative_to(folder / "whole"): path for path in (folder / "whole").rglob("*") if path.is_file()}
-      others = {path.relative_to(folder / "buckets") for path in (folder / "buckets").rglob("*") if path.is_file()}
-      found["same"] = of_whole.keys() == others and all(
-        filecmp.cmp(path, folder / "buckets" / name, shallow=False) for name, path in of_whole.items()
-      )
+      ways["whole"] = []
+    if _SPARK.value:
+      ways["spark"] = [*within, "--engine", "spark"]
+    for way, more in ways.items():
+      found[way] = _measured(folder, way, rows, *more)
+    if len(ways) > 1:
+      found["same"] = all(_same(folder / "buckets", folder / way) for way in ways)
   return found
 
 
-def _measured(folder: pathlib.Path, name: str, *flags: str) -> dict[str, float]:
-  """Time and memory of the command that builds `folder`/`name`."""
+def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
+  """Whether two folders hold the same files."""
+  names, others = ([str(p.relative_to(f)) for p in sorted(f.rglob("*")) if p.is_file()] for f in (one, other))
+  return names == others and filecmp.cmpfiles(one, other, names, shallow=False)[0] == names
+
+
+def _measured(folder: pathlib.Path, name: str, rows: int, *flags: str) -> dict[str, float]:
+  """Time and memory of the command that builds `folder`/`name` of so many interactions."""
   files = {"config": "config.yaml", "interactions": "log", "items": "items.parquet", "output": name}
   named = [f"--{flag}={folder / file}" for flag, file in files.items()]
   processor, wall = _processor(), time.monotonic()
@@ -146,8 +156,10 @@ def _measured(folder: pathlib.Path, name: str, *flags: str) -> dict[str, float]:
     time.sleep(0.05)
   if process.returncode:
     raise UserError(f"pipelines.build_records ended with exit code {process.returncode}")
+  seconds = time.monotonic() - wall
   return {
-    "seconds": round(time.monotonic() - wall, 1),
+    "seconds": round(seconds, 1),
+    "interactions_per_second": round(rows / seconds),
     "cpu_seconds": round(_processor() - processor, 1),
     "anonymous_mb": anonymous // 1000,
     "resident_mb": resident // 1000,
