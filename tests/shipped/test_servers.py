@@ -6,11 +6,9 @@ Without --campaign, systems of each way of wiring; with it, all of configs/synth
 import shlex
 import shutil
 
-import numpy as np
-import polars as pl
 import pytest
 
-from lcn_tf.training.checkpoint_store import Store
+from tests.shipped.losses import expect_same_losses, launched
 from tests.shipped.workspace import built, experiments, head_commands, succeeds
 
 FILES = experiments("synthetic")
@@ -31,9 +29,9 @@ def test_a_job_goes_on_with_tables_on_servers(file, workspace, campaign):
   here, there = workspace / f"{run}_here", workspace / f"{run}_servers"
   shutil.copytree(here, there)
   succeeds(f"{train}_here", workspace, *still, "train.epochs=2")
-  said = succeeds(f"{launched(train, workers=2)}_servers", workspace, *still, "train.epochs=2", *ON_SERVERS)
+  said = succeeds(f"{launched(train, workers=2, servers=2)}_servers", workspace, *still, "train.epochs=2", *ON_SERVERS)
   assert "workers 2, servers 2" in said
-  expect_same_losses(file, here, there, [0, 1])
+  expect_same_losses(file.stem, here, there, [0, 1])
 
 
 @pytest.mark.config(minutes=2)
@@ -46,24 +44,10 @@ def test_a_warm_start_with_tables_on_servers_is_that_of_one_process(workspace):
   succeeds(f"{train}_earlier", workspace, *once)
   warm = [*once, "--set", f"train.warm_start={run}_earlier"]
   succeeds(f"{train}_warm_here", workspace, *warm)
-  said = succeeds(f"{launched(train, workers=1)}_warm_servers", workspace, *warm, *ON_SERVERS)
+  said = succeeds(f"{launched(train, workers=1, servers=2)}_warm_servers", workspace, *warm, *ON_SERVERS)
   assert "begins with the weights of" in said
   here, there = workspace / f"{run}_warm_here", workspace / f"{run}_warm_servers"
-  expect_same_losses(file, here, there, [0])
+  expect_same_losses(file.stem, here, there, [0])
   assert {"lcn_tf_gradient_norm", "lcn_tf_input_wait_share"} <= {
     line.split("{")[0] for line in (there / "metrics.prom").read_text().splitlines()
   }
-
-
-def launched(train, workers):
-  return train.replace("python -m", f"python -m tools.launch_local --workers {workers} --servers 2 -- python -m", 1)
-
-
-def expect_same_losses(file, here, there, epochs):
-  assert Store(there, "last").newest() == Store(here, "last").newest()
-  one, other = (pl.read_csv(folder / "history.csv") for folder in (here, there))
-  losses = [column for column in one.columns if "loss" in column]
-  assert {"loss", "ctr_loss", "val_logloss"} <= set(losses)
-  assert one["epoch"].to_list() == other["epoch"].to_list() == epochs
-  print(file.stem, one.row(-1, named=True), other.row(-1, named=True))
-  np.testing.assert_allclose(other.select(losses).to_numpy(), one.select(losses).to_numpy(), rtol=1e-4)

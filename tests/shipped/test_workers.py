@@ -1,9 +1,17 @@
 """Shipped experiments with two workers, each a process of its own.
 
-Workers read a share of the records each, so their batches are other ones than one process has, unless a step reads all
-of the records: then everything that does not depend on the order of a batch's rows is the same. CRP draws by the place
-of a row, so its weight is 0 here; its losses are compared in tests/training/test_workers.py.
+Workers read a share of the records each, so their batches are other ones than one process has, but for two cases:
+
+* The shares stay with a job, so one worker goes on with the batches of two. Without --campaign, two experiments do so;
+  with it, all of synthetic and movielens.
+* A step reads all of the records: then everything that does not depend on the order of a batch's rows is the same. CRP
+  draws by the place of a row, so its weight is 0 there.
+
+python -m pytest -m config tests/shipped/test_workers.py --campaign -rP    # with the losses
 """
+
+import shlex
+import shutil
 
 import polars as pl
 import pytest
@@ -13,10 +21,29 @@ from lcn_tf import config
 from lcn_tf.data.build.builder import build
 from lcn_tf.data.sources import public
 from lcn_tf.training.trainer import train
-from tests.shipped.workspace import experiments
+from tests.shipped.losses import expect_same_losses, launched
+from tests.shipped.workspace import CONFIGS, built, experiments, head_commands, succeeds
 from tests.support.workers import Job
 
 FILES = [file for file in experiments("synthetic") if file.stem in ("lcn", "minet")]
+ALL = experiments("synthetic", "movielens")
+
+
+@pytest.mark.config(minutes=2)
+@pytest.mark.parametrize("file", ALL, ids=lambda file: file.relative_to(CONFIGS).with_suffix("").as_posix())
+def test_one_worker_goes_on_as_two_do(file, workspace, campaign):
+  if file not in campaign(FILES, ALL):
+    pytest.skip("--campaign takes all")
+  build, train = head_commands(file)
+  built(build, workspace)
+  run = shlex.split(train)[-1]
+  flags = ["--noevaluate", "--set", "train.strategy=multi_worker", "--set", "train.early_stopping=0", "--set"]
+  succeeds(f"{launched(train, workers=2)}_workers", workspace, *flags, "train.epochs=1")
+  two, one = workspace / f"{run}_workers", workspace / f"{run}_worker"
+  shutil.copytree(two, one)
+  succeeds(f"{launched(train, workers=2)}_workers", workspace, *flags, "train.epochs=2")
+  succeeds(f"{launched(train, workers=1)}_worker", workspace, *flags, "train.epochs=2")
+  expect_same_losses(f"{file.parent.name}/{file.stem}", two, one, [0, 1])
 
 
 def whole_batches(file, folder):
